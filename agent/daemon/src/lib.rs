@@ -1,0 +1,1 @@
+//! The Offramp agent and its tools.

@@ -1,0 +1,1 @@
+//! The wasmtime host of exit-policy components.

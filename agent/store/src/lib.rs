@@ -1,0 +1,1 @@
+//! The device's durable state: heads, desired state, outbox.

@@ -1,0 +1,1 @@
+//! The MQTT v5 session of a device or controller.

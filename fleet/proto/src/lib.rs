@@ -1,0 +1,1 @@
+//! The wire contract between agents and the controller.

@@ -1,0 +1,1 @@
+//! Model packages: manifest, digests, reading and checking.

@@ -1,0 +1,1 @@
+//! Builds exit policies into WebAssembly components.

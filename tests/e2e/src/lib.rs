@@ -1,0 +1,1 @@
+//! End-to-end tests: real broker, controller and agent.

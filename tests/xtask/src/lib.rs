@@ -1,0 +1,1 @@
+//! The project's own chores: set-up, dependency rules, policies, bare metal.
