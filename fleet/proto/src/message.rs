@@ -1,0 +1,461 @@
+//! The messages. Field names on the wire are the names here; `offramp.cddl` is their contract.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BootId, DeviceId, Digest, Generation, Message, Sequence};
+
+/// Bytes of an artifact in one chunk, the last one excepted.
+pub const CHUNK: usize = 32 * 1024;
+/// Largest artifact that travels in chunks, in bytes.
+pub const MAX_ARTIFACT: u64 = 64 * 1024 * 1024;
+
+const MAX_EXITS: usize = 64;
+const MAX_CLASSES: usize = 1024;
+const MAX_TEXT: usize = 512;
+const MAX_MAP: usize = 64;
+
+fn text(value: &str) -> bool {
+    value.len() <= MAX_TEXT
+}
+
+fn check(all: &[(bool, &'static str)]) -> Result<(), &'static str> {
+    all.iter().find(|(ok, _)| !ok).map_or(Ok(()), |(_, field)| Err(field))
+}
+
+/// What a device runs, told when its agent starts. Retained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Birth {
+    /// The device.
+    pub device: DeviceId,
+    /// This run of its agent.
+    pub boot: BootId,
+    /// When the agent started, in milliseconds since 1970.
+    pub started_at: u64,
+    /// Version of the agent, e.g. `0.1.0`.
+    pub agent: String,
+    /// The model that it runs.
+    pub model: ModelFacts,
+    /// What this build and board can do, e.g. `tract`, `avx512`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+}
+
+/// The facts of a model that the fleet needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Name of the package.
+    pub name: String,
+    /// Version of the package.
+    pub version: u64,
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Names of the classes, in label order.
+    pub classes: Vec<String>,
+    /// Multiply-adds of each stage.
+    pub stage_macs: Vec<u64>,
+}
+
+/// Left with the broker as the will: it is published when the connection breaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Death {
+    /// The device.
+    pub device: DeviceId,
+    /// The run that ended; a receiver ignores it when a newer run has been born.
+    pub boot: BootId,
+}
+
+/// A stretch of time in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// First millisecond.
+    pub start: u64,
+    /// Millisecond after the last.
+    pub end: u64,
+}
+
+/// Use of one exit in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitUse {
+    /// Frames whose prediction was taken here.
+    pub taken: u64,
+}
+
+/// What a window's frames cost, audits included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Multiply-adds spent on stages, heads and learning.
+    pub macs: u64,
+    /// Of these, multiply-adds spent by audits after the prediction was out.
+    pub audit_macs: u64,
+    /// Multiply-adds that the whole network would have taken on the same frames.
+    pub full_macs: u64,
+    /// Microseconds spent in stages.
+    pub stage_us: u64,
+    /// Microseconds spent beside the stages: heads, policy, learning.
+    pub overhead_us: u64,
+}
+
+/// Audits of a window: frames that left early and went on to the last exit to see whether it agrees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Audits {
+    /// Audits done.
+    pub run: u64,
+    /// Audits in which the last exit named another class.
+    pub disagreements: u64,
+    /// Upper bound of the share of frames whose prediction differs from the last exit's, one-sided 95 %, `0..=1`,
+    /// over the audits of this agent's run so far.
+    pub bound: f32,
+}
+
+/// The learner at the end of a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearnerReport {
+    /// Updates of a head in the window.
+    pub updates: u64,
+    /// Frames in the window that could have taught but were refused by a gate.
+    pub gated: u64,
+    /// Times that heads were put back, in the window.
+    pub rollbacks: u64,
+    /// Per exit, the last included: ‖W − W⁰‖ / ‖W⁰‖.
+    pub distance: Vec<f32>,
+}
+
+/// Frames that were given a class in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCount {
+    /// Index of the class.
+    pub class: u32,
+    /// Frames, clipped; classes below the minimum count are left out.
+    pub count: u64,
+}
+
+/// Who decides at the exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicySource {
+    /// The policy of the desired state.
+    Desired,
+    /// The policy before it, after faults of the desired one.
+    LastGood,
+    /// The built-in threshold rule.
+    BuiltIn,
+}
+
+/// The policy at the end of a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyReport {
+    /// Its name, `built-in` for the built-in rule.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// Digest of the component; none for the built-in rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Which rung of the ladder it stands on.
+    pub source: PolicySource,
+    /// Verdicts in the window that failed and were given by the built-in rule instead.
+    pub faults: u64,
+}
+
+/// What a device saw and did in a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The device.
+    pub device: DeviceId,
+    /// The run of its agent.
+    pub boot: BootId,
+    /// Number of the record.
+    pub sequence: Sequence,
+    /// When.
+    pub window: Window,
+    /// Generation of the desired state in force.
+    pub generation: Generation,
+    /// Frames whose prediction was given.
+    pub frames: u64,
+    /// Frames that were dropped before or during their way.
+    pub dropped: u64,
+    /// Use of each exit; sums to `frames`.
+    pub exits: Vec<ExitUse>,
+    /// What it cost.
+    pub cost: Cost,
+    /// Audits and their outcome.
+    pub audits: Audits,
+    /// The learner.
+    pub learner: LearnerReport,
+    /// Predicted classes, clipped.
+    pub classes: Vec<ClassCount>,
+    /// Who decides.
+    pub policy: PolicyReport,
+    /// Records that waited in the outbox when this one was written.
+    pub outbox: u64,
+    /// Board temperature in degrees Celsius, where the board tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+}
+
+/// Something worth telling happened on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The device.
+    pub device: DeviceId,
+    /// The run of its agent.
+    pub boot: BootId,
+    /// Number of the record.
+    pub sequence: Sequence,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// What, e.g. `policy-swapped`, `policy-fault`, `desired-refused`. Text, so that new kinds do no harm.
+    pub kind: String,
+    /// One sentence for people.
+    pub message: String,
+    /// Facts for programs.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// What a device does about its desired state. Retained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reported {
+    /// The device.
+    pub device: DeviceId,
+    /// The run of its agent.
+    pub boot: BootId,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Newest desired state that is in force.
+    pub generation: Generation,
+    /// The policy in force.
+    pub policy: PolicyReport,
+    /// Why a newer desired state is not in force, e.g. what was wrong with its policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A typed parameter of a policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// True or false.
+    Flag(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A number.
+    Number(f64),
+    /// Text.
+    Text(String),
+}
+
+/// The policy that a device should run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DesiredPolicy {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// Digest of the component.
+    pub digest: Digest,
+    /// Size of the component in bytes.
+    pub size: u64,
+    /// Its parameters.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+/// Settings of the learner; what is absent stays as the device has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearnerSettings {
+    /// Whether heads are updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Learning rate η0, dimensionless, `0..4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f32>,
+    /// Share of early-leaving frames that are audited, `0..=1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_rate: Option<f32>,
+}
+
+/// What a device should run. Travels signed ([`crate::SigningKey::sign`]), retained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The device that it is meant for: nobody can hand it to another.
+    pub device: DeviceId,
+    /// Rises with every change.
+    pub generation: Generation,
+    /// When it was signed, in milliseconds since 1970.
+    pub issued_at: u64,
+    /// The policy; none keeps the one in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DesiredPolicy>,
+    /// Settings of the learner.
+    #[serde(default)]
+    pub learner: LearnerSettings,
+}
+
+/// A device asks for a part of an artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactRequest {
+    /// The artifact.
+    pub digest: Digest,
+    /// First byte wanted; a multiple of [`CHUNK`].
+    pub offset: u64,
+}
+
+/// A part of an artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactChunk {
+    /// The artifact.
+    pub digest: Digest,
+    /// Place of the first byte.
+    pub offset: u64,
+    /// Size of the whole artifact in bytes.
+    pub total: u64,
+    /// Digest of `data`.
+    pub hash: Digest,
+    /// At most [`CHUNK`] bytes; empty when the controller does not have the artifact.
+    #[serde(with = "serde_bytes")]
+    pub data: Vec<u8>,
+}
+
+impl ModelFacts {
+    fn in_bounds(&self) -> bool {
+        text(&self.name)
+            && self.classes.len() <= MAX_CLASSES
+            && self.classes.iter().all(|c| text(c))
+            && self.stage_macs.len() <= MAX_EXITS
+    }
+}
+
+impl PolicyReport {
+    fn in_bounds(&self) -> bool {
+        text(&self.name)
+    }
+}
+
+impl Message for Birth {
+    const NAME: &'static str = "birth";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[
+            (text(&self.agent), "agent"),
+            (self.model.in_bounds(), "model"),
+            (
+                self.capabilities.len() <= MAX_MAP && self.capabilities.iter().all(|c| text(c)),
+                "capabilities",
+            ),
+        ])
+    }
+}
+
+impl Message for Death {
+    const NAME: &'static str = "death";
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+impl Message for Summary {
+    const NAME: &'static str = "summary";
+    fn check(&self) -> Result<(), &'static str> {
+        let taken = self.exits.iter().try_fold(0u64, |sum, e| sum.checked_add(e.taken));
+        check(&[
+            (self.window.start <= self.window.end, "window"),
+            (self.exits.len() <= MAX_EXITS && taken == Some(self.frames), "exits"),
+            (self.cost.audit_macs <= self.cost.macs, "cost"),
+            (
+                self.audits.disagreements <= self.audits.run && (0.0..=1.0).contains(&self.audits.bound),
+                "audits",
+            ),
+            (
+                self.learner.distance.len() <= MAX_EXITS && self.learner.distance.iter().all(|d| d.is_finite()),
+                "learner",
+            ),
+            (self.classes.len() <= MAX_CLASSES, "classes"),
+            (self.policy.in_bounds(), "policy"),
+            (self.temperature.is_none_or(f32::is_finite), "temperature"),
+        ])
+    }
+}
+
+impl Message for Event {
+    const NAME: &'static str = "event";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[
+            (text(&self.kind), "kind"),
+            (self.message.len() <= 4 * MAX_TEXT, "message"),
+            (
+                self.facts.len() <= MAX_MAP && self.facts.iter().all(|(k, v)| text(k) && text(v)),
+                "facts",
+            ),
+        ])
+    }
+}
+
+impl Message for Reported {
+    const NAME: &'static str = "reported state";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[
+            (self.policy.in_bounds(), "policy"),
+            (self.refused.as_ref().is_none_or(|r| r.len() <= 4 * MAX_TEXT), "refused"),
+        ])
+    }
+}
+
+impl Message for Desired {
+    const NAME: &'static str = "desired state";
+    fn check(&self) -> Result<(), &'static str> {
+        let policy = self.policy.as_ref().is_none_or(|p| {
+            text(&p.name)
+                && p.size <= MAX_ARTIFACT
+                && p.parameters.len() <= MAX_MAP
+                && p.parameters.iter().all(|(k, v)| {
+                    text(k)
+                        && match v {
+                            Parameter::Flag(_) | Parameter::Integer(_) => true,
+                            Parameter::Number(n) => n.is_finite(),
+                            Parameter::Text(t) => text(t),
+                        }
+                })
+        });
+        check(&[
+            (policy, "policy"),
+            (
+                self.learner.rate.is_none_or(|r| (0.0..4.0).contains(&r)),
+                "learner.rate",
+            ),
+            (
+                self.learner.audit_rate.is_none_or(|r| (0.0..=1.0).contains(&r)),
+                "learner.audit_rate",
+            ),
+        ])
+    }
+}
+
+impl Message for ArtifactRequest {
+    const NAME: &'static str = "artifact request";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[(
+            self.offset < MAX_ARTIFACT && self.offset.is_multiple_of(CHUNK as u64),
+            "offset",
+        )])
+    }
+}
+
+impl Message for ArtifactChunk {
+    const NAME: &'static str = "artifact chunk";
+    fn check(&self) -> Result<(), &'static str> {
+        let end = self.offset.checked_add(self.data.len() as u64);
+        check(&[
+            (self.total <= MAX_ARTIFACT, "total"),
+            (self.data.len() <= CHUNK, "data"),
+            (
+                self.offset.is_multiple_of(CHUNK as u64) && end.is_some_and(|e| e <= self.total),
+                "offset",
+            ),
+            (Digest::of(&self.data) == self.hash, "hash"),
+        ])
+    }
+}
