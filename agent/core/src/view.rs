@@ -50,3 +50,23 @@ pub enum Verdict {
     /// Take this exit's prediction and run the remaining stages as an audit of it.
     Audit,
 }
+
+/// The built-in rule: leave where the confidence reaches a threshold.
+///
+/// It decides where no policy is configured, and whenever a policy fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThresholdRule {
+    /// Confidence from which a frame leaves, `0..=1`.
+    pub threshold: f32,
+}
+
+impl ThresholdRule {
+    /// The verdict at an exit.
+    pub fn decide(&self, view: &ExitView) -> Verdict {
+        if view.confidence >= self.threshold {
+            Verdict::Leave
+        } else {
+            Verdict::GoOn
+        }
+    }
+}

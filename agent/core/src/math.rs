@@ -1,0 +1,96 @@
+//! Floating-point arithmetic with a fixed order of operations.
+//!
+//! A reduction runs in [`LANES`] independent lanes that are added up as a tree. A compiler can map the
+//! lanes to vectors of any width without changing the order, so that the result is the same to the bit
+//! with SSE, AVX, NEON or none. Multiplications and additions are never fused, for the same reason.
+
+const LANES: usize = 16;
+
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Reduces `f(a_i, b_i)` over two slices of one length by addition.
+#[inline(always)]
+fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
+    let mut lanes = [0.0; LANES];
+    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in a.by_ref().zip(b.by_ref()) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i]);
+        }
+    }
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(a.remainder().iter().zip(b.remainder())) {
+        *lane += f(a, b);
+    }
+    sum_lanes(lanes)
+}
+
+/// Σ a_i b_i.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    reduce(a, b, |a, b| a * b)
+}
+
+/// Σ (a_i − b_i)².
+pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    reduce(a, b, |a, b| (a - b) * (a - b))
+}
+
+/// Turns logits into probabilities in place.
+pub(crate) fn softmax(z: &mut [f32]) {
+    let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for z in z.iter_mut() {
+        *z = libm::expf(*z - max);
+        sum += *z;
+    }
+    for z in z.iter_mut() {
+        *z /= sum;
+    }
+}
+
+/// Entropy of probabilities in nats.
+pub(crate) fn entropy(p: &[f32]) -> f32 {
+    let sum: f32 = p.iter().filter(|p| **p > 0.0).map(|p| p * libm::logf(*p)).sum();
+    if sum == 0.0 { 0.0 } else { -sum }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn dot_equals_the_sum_in_double_precision() {
+        for n in [0, 1, 15, 16, 17, 100, 257] {
+            let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+            let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-4, "n = {n}");
+        }
+    }
+
+    #[test]
+    fn softmax_of_huge_logits_is_finite_and_sums_to_one() {
+        let mut z = [1e30, -1e30, 1e30, 0.0];
+        softmax(&mut z);
+        assert_eq!(z, [0.5, 0.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn entropy_is_zero_when_certain_and_ln_k_when_uniform() {
+        assert_eq!(entropy(&[1.0, 0.0, 0.0]), 0.0);
+        assert!((entropy(&[0.25; 4]) - 4f32.ln()).abs() < 1e-6);
+    }
+
+    extern crate std;
+}
