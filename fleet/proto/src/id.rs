@@ -171,6 +171,6 @@ impl Digest {
 
     /// The first eight hexadecimal digits, for people.
     pub fn short(&self) -> String {
-        alloc::format!("{self:.8}").chars().take(8).collect()
+        alloc::format!("{self}").chars().take(8).collect()
     }
 }

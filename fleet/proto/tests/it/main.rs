@@ -1,1 +1,6 @@
-//! The contract, held from outside.
+//! The contract, held from outside: frozen vectors, the published CDDL, hostile bytes.
+
+mod hostile;
+mod sample;
+mod signed;
+mod vectors;

@@ -1,0 +1,151 @@
+//! One message of each kind, with every field set. Changing them changes the frozen vectors.
+
+use offramp_proto::*;
+
+pub(crate) fn device() -> DeviceId {
+    DeviceId::new("gate-7").unwrap()
+}
+
+fn boot() -> BootId {
+    BootId([7; 16])
+}
+
+fn policy() -> PolicyReport {
+    PolicyReport {
+        name: "threshold".into(),
+        version: 2,
+        digest: Some(Digest::of(b"component")),
+        source: PolicySource::Desired,
+        faults: 1,
+    }
+}
+
+pub(crate) fn birth() -> Birth {
+    Birth {
+        device: device(),
+        boot: boot(),
+        started_at: 1_795_000_000_000,
+        agent: "0.1.0".into(),
+        model: ModelFacts {
+            name: "revcol-fashion".into(),
+            version: 1,
+            digest: Digest::of(b"model.toml"),
+            classes: vec!["sandal".into(), "boot".into()],
+            stage_macs: vec![1_000, 2_000],
+        },
+        capabilities: vec!["tract".into()],
+    }
+}
+
+pub(crate) fn death() -> Death {
+    Death {
+        device: device(),
+        boot: boot(),
+    }
+}
+
+pub(crate) fn summary() -> Summary {
+    Summary {
+        device: device(),
+        boot: boot(),
+        sequence: Sequence(41),
+        window: Window {
+            start: 1_795_000_000_000,
+            end: 1_795_000_060_000,
+        },
+        generation: Generation(3),
+        frames: 100,
+        dropped: 1,
+        exits: vec![ExitUse { taken: 60 }, ExitUse { taken: 40 }],
+        cost: Cost {
+            macs: 150_000,
+            audit_macs: 4_000,
+            full_macs: 300_000,
+            stage_us: 90_000,
+            overhead_us: 800,
+        },
+        audits: Audits {
+            run: 2,
+            disagreements: 1,
+            bound: 0.5,
+        },
+        learner: LearnerReport {
+            updates: 30,
+            gated: 2,
+            rollbacks: 0,
+            distance: vec![0.25, 0.0],
+        },
+        classes: vec![ClassCount { class: 1, count: 90 }],
+        policy: policy(),
+        outbox: 5,
+        temperature: Some(41.5),
+    }
+}
+
+pub(crate) fn event() -> Event {
+    Event {
+        device: device(),
+        boot: boot(),
+        sequence: Sequence(42),
+        at: 1_795_000_000_500,
+        kind: "policy-swapped".into(),
+        message: "threshold 2 decides from frame 1200 on".into(),
+        facts: [("frames_lost".to_string(), "0".to_string())].into(),
+    }
+}
+
+pub(crate) fn reported() -> Reported {
+    Reported {
+        device: device(),
+        boot: boot(),
+        at: 1_795_000_000_600,
+        generation: Generation(3),
+        policy: policy(),
+        refused: Some("generation 4: the policy asks for 4 GiB".into()),
+    }
+}
+
+pub(crate) fn desired() -> Desired {
+    Desired {
+        device: device(),
+        generation: Generation(3),
+        issued_at: 1_795_000_000_400,
+        policy: Some(DesiredPolicy {
+            name: "threshold".into(),
+            version: 2,
+            digest: Digest::of(b"component"),
+            size: 11_500,
+            parameters: [
+                ("threshold".to_string(), Parameter::Number(0.75)),
+                ("patience".to_string(), Parameter::Integer(2)),
+                ("quiet".to_string(), Parameter::Flag(true)),
+                ("label".to_string(), Parameter::Text("night".into())),
+            ]
+            .into(),
+        }),
+        learner: LearnerSettings {
+            enabled: Some(true),
+            rate: Some(0.25),
+            audit_rate: Some(0.5),
+        },
+    }
+}
+
+pub(crate) fn request() -> ArtifactRequest {
+    ArtifactRequest {
+        digest: Digest::of(b"component"),
+        offset: CHUNK as u64,
+    }
+}
+
+pub(crate) fn chunk() -> ArtifactChunk {
+    let data = b"the rest of the component".to_vec();
+    let total = (CHUNK + data.len()) as u64;
+    ArtifactChunk {
+        digest: Digest::of(b"component"),
+        offset: CHUNK as u64,
+        total,
+        hash: Digest::of(&data),
+        data,
+    }
+}

@@ -1,0 +1,56 @@
+//! Vectors frozen per protocol version: what version 1 wrote once, every later crate must read.
+//!
+//! A new version adds a folder; nobody edits an old one. `OFFRAMP_BLESS=1` writes vectors that are missing.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use cddl_cat::validate_cbor_bytes;
+use offramp_proto::{Message, decode, encode};
+
+use crate::sample;
+
+const CDDL: &str = include_str!("../../offramp.cddl");
+
+fn hold<M: Message + PartialEq + Debug>(rule: &str, message: &M) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors/v1")
+        .join(format!("{rule}.hex"));
+    let bytes = encode(message).unwrap();
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if !path.exists() && std::env::var_os("OFFRAMP_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &hex).unwrap();
+    }
+    let frozen = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(frozen.trim(), hex, "{rule}: the bytes on the wire have changed");
+    assert_eq!(&decode::<M>(&bytes).unwrap(), message, "{rule}");
+    validate_cbor_bytes(rule, CDDL, &bytes).unwrap_or_else(|e| panic!("{rule} does not fit offramp.cddl: {e}"));
+}
+
+#[test]
+fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
+    hold("birth", &sample::birth());
+    hold("death", &sample::death());
+    hold("summary", &sample::summary());
+    hold("event", &sample::event());
+    hold("reported", &sample::reported());
+    hold("desired", &sample::desired());
+    hold("request", &sample::request());
+    hold("chunk", &sample::chunk());
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    use serde_cbor::Value;
+    let mut value: Value = serde_cbor::from_slice(&encode(&sample::summary()).unwrap()).unwrap();
+    let Value::Map(map) = &mut value else {
+        panic!("a summary is a map")
+    };
+    map.insert(
+        Value::Text("from_the_future".into()),
+        Value::Array(vec![Value::Integer(1)]),
+    );
+    let bytes = serde_cbor::to_vec(&value).unwrap();
+    assert_eq!(decode::<offramp_proto::Summary>(&bytes).unwrap(), sample::summary());
+}
