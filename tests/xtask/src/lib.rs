@@ -1,1 +1,10 @@
-//! The project's own chores: set-up, dependency rules, policies, bare metal.
+//! The project's own chores, run as `cargo xtask CHORE`.
+
+pub mod adr;
+pub mod bare_metal;
+pub mod ci;
+pub mod deny;
+pub mod metadata;
+pub mod process;
+pub mod rules;
+pub mod toolchain;

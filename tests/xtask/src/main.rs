@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask CHORE`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use xtask::{bare_metal, ci, deny, metadata::Metadata};
+
+const USAGE: &str = "\
+Usage: cargo xtask CHORE
+
+  rules       check the dependency rules and the decision records
+  bare-metal  build the no_std crates for a machine without an operating system
+  advisories  check the dependencies for open advisories (OFFRAMP_ADVISORIES: a script to run instead)
+  ci          all of it, after rustfmt and with clippy, licences and bans";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [chore] = args.as_slice() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(64);
+    };
+    if ["help", "--help", "-h"].contains(&chore.as_str()) {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match run(chore) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("{USAGE}");
+            ExitCode::from(64)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false`: there is no such chore.
+fn run(chore: &str) -> Result<bool> {
+    let metadata = Metadata::of_workspace()?;
+    // Chores work on the whole workspace, wherever in it they are called.
+    std::env::set_current_dir(&metadata.workspace_root)?;
+    let target = &metadata.target_directory;
+    match chore {
+        "rules" => ci::rules(&metadata)?,
+        "bare-metal" => bare_metal::build(target)?,
+        "advisories" => deny::advisories(target)?,
+        "ci" => ci::run(&metadata)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
