@@ -1,0 +1,38 @@
+use std::time::Duration;
+
+/// What a policy may use. The [crate's documentation](crate) says what each limit covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Size of a component file in bytes.
+    pub component_bytes: usize,
+    /// Fuel of one `decide`, about the number of WebAssembly instructions. The shipped policies use
+    /// below 200; 100,000 take some 0.1 ms on a desktop and below 1 ms on a small board.
+    pub decide_fuel: u64,
+    /// Fuel of making an instance and its `configure`.
+    pub configure_fuel: u64,
+    /// Wall time of one call. A call is ended between this and half as long again.
+    pub deadline: Duration,
+    /// Linear memory of an instance in bytes, rounded up to pages of 64 KiB.
+    pub memory_bytes: usize,
+    /// Table elements of an instance.
+    pub table_elements: usize,
+    /// Stack of a call in bytes. The threads that call need as much, and room for themselves.
+    pub stack_bytes: usize,
+    /// Instances at a time, over all policies of a host. A swap holds up to three for each camera.
+    pub instances: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            component_bytes: 1 << 20,
+            decide_fuel: 100_000,
+            configure_fuel: 1_000_000,
+            deadline: Duration::from_millis(50),
+            memory_bytes: 2 << 20,
+            table_elements: 4096,
+            stack_bytes: 128 << 10,
+            instances: 64,
+        }
+    }
+}

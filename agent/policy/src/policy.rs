@@ -1,0 +1,265 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use wasmtime::Store;
+
+use crate::bindings::{ExitPolicy, ExitPolicyPre, parameters as lower};
+use crate::digest::PolicyDigest;
+use crate::facts::{ModelFacts, Parameters};
+use crate::fault::Fault;
+use crate::host::{Guest, Shared, printable};
+use crate::inspect::{AbiVersion, Inspection};
+use crate::instance::Instance;
+use crate::watchdog::Watchdog;
+
+/// Longest reason for a refusal that is passed on, in bytes.
+const REASON_BYTES: usize = 512;
+
+/// Why a component is no policy for this device. Nothing of it has decided anything.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is larger than allowed.
+    #[error("the policy is {bytes} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// [`Limits::component_bytes`](crate::Limits::component_bytes).
+        limit: usize,
+    },
+    /// No WebAssembly, or damaged.
+    #[error("the policy is no WebAssembly file, or it is damaged; transfer or build it again")]
+    Malformed {
+        /// What is wrong, and where.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A core module.
+    #[error(
+        "the policy is a core module, not a component; make one of it with offramp-policy-build or \
+         `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// An import from outside the contract, such as WASI.
+    #[error("the policy imports `{name}`; a policy gets nothing but `offramp:policy/host` (build it without WASI)")]
+    ForeignImport {
+        /// The import.
+        name: String,
+    },
+    /// An import of the contract's package that this host does not have.
+    #[error(
+        "the policy imports `{name}`, which this device does not have; update the device, or build it for {}",
+        AbiVersion::OURS
+    )]
+    UnknownImport {
+        /// The import.
+        name: String,
+    },
+    /// Another version of the contract.
+    #[error(
+        "the policy is built for `{found}`; this device runs version {}.x of the contract. Build it with the \
+         matching SDK",
+        AbiVersion::OURS.major
+    )]
+    Abi {
+        /// The interface with its version.
+        found: String,
+    },
+    /// No policy at all.
+    #[error("the policy does not export `offramp:policy/guest`; it exports {exports}")]
+    NoPolicy {
+        /// The interfaces that it exports.
+        exports: String,
+    },
+    /// More memory at its start than allowed.
+    #[error("the policy starts with {bytes} bytes of memory; at most {limit} are allowed")]
+    Memory {
+        /// What it declares.
+        bytes: u64,
+        /// [`Limits::memory_bytes`](crate::Limits::memory_bytes).
+        limit: usize,
+    },
+    /// Not valid, or it uses what is switched off or capped.
+    #[error("the policy is no valid component within this device's limits")]
+    Invalid {
+        /// What is wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Functions that are not those of the contract.
+    #[error("the policy's functions are not those of the contract; build it from the WIT of this version")]
+    Mismatch {
+        /// Which and how.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its start function faults.
+    #[error("the policy fails as soon as it is started")]
+    Start(#[source] Fault),
+    /// The pool of instances is empty.
+    #[error("all {instances} policy instances of this device are in use; drop some, or raise the limit")]
+    Exhausted {
+        /// [`Limits::instances`](crate::Limits::instances).
+        instances: u32,
+    },
+}
+
+/// Why a policy was not configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// It refuses the parameters or the network.
+    #[error("the policy refuses its configuration: {reason}")]
+    Refused {
+        /// Its own words, cut and without control characters.
+        reason: String,
+    },
+    /// It faults.
+    #[error("the policy fails while it is configured")]
+    Fault(#[source] Fault),
+    /// The pool of instances is empty.
+    #[error("all {instances} policy instances of this device are in use; drop some, or raise the limit")]
+    Exhausted {
+        /// [`Limits::instances`](crate::Limits::instances).
+        instances: u32,
+    },
+}
+
+/// A policy that has been checked and compiled. Cloning is cheap.
+#[derive(Clone)]
+pub struct Policy(Arc<Compiled>);
+
+struct Compiled {
+    shared: Arc<Shared>,
+    pre: ExitPolicyPre<Guest>,
+    digest: PolicyDigest,
+    bytes: usize,
+    inspection: Inspection,
+}
+
+impl Policy {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        pre: ExitPolicyPre<Guest>,
+        digest: PolicyDigest,
+        bytes: usize,
+        inspection: Inspection,
+    ) -> Policy {
+        Policy(Arc::new(Compiled {
+            shared,
+            pre,
+            digest,
+            bytes,
+            inspection,
+        }))
+    }
+
+    /// What the policy is known by.
+    #[must_use]
+    pub fn digest(&self) -> PolicyDigest {
+        self.0.digest
+    }
+
+    /// The version of the contract that it is built for.
+    #[must_use]
+    pub fn abi(&self) -> AbiVersion {
+        self.0.inspection.abi
+    }
+
+    /// Size of the component file.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    pub(crate) fn inspection(&self) -> &Inspection {
+        &self.0.inspection
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    /// Makes an instance that decides for a network. Takes some ten microseconds, bounded by
+    /// [`Limits::configure_fuel`](crate::Limits::configure_fuel) and the deadline.
+    ///
+    /// # Errors
+    ///
+    /// When the policy refuses the parameters or the network, or faults.
+    pub fn configure(&self, model: &ModelFacts, parameters: &Parameters) -> Result<Instance, ConfigureError> {
+        let (mut store, exports) = self.start().map_err(|error| match error {
+            Start::Exhausted => ConfigureError::Exhausted {
+                instances: self.shared().limits.instances,
+            },
+            Start::Mismatch(_) => ConfigureError::Fault(Fault::Contract),
+            Start::Fault(fault) => ConfigureError::Fault(fault),
+        })?;
+        let answer = exports
+            .offramp_policy_guest()
+            .call_configure(&mut store, &model.into(), &lower(parameters));
+        match answer {
+            Ok(Ok(())) => Ok(Instance::new(
+                self.clone(),
+                store,
+                exports,
+                model.clone(),
+                parameters.clone(),
+            )),
+            Ok(Err(reason)) => Err(ConfigureError::Refused {
+                reason: printable(&reason, REASON_BYTES),
+            }),
+            Err(error) => {
+                tracing::debug!(policy = %self.digest(), "configure failed: {error:#}");
+                Err(ConfigureError::Fault(Fault::of(&error)))
+            }
+        }
+    }
+
+    /// Starts an instance and throws it away, to see its types checked and its start function end.
+    pub(crate) fn try_out(&self) -> Result<(), LoadError> {
+        match self.start() {
+            Ok(_) => Ok(()),
+            Err(Start::Exhausted) => Err(LoadError::Exhausted {
+                instances: self.shared().limits.instances,
+            }),
+            Err(Start::Mismatch(error)) => Err(LoadError::Mismatch { source: error.into() }),
+            Err(Start::Fault(fault)) => Err(LoadError::Start(fault)),
+        }
+    }
+
+    /// A new instance, with the fuel and time of `configure`.
+    fn start(&self) -> Result<(Store<Guest>, ExitPolicy), Start> {
+        let shared = self.shared();
+        let mut store = shared.store(Guest::new(self.digest(), &shared.limits));
+        store
+            .set_fuel(shared.limits.configure_fuel)
+            .expect("the engine meters fuel");
+        store.set_epoch_deadline(Watchdog::GRANTED);
+        match self.0.pre.instantiate(&mut store) {
+            Ok(exports) => Ok((store, exports)),
+            Err(error) => Err(Start::of(error)),
+        }
+    }
+}
+
+enum Start {
+    Exhausted,
+    Mismatch(wasmtime::Error),
+    Fault(Fault),
+}
+
+impl Start {
+    fn of(error: wasmtime::Error) -> Start {
+        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+            return Start::Exhausted;
+        }
+        match Fault::of(&error) {
+            Fault::Contract => Start::Mismatch(error),
+            fault => Start::Fault(fault),
+        }
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Policy").field(&self.digest()).finish()
+    }
+}

@@ -1,0 +1,108 @@
+//! Leaves at the first exit whose confidence reaches a threshold; at the last exit always.
+//!
+//! | parameter | value | default |
+//! |---|---|---|
+//! | `threshold` | number from 0 to 1, for every exit | 0.8 |
+//! | `threshold.N` | number from 0 to 1, for exit N (0 is the first) | that of `threshold` |
+#![no_std]
+
+extern crate alloc;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use offramp_policy_sdk::{ExitView, ModelFacts, Parameters, Policy, Verdict, export_policy};
+
+const DEFAULT: f32 = 0.8;
+const MEANING: &str = "a number from 0 to 1";
+
+/// The policy: one threshold for each exit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threshold {
+    thresholds: Vec<f32>,
+}
+
+impl Policy for Threshold {
+    fn configure(model: &ModelFacts, mut parameters: Parameters) -> Result<Self, String> {
+        let all = parameters.take_number("threshold", 0.0..=1.0, MEANING)?.map_or(DEFAULT, |number| number as f32);
+        let mut thresholds = Vec::with_capacity(model.exit_costs.len());
+        for exit in 0..model.exit_costs.len() {
+            let name = ["threshold.", &exit.to_string()].concat();
+            let own = parameters.take_number(&name, 0.0..=1.0, MEANING)?;
+            thresholds.push(own.map_or(all, |number| number as f32));
+        }
+        parameters.finish()?;
+        Ok(Threshold { thresholds })
+    }
+
+    fn decide(&mut self, view: &ExitView) -> Verdict {
+        // An unknown confidence is NaN and reaches no threshold.
+        let reached = self.thresholds.get(view.exit as usize).is_some_and(|threshold| view.confidence >= *threshold);
+        if reached || view.exit + 1 >= view.exits { Verdict::Leave } else { Verdict::GoOn }
+    }
+}
+
+export_policy!(Threshold);
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use offramp_policy_sdk::{Parameter, Value};
+
+    use super::*;
+
+    fn configured(parameters: &[(&str, Value)]) -> Result<Threshold, String> {
+        let model = ModelFacts { classes: 10, exit_costs: vec![0.2, 0.5, 1.0] };
+        let parameters = parameters.iter().map(|(name, value)| Parameter { name: (*name).into(), value: value.clone() });
+        Threshold::configure(&model, Parameters::from(parameters.collect::<Vec<_>>()))
+    }
+
+    fn view(exit: u32, confidence: f32) -> ExitView {
+        ExitView {
+            exit,
+            exits: 3,
+            class: 0,
+            confidence,
+            margin: f32::NAN,
+            entropy: f32::NAN,
+            agreement: false,
+            change: f32::NAN,
+            cost: 0.5,
+            next_cost: 0.3,
+            time_left: f32::NAN,
+            queue_depth: 0,
+            temperature: f32::NAN,
+            power_budget: f32::NAN,
+            battery: f32::NAN,
+        }
+    }
+
+    #[test]
+    fn an_exit_of_its_own_threshold_overrides_the_common_one() {
+        let policy = configured(&[("threshold", Value::Number(0.5)), ("threshold.1", Value::Number(0.9))]);
+        assert_eq!(policy, Ok(Threshold { thresholds: vec![0.5, 0.9, 0.5] }));
+    }
+
+    #[test]
+    fn it_leaves_where_the_threshold_is_reached_and_at_the_last_exit() {
+        let mut policy = configured(&[]).unwrap();
+        assert_eq!(policy.decide(&view(0, 0.79)), Verdict::GoOn);
+        assert_eq!(policy.decide(&view(0, 0.8)), Verdict::Leave);
+        assert_eq!(policy.decide(&view(1, f32::NAN)), Verdict::GoOn);
+        assert_eq!(policy.decide(&view(2, 0.0)), Verdict::Leave);
+        assert_eq!(policy.decide(&view(2, f32::NAN)), Verdict::Leave);
+    }
+
+    #[test]
+    fn unknown_and_out_of_range_parameters_are_refused_by_name() {
+        for (name, value, reason) in [
+            ("treshold", Value::Number(0.5), "unknown parameter `treshold`"),
+            ("threshold.3", Value::Number(0.5), "unknown parameter `threshold.3`"),
+            ("threshold", Value::Number(1.01), "parameter `threshold` must be a number from 0 to 1"),
+            ("threshold.0", Value::Flag(true), "parameter `threshold.0` must be a number from 0 to 1"),
+        ] {
+            assert_eq!(configured(&[(name, value)]), Err(reason.into()));
+        }
+    }
+}
