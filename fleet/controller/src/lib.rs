@@ -1,1 +1,41 @@
-//! The fleet controller.
+//! The fleet controller: takes in what devices say, keeps the registry, signs and publishes what they
+//! should run, and shows all of it on a page and through an API.
+//!
+//! [`Controller::start`] runs all of it in this process; the program `offramp-fleet` is a thin shell
+//! around it.
+//!
+//! # Promises
+//!
+//! - A summary counts once, however often and in whatever order it arrives, and is acknowledged to the
+//!   broker only when it is on disk.
+//! - A desired state is signed, its generation rises, and it is published again at every start.
+//! - Nothing that a device sends stops the controller: what is malformed, oversized or sent in another
+//!   device's name is refused, counted and logged.
+//!
+//! # What is not here yet
+//!
+//! - **No login.** Page and API are served on a loopback address by default. What changes something is
+//!   refused when a browser sends it from another site, and names other than `localhost` are refused
+//!   on a loopback address, so that no foreign page can use the operator's browser. Whoever can open a
+//!   connection from this machine can do everything.
+//! - Rollouts in steps, groups, several controllers on one database, retention of old summaries.
+
+mod api;
+mod artifacts;
+mod chart;
+mod controller;
+mod desired;
+mod ingest;
+mod key;
+mod overview;
+mod page;
+mod series;
+mod statistics;
+mod store;
+mod web;
+
+pub use controller::{Answer, Controller, Options, StartError, key_path};
+pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target, parse_parameter};
+pub use key::{KeyError, load_or_generate};
+pub use statistics::Statistics;
+pub use store::{Database, StoreError};

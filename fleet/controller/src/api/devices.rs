@@ -1,0 +1,328 @@
+//! `/devices`, `/devices/{device}`, `/devices/{device}/summaries`
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+
+use super::{ApiError, limit};
+use crate::overview::{DeviceOverview, Life, Progress, share};
+use crate::store::{Model, Summary, now};
+use crate::web::Fleet;
+
+/// A device as the API shows it.
+#[derive(Serialize)]
+pub(super) struct DeviceView {
+    device: String,
+    /// `alive`, `silent` or `gone`.
+    state: &'static str,
+    first_seen: u64,
+    /// Null when it was never heard of but through what the broker had kept.
+    last_seen: Option<u64>,
+    boot: Option<String>,
+    started_at: Option<u64>,
+    agent: Option<String>,
+    capabilities: Vec<String>,
+    model: Option<ModelView>,
+    desired: Option<DesiredView>,
+    reported: Option<ReportedView>,
+    /// `unmanaged`, `in-force`, `pending` or `refused`.
+    progress: &'static str,
+    /// The policy that it says it runs.
+    running: Option<PolicyView>,
+    /// Frames over all its runs.
+    frames: u64,
+    recent: RecentView,
+    disagreement: Option<DisagreementView>,
+}
+
+#[derive(Serialize)]
+struct ModelView {
+    name: String,
+    version: u64,
+    digest: Option<String>,
+    classes: usize,
+    stage_macs: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct PolicyView {
+    name: String,
+    version: u64,
+}
+
+#[derive(Serialize)]
+struct DesiredView {
+    generation: u64,
+    issued_at: u64,
+    policy: Option<PolicyView>,
+}
+
+#[derive(Serialize)]
+struct ReportedView {
+    generation: u64,
+    at: u64,
+    policy: PolicyView,
+    /// `desired`, `last-good` or `built-in`.
+    source: String,
+    refused: Option<String>,
+}
+
+/// The latest windows.
+#[derive(Serialize)]
+struct RecentView {
+    frames: u64,
+    macs: u64,
+    full_macs: u64,
+    cost_share: Option<f64>,
+    exit_share: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct DisagreementView {
+    estimate: f64,
+    bound: f64,
+    audits: u64,
+}
+
+impl From<DeviceOverview> for DeviceView {
+    fn from(overview: DeviceOverview) -> Self {
+        let DeviceOverview {
+            device,
+            life,
+            recent,
+            frames,
+            disagreement,
+            desired,
+            progress,
+            running,
+        } = overview;
+        Self {
+            device: device.device,
+            state: match life {
+                Life::Alive => "alive",
+                Life::Silent => "silent",
+                Life::Gone => "gone",
+            },
+            first_seen: device.first_seen,
+            last_seen: (device.last_seen > 0).then_some(device.last_seen),
+            boot: device.boot.map(|b| b.to_string()),
+            started_at: device.started_at,
+            agent: device.agent,
+            capabilities: device.capabilities,
+            model: device.model.map(ModelView::from),
+            desired: desired.map(|d| DesiredView {
+                generation: d.generation,
+                issued_at: d.issued_at,
+                policy: d.policy.map(|(name, version)| PolicyView { name, version }),
+            }),
+            reported: device.reported.map(|r| ReportedView {
+                generation: r.generation,
+                at: r.at,
+                policy: PolicyView {
+                    name: r.policy,
+                    version: r.version,
+                },
+                source: r.source,
+                refused: r.refused,
+            }),
+            progress: match progress {
+                Progress::Unmanaged => "unmanaged",
+                Progress::InForce => "in-force",
+                Progress::Pending => "pending",
+                Progress::Refused(_) => "refused",
+            },
+            running: running.map(|r| PolicyView {
+                name: r.policy,
+                version: r.version,
+            }),
+            frames,
+            recent: RecentView {
+                frames: recent.frames,
+                macs: recent.macs,
+                full_macs: recent.full_macs,
+                cost_share: recent.cost(),
+                exit_share: recent.exits.iter().filter_map(|taken| share(*taken, recent.frames)).collect(),
+            },
+            disagreement: disagreement.map(|d| DisagreementView {
+                estimate: d.estimate,
+                bound: d.bound,
+                audits: d.audits,
+            }),
+        }
+    }
+}
+
+impl From<Model> for ModelView {
+    fn from(model: Model) -> Self {
+        Self {
+            name: model.name,
+            version: model.version,
+            digest: model.digest.map(|d| d.to_string()),
+            classes: model.classes.len(),
+            stage_macs: model.stage_macs,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListQuery {
+    after: Option<String>,
+    limit: Option<u32>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DeviceList {
+    devices: Vec<DeviceView>,
+    /// Value of `after` for the next devices; null when these were the last.
+    next: Option<String>,
+}
+
+pub(super) async fn list(
+    State(shared): Fleet,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<DeviceList>, ApiError> {
+    let Query(query) = query?;
+    let after = query.after.unwrap_or_default();
+    let overview = shared.store.overview_fetch(&after, limit(query.limit)?, now()).await?;
+    let last = overview.devices.last().map(|d| d.device.device.clone());
+    Ok(Json(DeviceList {
+        next: last.filter(|_| overview.cut),
+        devices: overview.devices.into_iter().map(DeviceView::from).collect(),
+    }))
+}
+
+/// A device with the names of its classes and what it saw lately.
+#[derive(Serialize)]
+pub(super) struct DeviceDetail {
+    #[serde(flatten)]
+    device: DeviceView,
+    /// Names of the classes, in label order.
+    classes: Vec<String>,
+    /// Frames by class in the latest windows, the most frequent first.
+    class_count: Vec<ClassView>,
+}
+
+#[derive(Serialize)]
+struct ClassView {
+    class: u32,
+    name: Option<String>,
+    count: u64,
+}
+
+pub(super) async fn fetch(State(shared): Fleet, Path(device): Path<String>) -> Result<Json<DeviceDetail>, ApiError> {
+    let overview = shared.store.device_overview_fetch(&device, now()).await?;
+    let overview = overview.ok_or_else(unknown)?;
+    let classes = overview.device.model.as_ref().map(|m| m.classes.clone()).unwrap_or_default();
+    let class_count = overview.recent.classes.iter().map(|(class, count)| ClassView {
+        class: *class,
+        name: classes.get(*class as usize).cloned(),
+        count: *count,
+    });
+    Ok(Json(DeviceDetail {
+        class_count: class_count.collect(),
+        classes,
+        device: overview.into(),
+    }))
+}
+
+fn unknown() -> ApiError {
+    ApiError::not_found("this device has never been heard of", "see GET /api/v1/devices")
+}
+
+#[derive(Deserialize)]
+pub(super) struct SummaryQuery {
+    since: Option<u64>,
+    limit: Option<u32>,
+}
+
+#[derive(Serialize)]
+pub(super) struct SummaryList {
+    summaries: Vec<SummaryView>,
+}
+
+/// A summary as the API shows it.
+#[derive(Serialize)]
+struct SummaryView {
+    boot: Option<String>,
+    sequence: u64,
+    received_at: u64,
+    window_start: u64,
+    window_end: u64,
+    generation: u64,
+    frames: u64,
+    dropped: u64,
+    /// Frames taken at each exit.
+    exits: Vec<u64>,
+    macs: u64,
+    audit_macs: u64,
+    full_macs: u64,
+    stage_us: u64,
+    overhead_us: u64,
+    audits: u64,
+    disagreements: u64,
+    bound: f64,
+    updates: u64,
+    gated: u64,
+    rollbacks: u64,
+    /// Class index and frames.
+    classes: Vec<(u32, u64)>,
+    policy: PolicyView,
+    policy_source: String,
+    policy_faults: u64,
+    outbox: u64,
+    temperature: Option<f64>,
+}
+
+impl From<Summary> for SummaryView {
+    fn from(summary: Summary) -> Self {
+        let window = summary.window;
+        Self {
+            boot: summary.boot.map(|b| b.to_string()),
+            sequence: window.sequence,
+            received_at: summary.received_at,
+            window_start: window.start,
+            window_end: window.end,
+            generation: summary.generation,
+            frames: window.frames,
+            dropped: summary.dropped,
+            exits: window.exits,
+            macs: window.macs,
+            audit_macs: summary.audit_macs,
+            full_macs: window.full_macs,
+            stage_us: summary.stage_us,
+            overhead_us: summary.overhead_us,
+            audits: window.audits,
+            disagreements: window.disagreements,
+            bound: window.bound,
+            updates: summary.updates,
+            gated: summary.gated,
+            rollbacks: summary.rollbacks,
+            classes: window.classes,
+            policy: PolicyView {
+                name: window.policy,
+                version: window.policy_version,
+            },
+            policy_source: summary.policy_source,
+            policy_faults: summary.faults,
+            outbox: summary.outbox,
+            temperature: summary.temperature,
+        }
+    }
+}
+
+pub(super) async fn summaries(
+    State(shared): Fleet,
+    Path(device): Path<String>,
+    query: Result<Query<SummaryQuery>, QueryRejection>,
+) -> Result<Json<SummaryList>, ApiError> {
+    let Query(query) = query?;
+    let limit = limit(query.limit)?;
+    if shared.store.device_fetch(&device).await?.is_none() {
+        return Err(unknown());
+    }
+    let summaries = shared.store.summary_list(&device, query.since.unwrap_or(0), limit).await?;
+    Ok(Json(SummaryList {
+        summaries: summaries.into_iter().map(SummaryView::from).collect(),
+    }))
+}

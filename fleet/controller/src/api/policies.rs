@@ -1,0 +1,133 @@
+//! `/policies`
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use offramp_proto::DeviceId;
+use serde::Serialize;
+
+use super::{ApiError, MOST};
+use crate::desired::{MAX_POLICY, PolicyUpload, Target, parse_parameter};
+use crate::store::Policy;
+use crate::web::Fleet;
+
+#[derive(Serialize)]
+pub(super) struct PolicyList {
+    /// The newest first.
+    policies: Vec<PolicyView>,
+}
+
+/// A policy as the API shows it.
+#[derive(Serialize)]
+struct PolicyView {
+    name: String,
+    version: u64,
+    digest: Option<String>,
+    size: u64,
+    added_at: u64,
+    /// Devices that should run it.
+    desired: u64,
+    /// Devices that say that they run it.
+    reported: u64,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        Self {
+            name: policy.name,
+            version: policy.version,
+            digest: policy.digest.map(|d| d.to_string()),
+            size: policy.size,
+            added_at: policy.added_at,
+            desired: policy.desired,
+            reported: policy.reported,
+        }
+    }
+}
+
+pub(super) async fn list(State(shared): Fleet) -> Result<Json<PolicyList>, ApiError> {
+    let policies = shared.store.policy_list(MOST).await?;
+    Ok(Json(PolicyList {
+        policies: policies.into_iter().map(PolicyView::from).collect(),
+    }))
+}
+
+#[derive(Serialize)]
+pub(super) struct PushView {
+    digest: String,
+    devices: Vec<GenerationView>,
+}
+
+#[derive(Serialize)]
+struct GenerationView {
+    device: String,
+    /// The generation that it should report.
+    generation: u64,
+}
+
+/// The body is the component. Query: `name`, `version`, any number of `parameter=NAME=VALUE`, any number
+/// of `device`; without a device, every one that is known.
+pub(super) async fn push(
+    State(shared): Fleet,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PushView>, ApiError> {
+    let Query(query) = query?;
+    let (target, mut upload) = request(query)?;
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the policy is larger than the {MAX_POLICY} bytes allowed"),
+            "build it without debug information",
+        ),
+        _ => ApiError::bad_request(rejection.body_text(), "send the component as the body of the request"),
+    })?;
+    upload.bytes = body.into();
+    let pushed = shared.push_policy(target, upload).await?;
+    Ok(Json(PushView {
+        digest: pushed.digest.to_string(),
+        devices: pushed
+            .generations
+            .into_iter()
+            .map(|(device, generation)| GenerationView {
+                device: device.to_string(),
+                generation: generation.0,
+            })
+            .collect(),
+    }))
+}
+
+fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiError> {
+    let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE…]";
+    let (mut name, mut version, mut devices) = (None, None, Vec::new());
+    let mut parameters = std::collections::BTreeMap::new();
+    for (key, value) in query {
+        match key.as_str() {
+            "name" => name = Some(value),
+            "version" => {
+                let number = value.parse().map_err(|_| ApiError::bad_request("version is not a number", usage))?;
+                version = Some(number);
+            }
+            "parameter" => {
+                let (name, value) = parse_parameter(&value).map_err(|e| ApiError::bad_request(e, usage))?;
+                parameters.insert(name, value);
+            }
+            "device" => {
+                let device = DeviceId::new(value).map_err(|e| ApiError::bad_request(e.to_string(), usage))?;
+                devices.push(device);
+            }
+            _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
+        }
+    }
+    let missing = |what: &'static str| ApiError::bad_request(format!("{what} is missing"), usage);
+    let target = if devices.is_empty() { Target::All } else { Target::Devices(devices) };
+    let upload = PolicyUpload {
+        name: name.ok_or_else(|| missing("name"))?,
+        version: version.ok_or_else(|| missing("version"))?,
+        bytes: Vec::new(),
+        parameters,
+    };
+    Ok((target, upload))
+}

@@ -1,0 +1,147 @@
+//! Answers devices that ask for parts of artifacts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_link::{Link, Publication};
+use offramp_proto::{ArtifactChunk, DeviceId, Digest, Kind, TenantId, Topic, encode};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::statistics::Statistics;
+use crate::store::Store;
+
+/// Requests that may wait; more are dropped, and their devices ask again.
+pub(crate) const QUEUE: usize = 1024;
+/// Answers on their way to the broker at once.
+const AT_ONCE: usize = 16;
+/// A device that has not taken an answer by then has asked again.
+const EXPIRY: Duration = Duration::from_secs(60);
+
+/// A device asks for a part of an artifact.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) device: DeviceId,
+    pub(crate) digest: Digest,
+    pub(crate) offset: u64,
+    pub(crate) answer_to: Option<String>,
+    pub(crate) correlation: Option<bytes::Bytes>,
+}
+
+/// What the task works with.
+pub(crate) struct Artifacts {
+    pub(crate) tenant: TenantId,
+    pub(crate) store: Store,
+    pub(crate) link: Link,
+    pub(crate) statistics: watch::Sender<Statistics>,
+}
+
+impl Artifacts {
+    /// Answers until nobody can ask any more.
+    pub(crate) async fn run(self, mut requests: mpsc::Receiver<Request>) {
+        let this = Arc::new(self);
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let mut answers = tokio::task::JoinSet::new();
+        while let Some(request) = requests.recv().await {
+            while answers.try_join_next().is_some() {}
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                break;
+            };
+            let this = Arc::clone(&this);
+            answers.spawn(async move {
+                this.answer(request).await;
+                drop(permit);
+            });
+        }
+        // What is still on its way fails or arrives within the link's own deadline.
+        while answers.join_next().await.is_some() {}
+    }
+
+    async fn answer(&self, request: Request) {
+        let device = request.device.clone();
+        let Some(topic) = answer_topic(&self.tenant, &request) else {
+            self.statistics.send_modify(|s| s.refused += 1);
+            tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
+            return;
+        };
+        let part = match self.store.artifact_part(request.digest, request.offset).await {
+            Ok(part) => part,
+            Err(error) => {
+                tracing::error!(%device, error = &error as &dyn std::error::Error, "artifact cannot be read");
+                return;
+            }
+        };
+        // Nothing of nothing: the controller does not have it, or not that far.
+        let (total, data) = part.map_or((0, Vec::new()), |part| (part.total, part.bytes));
+        let chunk = ArtifactChunk {
+            digest: request.digest,
+            offset: if data.is_empty() { 0 } else { request.offset },
+            total,
+            hash: Digest::of(&data),
+            data,
+        };
+        let sent = match encode(&chunk) {
+            Ok(bytes) => {
+                let mut publication = Publication::new(topic, bytes).expires_after(EXPIRY);
+                if let Some(correlation) = request.correlation {
+                    publication = publication.correlated_by(correlation);
+                }
+                self.link.publish(publication).await.map_err(|e| e.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match sent {
+            Ok(()) => self.statistics.send_modify(|s| s.chunks += 1),
+            Err(reason) => tracing::warn!(%device, reason, "part of an artifact was not sent"),
+        }
+    }
+}
+
+/// Where an answer may go: the device's chunk topic or one below it. A device that could name any topic
+/// could have the controller write to its neighbours.
+fn answer_topic(tenant: &TenantId, request: &Request) -> Option<String> {
+    let own = Topic::new(tenant, &request.device, Kind::Chunk).to_string();
+    let Some(wanted) = &request.answer_to else {
+        return Some(own);
+    };
+    let below = wanted.strip_prefix(&own)?;
+    (below.is_empty() || below.starts_with('/')).then(|| wanted.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic_for(answer_to: Option<&str>) -> Option<String> {
+        let request = Request {
+            device: DeviceId::new("cam-1").unwrap(),
+            digest: Digest([0; 32]),
+            offset: 0,
+            answer_to: answer_to.map(Into::into),
+            correlation: None,
+        };
+        answer_topic(&TenantId::new("t").unwrap(), &request)
+    }
+
+    #[test]
+    fn answers_go_to_the_chunk_topic_of_the_device_that_asked() {
+        let own = "offramp/1/t/cam-1/down/chunk";
+        assert_eq!(topic_for(None).as_deref(), Some(own));
+        assert_eq!(topic_for(Some(own)).as_deref(), Some(own));
+        let below = "offramp/1/t/cam-1/down/chunk/7";
+        assert_eq!(topic_for(Some(below)).as_deref(), Some(below));
+    }
+
+    #[test]
+    fn answers_go_nowhere_else() {
+        for wanted in [
+            "offramp/1/t/cam-1/down/desired",
+            "offramp/1/t/cam-2/down/chunk",
+            "offramp/1/t/cam-1/down/chunks",
+            "offramp/1/t/cam-10/down/chunk",
+            "offramp/1/t/cam-1/up/summary",
+            "",
+        ] {
+            assert_eq!(topic_for(Some(wanted)), None, "{wanted}");
+        }
+    }
+}

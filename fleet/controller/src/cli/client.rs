@@ -1,0 +1,78 @@
+//! Talks to a running controller.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// How long a controller may take to answer.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Largest answer in bytes.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+pub(super) struct Client {
+    agent: ureq::Agent,
+    base: String,
+}
+
+/// What the API says when it refuses.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    hint: String,
+}
+
+impl Client {
+    pub(super) fn new(server: &super::Server) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            // The controller is on this machine or next to it.
+            .proxy(None)
+            .build();
+        Self {
+            agent: config.into(),
+            base: format!("{}/api/v1", server.url.trim_end_matches('/')),
+        }
+    }
+
+    /// Fetches a resource as JSON text.
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        for (key, value) in query {
+            request = request.query(*key, *value);
+        }
+        self.read(request.call())
+    }
+
+    /// Sends bytes to a resource; the answer is JSON text.
+    pub(super) fn post(&self, path: &str, query: &[(&str, &str)], body: &[u8]) -> anyhow::Result<String> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (key, value) in query {
+            request = request.query(*key, *value);
+        }
+        self.read(request.send(body))
+    }
+
+    fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<String> {
+        let mut answer = answer.with_context(|| {
+            format!("no controller answers at {}: start one with `offramp-fleet serve`, or give its --url", self.base)
+        })?;
+        let body = answer.body_mut().with_config().limit(LARGEST).read_to_string();
+        let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_str::<Refusal>(&body) {
+            Ok(refusal) => bail!("{}\n  hint: {}", refusal.error, refusal.hint),
+            Err(_) => bail!("{} answers {status}: is it a controller of Offramp?", self.base),
+        }
+    }
+}
+
+/// Reads an answer.
+pub(super) fn parse<T: DeserializeOwned>(json: &str) -> anyhow::Result<T> {
+    serde_json::from_str(json).context("the answer is not understood: do controller and command have the same version?")
+}

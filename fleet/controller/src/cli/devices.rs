@@ -1,0 +1,130 @@
+//! `offramp-fleet devices`
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::client::{Client, parse};
+use super::{Align, Server, print, table};
+
+/// One line a device: whether it lives, what it runs, what it costs now and how far its predictions are
+/// from the whole network's.
+#[derive(Debug, Args)]
+pub(super) struct Devices {
+    #[command(flatten)]
+    server: Server,
+    /// Print one JSON array instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    devices: Vec<serde_json::Value>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    device: String,
+    state: String,
+    model: Option<Named>,
+    running: Option<Named>,
+    desired: Option<Desired>,
+    reported: Option<Reported>,
+    progress: String,
+    frames: u64,
+    recent: Recent,
+    disagreement: Option<Disagreement>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    version: u64,
+}
+
+#[derive(Deserialize)]
+struct Desired {
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+struct Reported {
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+struct Recent {
+    cost_share: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Disagreement {
+    estimate: f64,
+    bound: f64,
+}
+
+impl Devices {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let client = Client::new(&self.server);
+        let mut devices = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page: Page = parse(&client.get("/devices", &[("limit", "1000"), ("after", &after)])?)?;
+            devices.extend(page.devices);
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        if self.json {
+            return print(&format!("{}\n", serde_json::Value::Array(devices)));
+        }
+        if devices.is_empty() {
+            eprintln!("no device has been heard of yet");
+            return Ok(());
+        }
+        let rows = devices
+            .into_iter()
+            .map(|device| Ok(row(serde_json::from_value(device)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let heads = [
+            ("DEVICE", Align::Left),
+            ("STATE", Align::Left),
+            ("MODEL", Align::Left),
+            ("POLICY", Align::Left),
+            ("GENERATION", Align::Right),
+            ("PROGRESS", Align::Left),
+            ("FRAMES", Align::Right),
+            ("COST", Align::Right),
+            ("DISAGREEMENT", Align::Right),
+        ];
+        print(&table(&heads, &rows))
+    }
+}
+
+fn row(device: Device) -> Vec<String> {
+    let none = || "-".to_owned();
+    let named = |named: Option<Named>| named.map_or_else(none, |n| format!("{} {}", n.name, n.version));
+    let reported = device.reported.map(|r| r.generation);
+    let desired = device.desired.map(|d| d.generation);
+    let generation = match (reported, desired) {
+        (None, None) => none(),
+        (Some(reported), Some(desired)) if desired > reported => format!("{reported} -> {desired}"),
+        (Some(reported), _) => reported.to_string(),
+        (None, Some(desired)) => format!("-> {desired}"),
+    };
+    vec![
+        device.device,
+        device.state,
+        named(device.model),
+        named(device.running),
+        generation,
+        device.progress,
+        device.frames.to_string(),
+        device.recent.cost_share.map_or_else(none, |c| format!("{:.1} %", c * 100.0)),
+        device.disagreement.map_or_else(none, |d| {
+            format!("{:.1} % (<= {:.1} %)", d.estimate * 100.0, d.bound * 100.0)
+        }),
+    ]
+}

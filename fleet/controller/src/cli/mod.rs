@@ -1,0 +1,125 @@
+//! The command line.
+
+mod client;
+mod devices;
+mod policy;
+mod serve;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const DATABASE: &str = "offramp-fleet.db";
+
+/// The fleet controller of Offramp.
+///
+/// `serve` runs it: it takes in what devices say over an MQTT v5 broker, keeps it in SQLite, signs and
+/// publishes what devices should run, and serves a web page and an API. The other commands talk to a
+/// running controller, except `key`.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the controller until it is told to stop (SIGINT or SIGTERM).
+    Serve(serve::Serve),
+    /// List the devices of a running controller.
+    Devices(devices::Devices),
+    /// Push and list exit policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Print the public key with which devices verify their desired state.
+    Key(Key),
+}
+
+/// Where a running controller is.
+#[derive(Debug, Args)]
+struct Server {
+    /// Address of the controller's page and API.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8470", env = "OFFRAMP_FLEET_URL")]
+    url: String,
+}
+
+/// Prints 64 hexadecimal digits: give them to devices, in their configuration, as the key of their fleet.
+/// The key is made when there is none.
+#[derive(Debug, Args)]
+struct Key {
+    /// Database of the controller; its key is kept beside it, in FILE.key.
+    #[arg(long, value_name = "FILE", default_value = DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
+    database: PathBuf,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Devices(devices) => devices.run(),
+        Command::Policy(policy) => policy.run(),
+        Command::Key(Key { database }) => {
+            let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&database))?;
+            print(&format!("{:?}\n", key.public()))
+        }
+    }
+}
+
+/// Writes data to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Rows as aligned columns, the first row being the heads; numbers to the right.
+fn table(heads: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([heads[column].0.len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut text = String::new();
+    let heads_row = heads.iter().map(|(head, _)| (*head).to_owned()).collect();
+    for row in std::iter::once(&heads_row).chain(rows) {
+        let mut line = String::new();
+        for ((cell, width), (_, align)) in row.iter().zip(&widths).zip(heads) {
+            match align {
+                Align::Left => line.push_str(&format!("{cell:<width$}  ")),
+                Align::Right => line.push_str(&format!("{cell:>width$}  ")),
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Align {
+    Left,
+    Right,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let text = table(
+            &[("NAME", Align::Left), ("N", Align::Right)],
+            &[vec!["a".into(), "7".into()], vec!["longer".into(), "1234".into()]],
+        );
+        assert_eq!(text, "NAME       N\na          7\nlonger  1234\n");
+    }
+}

@@ -1,0 +1,156 @@
+//! `offramp-fleet policy …`
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use offramp_fleet::{MAX_POLICY, parse_parameter};
+use offramp_proto::DeviceId;
+use serde::Deserialize;
+
+use super::client::{Client, parse};
+use super::{Align, Server, print, table};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Policy {
+    /// Make a policy the desired one of devices.
+    Push(Push),
+    /// List the policies that were pushed, the newest first.
+    List(List),
+}
+
+/// The policy is kept by the controller, which signs a new desired state for each device; devices fetch
+/// and check the policy and swap to it without losing a frame. Prints one line a device: its name and the
+/// generation that it should report.
+#[derive(Debug, Args)]
+pub(super) struct Push {
+    /// The policy: a WebAssembly component, at most 4 MiB.
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    name: String,
+    /// Its version. A name and version always mean the same component.
+    #[arg(long, value_name = "NUMBER")]
+    version: u64,
+    /// A parameter of the policy; may be repeated. `true` and `false` are flags, numbers are numbers, the
+    /// rest is text.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = check_parameter)]
+    parameter: Vec<String>,
+    /// A device that should get it; may be repeated. Without one, every device that is known now.
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<DeviceId>,
+    #[command(flatten)]
+    server: Server,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    server: Server,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn check_parameter(text: &str) -> Result<String, String> {
+    parse_parameter(text).map(|_| text.to_owned())
+}
+
+#[derive(Deserialize)]
+struct Pushed {
+    devices: Vec<PushedDevice>,
+}
+
+#[derive(Deserialize)]
+struct PushedDevice {
+    device: String,
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    policies: Vec<ListedPolicy>,
+}
+
+#[derive(Deserialize)]
+struct ListedPolicy {
+    name: String,
+    version: u64,
+    digest: Option<String>,
+    size: u64,
+    desired: u64,
+    reported: u64,
+}
+
+impl Policy {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Push(push) => push.run(),
+            Self::List(list) => list.run(),
+        }
+    }
+}
+
+impl Push {
+    fn run(self) -> anyhow::Result<()> {
+        let path = self.file.display();
+        let size = std::fs::metadata(&self.file).with_context(|| format!("cannot read policy {path}"))?.len();
+        anyhow::ensure!(size <= MAX_POLICY as u64, "policy {path} has {size} bytes, more than the {MAX_POLICY} allowed");
+        let bytes = std::fs::read(&self.file).with_context(|| format!("cannot read policy {path}"))?;
+        let version = self.version.to_string();
+        let mut query = vec![("name", self.name.as_str()), ("version", &version)];
+        query.extend(self.parameter.iter().map(|p| ("parameter", p.as_str())));
+        query.extend(self.device.iter().map(|d| ("device", d.as_str())));
+        let answer = Client::new(&self.server).post("/policies", &query, &bytes)?;
+        let pushed: Pushed = parse(&answer)?;
+        if pushed.devices.is_empty() {
+            eprintln!("the policy is kept, but no device is known that could get it: push it again when there is one");
+        }
+        if self.json {
+            return print(&format!("{answer}\n"));
+        }
+        let lines = pushed.devices.iter().map(|d| format!("{} {}\n", d.device, d.generation));
+        print(&lines.collect::<String>())
+    }
+}
+
+impl List {
+    fn run(self) -> anyhow::Result<()> {
+        let answer = Client::new(&self.server).get("/policies", &[])?;
+        if self.json {
+            return print(&format!("{answer}\n"));
+        }
+        let listed: Listed = parse(&answer)?;
+        if listed.policies.is_empty() {
+            eprintln!("no policy was pushed yet");
+            return Ok(());
+        }
+        let heads = [
+            ("POLICY", Align::Left),
+            ("VERSION", Align::Right),
+            ("BYTES", Align::Right),
+            ("DESIRED ON", Align::Right),
+            ("RUNS ON", Align::Right),
+            ("SHA-256", Align::Left),
+        ];
+        let rows: Vec<Vec<String>> = listed
+            .policies
+            .into_iter()
+            .map(|p| {
+                vec![
+                    p.name,
+                    p.version.to_string(),
+                    p.size.to_string(),
+                    p.desired.to_string(),
+                    p.reported.to_string(),
+                    p.digest.unwrap_or_default(),
+                ]
+            })
+            .collect();
+        print(&table(&heads, &rows))
+    }
+}

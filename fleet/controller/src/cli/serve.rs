@@ -1,0 +1,85 @@
+//! `offramp-fleet serve`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use offramp_fleet::{Controller, Database, Options};
+use offramp_link::BrokerUrl;
+use offramp_proto::TenantId;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The MQTT v5 broker: mqtt://HOST[:PORT], or mqtts:// for TLS.
+    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", env = "OFFRAMP_BROKER")]
+    broker: BrokerUrl,
+    /// The SQLite database; made, with a signing key beside it in FILE.key, when it is missing.
+    #[arg(long, value_name = "FILE", default_value = super::DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
+    database: PathBuf,
+    /// Where to serve page and API. There is no login yet: keep it on a loopback address.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8470", env = "OFFRAMP_FLEET_LISTEN")]
+    listen: SocketAddr,
+    /// Name of the fleet on the broker.
+    #[arg(long, value_name = "NAME", default_value = "default", env = "OFFRAMP_TENANT")]
+    tenant: TenantId,
+    /// How to write the log. What is logged follows RUST_LOG, e.g. `offramp_fleet=debug`.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        start_log(self.log);
+        let options = Options {
+            broker: self.broker,
+            tenant: self.tenant,
+            database: Database::File(self.database),
+            key: None,
+            listen: self.listen,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.context("cannot start the runtime")?.block_on(serve(options))
+    }
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    if !options.listen.ip().is_loopback() {
+        tracing::warn!(listen = %options.listen, "page and API have no login and can be reached from the network");
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut controller = Controller::start(options).await?;
+    tracing::info!("page and API on http://{}", controller.address());
+    tracing::info!("devices verify with the key {:?}", controller.public_key());
+    let failed = tokio::select! {
+        part = controller.failed() => Some(part),
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot listen for SIGINT")?;
+            None
+        }
+        _ = terminate.recv() => None,
+    };
+    tracing::info!("stopping");
+    controller.shutdown().await;
+    match failed {
+        Some(part) => Err(anyhow::anyhow!("a part of the controller ended by itself: {part}")),
+        None => Ok(()),
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,319 @@
+//! The controller as a whole: its parts, started and ended together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_link::{BrokerUrl, Config, ConfigError, Link, State};
+use offramp_proto::{DeviceId, Generation, PublicKey, SigningKey, TenantId, Topic};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::artifacts::{self, Artifacts};
+use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
+use crate::ingest::Ingest;
+use crate::key::{self, KeyError};
+use crate::statistics::Statistics;
+use crate::store::{Database, ReportedState, Store, StoreError, beside, now};
+use crate::web;
+
+/// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
+const WINDOW: u16 = 512;
+/// How long the parts get to end by themselves.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pages that may wait for news at once.
+const MOST_FOLLOWERS: usize = 64;
+
+/// What a controller needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The broker.
+    pub broker: BrokerUrl,
+    /// The fleet to look after.
+    pub tenant: TenantId,
+    /// Where data is kept.
+    pub database: Database,
+    /// The file with the signing key, made when it is missing; none for `DATABASE.key`.
+    pub key: Option<PathBuf>,
+    /// Where page and API are served. There is no login yet: anything but a loopback address opens
+    /// them to the network. Port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+impl Options {
+    /// Options with a temporary database and a free port on the loopback interface.
+    pub fn temporary(broker: BrokerUrl, tenant: TenantId) -> Self {
+        Self {
+            broker,
+            tenant,
+            database: Database::Temporary,
+            key: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
+    }
+}
+
+/// Why a controller did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signing key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The link to the broker cannot work as it is configured.
+    #[error("link to broker {broker} cannot work")]
+    Link {
+        /// The broker.
+        broker: BrokerUrl,
+        /// Why.
+        #[source]
+        source: ConfigError,
+    },
+    /// The address of the page is taken, or not one of this machine.
+    #[error("cannot listen on {address}: choose another address, or port 0 for a free port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no place for a temporary database.
+    #[error("cannot make a temporary folder")]
+    Temporary(#[source] io::Error),
+}
+
+/// What the parts share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) tenant: TenantId,
+    pub(crate) broker: BrokerUrl,
+    pub(crate) link: watch::Receiver<State>,
+    pub(crate) statistics: watch::Receiver<Statistics>,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) followers: Arc<Semaphore>,
+    pub(crate) address: SocketAddr,
+    pub(crate) started_at: u64,
+    wake: Arc<Notify>,
+}
+
+impl Shared {
+    pub(crate) async fn push_policy(&self, target: Target, upload: PolicyUpload) -> Result<Pushed, PushError> {
+        let pushed = desired::push(&self.store, &self.key, target, upload).await?;
+        self.wake.notify_one();
+        Ok(pushed)
+    }
+}
+
+/// A running controller.
+///
+/// Dropping it stops its parts where they stand, which loses nothing; [`Controller::shutdown`] ends them
+/// in order.
+pub struct Controller {
+    shared: Arc<Shared>,
+    link: Link,
+    stop: watch::Sender<bool>,
+    parts: JoinSet<&'static str>,
+    /// Removed with the controller.
+    _temporary: Option<TempDir>,
+}
+
+/// A device's answer to its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Newest desired state that is in force.
+    pub generation: Generation,
+    /// Name and version of the policy in force.
+    pub policy: (String, u64),
+    /// Why a newer one is not.
+    pub refused: Option<String>,
+}
+
+impl Controller {
+    /// Opens the database and the page, and starts to connect to the broker. Returns when page and API
+    /// are served; the broker need not be there yet.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time and I/O enabled.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let mut config = Config::new(options.broker.clone(), format!("offramp-controller-{}", options.tenant));
+        config.subscriptions = vec![Topic::uplink_filter(&options.tenant)];
+        config.window = WINDOW;
+
+        let (path, temporary) = match options.database {
+            Database::File(path) => (path, None),
+            Database::Temporary => {
+                let folder = tempfile::tempdir().map_err(StartError::Temporary)?;
+                (folder.path().join("fleet.db"), Some(folder))
+            }
+        };
+        let store = Store::open(&path, &options.tenant).await?;
+        let key = key::load_or_generate(&options.key.unwrap_or_else(|| key_path(&path)))?;
+        let cannot_listen = |source| StartError::Listen {
+            address: options.listen,
+            source,
+        };
+        let listener = TcpListener::bind(options.listen).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+        let (link, inbox) = Link::connect(&config).map_err(|source| StartError::Link {
+            broker: options.broker.clone(),
+            source,
+        })?;
+
+        let (stop, stopped) = watch::channel(false);
+        let (statistics, statistics_receiver) = watch::channel(Statistics::default());
+        let (requests, requests_receiver) = mpsc::channel(artifacts::QUEUE);
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            key: Arc::new(key),
+            tenant: options.tenant.clone(),
+            broker: options.broker,
+            link: link.state(),
+            statistics: statistics_receiver,
+            stop: stopped.clone(),
+            followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
+            address,
+            started_at: now(),
+            wake: Arc::new(Notify::new()),
+        });
+        let ingest = Ingest {
+            tenant: options.tenant.clone(),
+            store: store.clone(),
+            requests,
+            statistics: statistics.clone(),
+            stop: stopped,
+        };
+        let artifacts = Artifacts {
+            tenant: options.tenant.clone(),
+            store: store.clone(),
+            link: link.clone(),
+            statistics: statistics.clone(),
+        };
+        let publisher = Publisher {
+            tenant: options.tenant,
+            store,
+            link: link.clone(),
+            wake: Arc::clone(&shared.wake),
+            statistics,
+        };
+        let serve = web::serve(listener, Arc::clone(&shared));
+        let mut parts = JoinSet::new();
+        parts.spawn(async { ingest.run(inbox).await; "ingest" });
+        parts.spawn(async { artifacts.run(requests_receiver).await; "artifacts" });
+        parts.spawn(async { publisher.run().await; "publisher" });
+        parts.spawn(async { serve.await; "page" });
+        Ok(Self {
+            shared,
+            link,
+            stop,
+            parts,
+            _temporary: temporary,
+        })
+    }
+
+    /// Where page and API are served.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// The key with which devices verify their desired states.
+    pub fn public_key(&self) -> PublicKey {
+        self.shared.key.public()
+    }
+
+    /// State of the link to the broker, and a way to wait for its changes.
+    pub fn link(&self) -> watch::Receiver<State> {
+        self.link.state()
+    }
+
+    /// Keeps a policy and makes it the desired one of the target. Returns when that is durable; it is
+    /// published as soon as there is a broker.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn push_policy(&self, target: Target, upload: PolicyUpload) -> Result<Pushed, PushError> {
+        self.shared.push_policy(target, upload).await
+    }
+
+    /// What was done since the start.
+    pub fn statistics(&self) -> Statistics {
+        *self.shared.statistics.borrow()
+    }
+
+    /// What was done since the start, and a way to wait for its changes.
+    pub fn subscribe(&self) -> watch::Receiver<Statistics> {
+        self.shared.statistics.clone()
+    }
+
+    /// Waits until so many summaries are kept since the start. None when the controller ended before.
+    pub async fn summaries_ingested(&self, count: u64) -> Option<Statistics> {
+        let mut statistics = self.subscribe();
+        statistics.wait_for(|s| s.ingested >= count).await.ok().map(|s| *s)
+    }
+
+    /// Waits until a device reports that a generation is in force, or why it is not.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or the controller ends before.
+    pub async fn reported(&self, device: &DeviceId, generation: Generation) -> Result<Answer, StoreError> {
+        let mut statistics = self.subscribe();
+        loop {
+            // Seen before the database is read, so that no later change is missed.
+            statistics.mark_unchanged();
+            let issued_at = self.shared.store.desired_fetch(device.as_str()).await?.map_or(0, |d| d.issued_at);
+            let reported = self.shared.store.device_fetch(device.as_str()).await?.and_then(|d| d.reported);
+            if let Some(answer) = reported.and_then(|r| answer(r, generation, issued_at)) {
+                return Ok(answer);
+            }
+            statistics.changed().await.map_err(|_| StoreError::Closed)?;
+        }
+    }
+
+    /// Returns when a part of the controller has ended by itself, with its name: then the rest should be
+    /// shut down. Cancel safe.
+    pub async fn failed(&mut self) -> String {
+        match self.parts.join_next().await {
+            Some(Ok(part)) => part.to_owned(),
+            Some(Err(error)) => error.to_string(),
+            None => "all".to_owned(),
+        }
+    }
+
+    /// Ends everything in order: says goodbye to the broker, keeps what has arrived, closes the database.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.link.shutdown().await;
+        let all_ended = async { while self.parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all_ended).await.is_err() {
+            tracing::warn!(parts = self.parts.len(), "stopped although not everything had ended");
+            self.parts.shutdown().await;
+        }
+        self.shared.store.clone().close().await;
+    }
+}
+
+fn answer(reported: ReportedState, generation: Generation, issued_at: u64) -> Option<Answer> {
+    let in_force = reported.generation >= generation.0;
+    // A refusal from before the desired state was signed speaks of another one.
+    let refused = reported.refused.is_some() && reported.at >= issued_at;
+    (in_force || refused).then_some(Answer {
+        generation: Generation(reported.generation),
+        policy: (reported.policy, reported.version),
+        refused: reported.refused,
+    })
+}
+
+/// Where the signing key of a database is kept.
+pub fn key_path(database: &std::path::Path) -> PathBuf {
+    beside(database, ".key")
+}

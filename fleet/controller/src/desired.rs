@@ -1,0 +1,362 @@
+//! Desired states: a policy is pushed into them, and the broker is kept up to date with them.
+//!
+//! Publishing is a reconciliation: a task compares what the database says with what it has handed to
+//! the broker, whenever somebody wakes it or the broker has forgotten. A push only writes to the
+//! database and wakes the task; a controller that dies in between publishes at its next start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use offramp_link::{Link, Publication, State};
+use offramp_proto::{
+    Desired, DesiredPolicy, DeviceId, Digest, Generation, Kind, LearnerSettings, Parameter, SignError, SigningKey,
+    TenantId, Topic,
+};
+use tokio::sync::{Notify, watch};
+
+use crate::statistics::Statistics;
+use crate::store::{Draft, Drafted, Store, StoreError, now};
+
+/// Largest policy component in bytes.
+pub const MAX_POLICY: usize = 4 * 1024 * 1024;
+
+/// Desired states on their way to the broker at once, each of another device.
+const AT_ONCE: usize = 16;
+/// Pause before what could not be published is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A policy to push.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyUpload {
+    /// Its name: 1 to 64 letters, digits, `-`, `_` or `.`.
+    pub name: String,
+    /// Its version. A name and version always mean the same bytes.
+    pub version: u64,
+    /// The WebAssembly component, at most [`MAX_POLICY`] bytes.
+    pub bytes: Vec<u8>,
+    /// Its parameters.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+/// The devices that something is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every device that is known now.
+    All,
+    /// These.
+    Devices(Vec<DeviceId>),
+}
+
+/// What a push did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Digest of the component.
+    pub digest: Digest,
+    /// The new generation of each device.
+    pub generations: BTreeMap<DeviceId, Generation>,
+}
+
+/// Why a policy was not pushed. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The name cannot be one.
+    #[error(
+        "policy name `{}` is not valid: use 1 to 64 letters, digits, `-`, `_` or `.`, and not `built-in`",
+        name.chars().take(80).collect::<String>()
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The version is beyond what JSON and the database carry.
+    #[error("policy version {0} is not valid: use 0 to 9007199254740992")]
+    Version(u64),
+    /// The bytes are no component.
+    #[error("policy `{name}` is not a WebAssembly component{hint}")]
+    NotComponent {
+        /// The name.
+        name: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// More bytes than a policy may have.
+    #[error("policy `{name}` has {found} bytes, more than the {MAX_POLICY} allowed: build it without debug information")]
+    TooLarge {
+        /// The name.
+        name: String,
+        /// Its size in bytes.
+        found: usize,
+    },
+    /// Too many parameters, or too long ones.
+    #[error("policy `{name}` has parameters outside their bounds: at most 64, texts of at most 512 bytes, finite numbers")]
+    Parameters {
+        /// The name.
+        name: String,
+        /// The field at fault.
+        #[source]
+        source: SignError,
+    },
+    /// The name and version mean other bytes already.
+    #[error("policy `{name}` {version} is another component already ({}): raise the version", digest.short())]
+    VersionTaken {
+        /// The name.
+        name: String,
+        /// The version.
+        version: u64,
+        /// What they mean.
+        digest: Digest,
+    },
+    /// Devices were named that never said anything.
+    #[error("unknown device {}: see `offramp-fleet devices`", list(.0))]
+    UnknownDevices(Vec<DeviceId>),
+    /// The database refused.
+    #[error("policy could not be kept")]
+    Store(#[from] StoreError),
+}
+
+fn list(devices: &[DeviceId]) -> String {
+    let names: Vec<_> = devices.iter().take(10).map(|d| format!("`{d}`")).collect();
+    let more = devices.len().saturating_sub(names.len());
+    match more {
+        0 => names.join(", "),
+        _ => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+impl PolicyUpload {
+    fn check(&self) -> Result<(), PushError> {
+        // The rules for names are those for devices.
+        if DeviceId::new(self.name.as_str()).is_err() || self.name == "built-in" {
+            return Err(PushError::Name {
+                name: self.name.clone(),
+            });
+        }
+        if self.version > 1 << 53 {
+            return Err(PushError::Version(self.version));
+        }
+        let name = || self.name.clone();
+        match self.bytes.get(..8) {
+            Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => {}
+            Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
+                return Err(PushError::NotComponent {
+                    name: name(),
+                    hint: " but a core module: make a component of it with `wasm-tools component new`",
+                });
+            }
+            _ => return Err(PushError::NotComponent { name: name(), hint: "" }),
+        }
+        if self.bytes.len() > MAX_POLICY {
+            return Err(PushError::TooLarge {
+                name: name(),
+                found: self.bytes.len(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Reads a parameter as a command line or a query gives it: `name=value`.
+///
+/// `true` and `false` are flags, whole numbers integers, other numbers numbers; the rest is text.
+///
+/// # Errors
+/// Says what is missing.
+pub fn parse_parameter(text: &str) -> Result<(String, Parameter), String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("parameter `{text}` is not NAME=VALUE"))?;
+    let number = || value.parse().ok().filter(|n: &f64| n.is_finite());
+    let parameter = match value {
+        "true" => Parameter::Flag(true),
+        "false" => Parameter::Flag(false),
+        _ => value
+            .parse()
+            .map(Parameter::Integer)
+            .ok()
+            .or_else(|| number().map(Parameter::Number))
+            .unwrap_or_else(|| Parameter::Text(value.into())),
+    };
+    Ok((name.into(), parameter))
+}
+
+/// Keeps a policy and makes it the desired one of the target.
+pub(crate) async fn push(
+    store: &Store,
+    key: &Arc<SigningKey>,
+    target: Target,
+    upload: PolicyUpload,
+) -> Result<Pushed, PushError> {
+    upload.check()?;
+    let PolicyUpload {
+        name,
+        version,
+        bytes,
+        parameters,
+    } = upload;
+    let digest = Digest::of(&bytes);
+    let trial = Desired {
+        device: DeviceId::new("trial").expect("a valid name"),
+        generation: Generation(1),
+        issued_at: 0,
+        policy: Some(DesiredPolicy {
+            name: name.clone(),
+            version,
+            digest,
+            size: bytes.len() as u64,
+            parameters: parameters.clone(),
+        }),
+        learner: LearnerSettings::default(),
+    };
+    key.sign(&trial).map_err(|source| PushError::Parameters {
+        name: name.clone(),
+        source,
+    })?;
+    let draft = Draft {
+        name: name.clone(),
+        version,
+        digest,
+        bytes,
+        parameters,
+        devices: match target {
+            Target::All => None,
+            Target::Devices(devices) => Some(devices),
+        },
+        now: now(),
+    };
+    match store.desired_insert(Arc::clone(key), draft).await? {
+        Drafted::Desired(generations) => {
+            tracing::info!(policy = name, version, digest = %digest.short(), devices = generations.len(), "policy pushed");
+            Ok(Pushed {
+                digest,
+                generations: generations.into_iter().collect(),
+            })
+        }
+        Drafted::Taken(digest) => Err(PushError::VersionTaken { name, version, digest }),
+        Drafted::Unknown(devices) => Err(PushError::UnknownDevices(devices)),
+    }
+}
+
+/// What the publishing task works with.
+pub(crate) struct Publisher {
+    pub(crate) tenant: TenantId,
+    pub(crate) store: Store,
+    pub(crate) link: Link,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) statistics: watch::Sender<Statistics>,
+}
+
+impl Publisher {
+    /// Keeps the broker up to date until the link is closed.
+    pub(crate) async fn run(self) {
+        let mut state = self.link.state();
+        state.mark_changed();
+        let mut published = HashMap::<String, u64>::new();
+        let (mut connected, mut complete) = (false, true);
+        loop {
+            tokio::select! {
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let state = state.borrow_and_update();
+                    connected = matches!(*state, State::Connected { .. });
+                    match *state {
+                        State::Closed => return,
+                        // A broker that forgot the session may have forgotten what it retained.
+                        State::Connected { session_resumed: false } => published.clear(),
+                        State::Connected { .. } | State::Connecting | State::Disconnected { .. } => {}
+                    }
+                }
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(RETRY), if !complete => {}
+            }
+            if connected {
+                complete = self.publish(&mut published).await;
+            }
+        }
+    }
+
+    /// Publishes what is not published yet. False when something is left over.
+    async fn publish(&self, published: &mut HashMap<String, u64>) -> bool {
+        let mut desired = match self.store.desired_list().await {
+            Ok(desired) => desired,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "desired states cannot be read");
+                return false;
+            }
+        };
+        desired.retain(|d| published.get(&d.device) != Some(&d.generation));
+        let wanted = desired.len();
+        let sent = futures_util::stream::iter(desired)
+            .map(|desired| async move {
+                let device = DeviceId::new(desired.device.as_str()).ok()?;
+                let topic = Topic::new(&self.tenant, &device, Kind::Desired).to_string();
+                match self.link.publish(Publication::new(topic, desired.signed).retained()).await {
+                    Ok(()) => Some((desired.device, desired.generation)),
+                    Err(error) => {
+                        tracing::warn!(%device, error = &error as &dyn std::error::Error, "desired state was not published");
+                        None
+                    }
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect::<Vec<_>>()
+            .await;
+        let count = sent.len();
+        published.extend(sent);
+        if count > 0 {
+            self.statistics.send_modify(|s| s.published += count as u64);
+        }
+        count == wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_get_the_type_that_their_value_has() {
+        let read = |text| parse_parameter(text).unwrap().1;
+        assert_eq!(read("a=true"), Parameter::Flag(true));
+        assert_eq!(read("a=-3"), Parameter::Integer(-3));
+        assert_eq!(read("a=0.85"), Parameter::Number(0.85));
+        assert_eq!(read("a=1e400"), Parameter::Text("1e400".into()));
+        assert_eq!(read("a=NaN"), Parameter::Text("NaN".into()));
+        assert_eq!(read("a="), Parameter::Text(String::new()));
+        assert_eq!(read("a=b=c"), Parameter::Text("b=c".into()));
+        assert!(parse_parameter("a").is_err());
+        assert!(parse_parameter("=1").is_err());
+    }
+
+    fn upload(name: &str, bytes: &[u8]) -> PolicyUpload {
+        PolicyUpload {
+            name: name.into(),
+            version: 1,
+            bytes: bytes.into(),
+            parameters: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn only_components_with_good_names_are_taken() {
+        let component = b"\0asm\x0d\0\x01\0";
+        assert!(upload("threshold", component).check().is_ok());
+        for name in ["", "../x", "built-in", "a b", "a/b"] {
+            let error = upload(name, component).check().unwrap_err();
+            assert!(matches!(error, PushError::Name { .. }), "{error}");
+        }
+        let error = upload("a", b"\0asm\x01\0\0\0").check().unwrap_err();
+        assert!(error.to_string().contains("core module"), "{error}");
+        let error = upload("a", b"#!/bin/sh").check().unwrap_err();
+        assert!(matches!(error, PushError::NotComponent { .. }), "{error}");
+        let mut large = component.to_vec();
+        large.resize(MAX_POLICY + 1, 0);
+        let error = upload("a", &large).check().unwrap_err();
+        assert!(matches!(error, PushError::TooLarge { .. }), "{error}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Takes what devices send into the database.
+//!
+//! Messages are taken in batches: as many as have arrived, each batch in one transaction. A message is
+//! acknowledged to the broker when its transaction is committed, not before, so that a controller that
+//! dies gets it again. While the database cannot be written (a full disk), nothing is acknowledged and
+//! the broker keeps what comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use offramp_link::{Delivery, Inbox, Message};
+use offramp_proto::{ArtifactRequest, DecodeError, DeviceId, Kind, TenantId, Topic, TopicError, decode};
+use tokio::sync::{mpsc, watch};
+
+use crate::artifacts::Request;
+use crate::statistics::Statistics;
+use crate::store::{Arrival, Outcome, Record, Store, StoreError, now};
+
+/// Messages in one transaction at most.
+const BATCH: usize = 512;
+/// Pause before a batch is tried again that the database refused.
+const RETRY: Duration = Duration::from_secs(1);
+/// Largest sequence number and generation: what JSON carries exactly. One device a second takes 285
+/// million years to get there.
+const LARGEST: u64 = 1 << 53;
+
+/// Why a message is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    #[error("it belongs to tenant `{0}`")]
+    Tenant(TenantId),
+    #[error("{0:?} is not for the controller")]
+    Kind(Kind),
+    #[error(transparent)]
+    Content(#[from] DecodeError),
+    #[error("it speaks for device `{0}`")]
+    Device(DeviceId),
+    #[error("its {0} is above {LARGEST}")]
+    Number(&'static str),
+}
+
+/// A message that was understood.
+enum Understood {
+    Record(Arrival),
+    Request(Request),
+    /// Somebody took a retained message back.
+    Nothing,
+}
+
+/// What the task works with.
+pub(crate) struct Ingest {
+    pub(crate) tenant: TenantId,
+    pub(crate) store: Store,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) statistics: watch::Sender<Statistics>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Ingest {
+    /// Runs until the link is closed.
+    pub(crate) async fn run(mut self, mut inbox: Inbox) {
+        while let Some(first) = inbox.recv().await {
+            let mut deliveries = vec![first];
+            while deliveries.len() < BATCH
+                && let Some(Some(next)) = inbox.recv().now_or_never()
+            {
+                deliveries.push(next);
+            }
+            if self.take(deliveries).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Takes a batch. An error means that the controller is ending; the batch is then not acknowledged.
+    async fn take(&mut self, deliveries: Vec<Delivery>) -> Result<(), StoreError> {
+        let mut news = Statistics {
+            received: deliveries.len() as u64,
+            ..Statistics::default()
+        };
+        let mut batch = Vec::with_capacity(deliveries.len());
+        for delivery in &deliveries {
+            match understand(&self.tenant, &delivery.message) {
+                Ok(Understood::Record(arrival)) => batch.push(arrival),
+                // A device that gets no answer asks again: better than to hold up the summaries.
+                Ok(Understood::Request(request)) => {
+                    if let Err(error) = self.requests.try_send(request) {
+                        tracing::warn!(%error, "request for an artifact dropped");
+                    }
+                }
+                Ok(Understood::Nothing) => {}
+                Err(refusal) => {
+                    news.refused += 1;
+                    let topic: String = delivery.message.topic.chars().take(200).collect();
+                    tracing::warn!(topic, reason = %refusal, "message refused");
+                }
+            }
+        }
+        let batch: Arc<[Arrival]> = batch.into();
+        if !batch.is_empty() {
+            let outcomes = self.insert(&batch).await?;
+            for (arrival, outcome) in batch.iter().zip(outcomes) {
+                match (&arrival.record, outcome) {
+                    (Record::Summary(_), Outcome::Stored) => news.ingested += 1,
+                    (Record::Summary(_), Outcome::Repeated) => news.duplicates += 1,
+                    (Record::Event(_), Outcome::Stored) => news.events += 1,
+                    _ => {}
+                }
+            }
+        }
+        for delivery in deliveries {
+            delivery.acknowledge();
+        }
+        self.statistics.send_modify(|s| {
+            s.received += news.received;
+            s.ingested += news.ingested;
+            s.duplicates += news.duplicates;
+            s.events += news.events;
+            s.refused += news.refused;
+        });
+        Ok(())
+    }
+
+    /// Writes a batch, however long it takes the database to accept it.
+    async fn insert(&mut self, batch: &Arc<[Arrival]>) -> Result<Vec<Outcome>, StoreError> {
+        loop {
+            let error = match self.store.arrival_insert(Arc::clone(batch)).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => error,
+            };
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                messages = batch.len(),
+                "messages wait at the broker until the database accepts them"
+            );
+            tokio::select! {
+                _ = self.stop.wait_for(|stop| *stop) => return Err(error),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+}
+
+fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusal> {
+    let topic = Topic::parse(&message.topic)?;
+    if topic.tenant != *tenant {
+        return Err(Refusal::Tenant(topic.tenant));
+    }
+    let bytes = &message.payload;
+    if bytes.is_empty() {
+        return Ok(Understood::Nothing);
+    }
+    let record = match topic.kind {
+        Kind::Birth => Record::Birth(Box::new(decode(bytes)?)),
+        Kind::Death => Record::Death(decode(bytes)?),
+        Kind::Summary => Record::Summary(Box::new(decode(bytes)?)),
+        Kind::Event => Record::Event(Box::new(decode(bytes)?)),
+        Kind::Reported => Record::Reported(Box::new(decode(bytes)?)),
+        Kind::Request => {
+            let request: ArtifactRequest = decode(bytes)?;
+            return Ok(Understood::Request(Request {
+                device: topic.device,
+                digest: request.digest,
+                offset: request.offset,
+                answer_to: message.response_topic.clone(),
+                correlation: message.correlation.clone(),
+            }));
+        }
+        Kind::Desired | Kind::Chunk => return Err(Refusal::Kind(topic.kind)),
+    };
+    let (device, _) = record.origin();
+    if *device != topic.device {
+        return Err(Refusal::Device(device.clone()));
+    }
+    let numbers = match &record {
+        Record::Summary(m) => [("sequence", m.sequence.0), ("generation", m.generation.0)],
+        Record::Event(m) => [("sequence", m.sequence.0), ("time", m.at)],
+        Record::Reported(m) => [("generation", m.generation.0), ("time", m.at)],
+        Record::Birth(m) => [("model's version", m.model.version), ("time", m.started_at)],
+        Record::Death(_) => [("", 0); 2],
+    };
+    if let Some((name, _)) = numbers.into_iter().find(|(_, number)| *number > LARGEST) {
+        return Err(Refusal::Number(name));
+    }
+    Ok(Understood::Record(Arrival {
+        at: now(),
+        retained: message.retained,
+        record,
+        raw: bytes.to_vec(),
+    }))
+}

@@ -1,0 +1,298 @@
+//! What the tables say, for people and programs: is everything alive, what does it cost, at what risk,
+//! which policy runs where.
+//!
+//! - *Now* is the latest [`RECENT`] windows of a device, however long they are.
+//! - *Cost* is a share: multiply-adds spent, over those that the whole network would have taken on the
+//!   same frames. Audits and learning count as spent.
+//! - *Disagreement* is the share of frames whose prediction differs from the last exit's. Its estimate
+//!   is (audits that disagreed / audits) x (frames that left early / frames) over the run of the agent,
+//!   because audits are drawn among frames that left early. Its bound is the device's own.
+
+use std::collections::BTreeMap;
+
+use crate::store::{DesiredState, Device, Run, Store, StoreError, Window};
+
+/// Windows of a device that count as now.
+pub(crate) const RECENT: u32 = 10;
+/// A living device that says nothing for this long is silent, in milliseconds, unless its windows are
+/// long: then after three of them.
+const SILENT_AFTER: u64 = 5 * 60 * 1000;
+
+/// Whether a device lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Connected, and heard of lately.
+    Alive,
+    /// Connected as far as the broker knows, but nothing was heard for a while.
+    Silent,
+    /// Its connection is gone.
+    Gone,
+}
+
+/// How far a device is with its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing was ever asked of it.
+    Unmanaged,
+    /// It reports the generation that it should have.
+    InForce,
+    /// It has not answered yet.
+    Pending,
+    /// It keeps the older one, and says why.
+    Refused(String),
+}
+
+/// Share of frames whose prediction differs from the last exit's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Disagreement {
+    /// Best guess, `0..=1`.
+    pub(crate) estimate: f64,
+    /// Upper bound, one-sided 95 %, `0..=1`.
+    pub(crate) bound: f64,
+    /// Audits behind both.
+    pub(crate) audits: u64,
+}
+
+/// What a device does now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Recent {
+    pub(crate) frames: u64,
+    pub(crate) macs: u64,
+    pub(crate) full_macs: u64,
+    /// Frames taken at each exit.
+    pub(crate) exits: Vec<u64>,
+    /// Frames by class, the most frequent first.
+    pub(crate) classes: Vec<(u32, u64)>,
+}
+
+/// Everything about one device.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DeviceOverview {
+    pub(crate) device: Device,
+    pub(crate) life: Life,
+    pub(crate) recent: Recent,
+    /// Frames over all runs.
+    pub(crate) frames: u64,
+    pub(crate) disagreement: Option<Disagreement>,
+    pub(crate) desired: Option<DesiredState>,
+    pub(crate) progress: Progress,
+    /// The policy that it runs, as far as it said.
+    pub(crate) running: Option<Running>,
+}
+
+/// A policy that runs on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) policy: String,
+    pub(crate) version: u64,
+    /// `desired`, `last-good` or `built-in`; none when only summaries told of it.
+    pub(crate) source: Option<String>,
+}
+
+/// Everything about the fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Overview {
+    pub(crate) devices: Vec<DeviceOverview>,
+    /// Whether more devices follow.
+    pub(crate) cut: bool,
+}
+
+impl Recent {
+    fn of(windows: &[Window]) -> Self {
+        let mut recent = Self::default();
+        let mut classes = BTreeMap::<u32, u64>::new();
+        for window in windows {
+            recent.frames = recent.frames.saturating_add(window.frames);
+            recent.macs = recent.macs.saturating_add(window.macs);
+            recent.full_macs = recent.full_macs.saturating_add(window.full_macs);
+            add_exits(&mut recent.exits, &window.exits);
+            for (class, count) in &window.classes {
+                let sum = classes.entry(*class).or_default();
+                *sum = sum.saturating_add(*count);
+            }
+        }
+        recent.classes = classes.into_iter().collect();
+        recent.classes.sort_by_key(|(class, count)| (std::cmp::Reverse(*count), *class));
+        recent
+    }
+
+    /// Multiply-adds spent over those of the whole network.
+    pub(crate) fn cost(&self) -> Option<f64> {
+        share(self.macs, self.full_macs)
+    }
+}
+
+/// Adds counts per exit; a model with more exits makes the list longer.
+pub(crate) fn add_exits(sum: &mut Vec<u64>, exits: &[u64]) {
+    if sum.len() < exits.len() {
+        sum.resize(exits.len(), 0);
+    }
+    for (sum, taken) in sum.iter_mut().zip(exits) {
+        *sum = sum.saturating_add(*taken);
+    }
+}
+
+/// A part of a whole; none of nothing.
+pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+impl Run {
+    /// Estimated share of frames whose prediction differs from the last exit's.
+    pub(crate) fn disagreement(&self) -> Option<f64> {
+        Some(share(self.disagreements, self.audits)? * share(self.early, self.frames)?)
+    }
+}
+
+impl DeviceOverview {
+    fn of(
+        device: Device,
+        windows: &[Window],
+        runs: Option<&BTreeMap<Vec<u8>, Run>>,
+        desired: Option<DesiredState>,
+        now: u64,
+    ) -> Self {
+        let life = life(&device, windows.first(), now);
+        let progress = progress(&device, desired.as_ref());
+        let frames = runs.map_or(0, |runs| {
+            runs.values().fold(0u64, |sum, run| sum.saturating_add(run.frames))
+        });
+        // Estimate and bound are of the run that spoke last.
+        let disagreement = windows.first().and_then(|latest| {
+            let run = runs?.get(&latest.boot)?;
+            Some(Disagreement {
+                estimate: run.disagreement()?,
+                bound: latest.bound,
+                audits: run.audits,
+            })
+        });
+        let reported = device.reported.as_ref().map(|r| Running {
+            policy: r.policy.clone(),
+            version: r.version,
+            source: Some(r.source.clone()),
+        });
+        let told = || {
+            windows.first().map(|w| Running {
+                policy: w.policy.clone(),
+                version: w.policy_version,
+                source: None,
+            })
+        };
+        Self {
+            life,
+            recent: Recent::of(windows),
+            frames,
+            disagreement,
+            progress,
+            desired,
+            running: reported.or_else(told),
+            device,
+        }
+    }
+}
+
+fn life(device: &Device, latest: Option<&Window>, now: u64) -> Life {
+    let window = latest.map_or(0, |w| w.end.saturating_sub(w.start));
+    let patience = SILENT_AFTER.max(window.saturating_mul(3));
+    match device.alive {
+        false => Life::Gone,
+        true if now.saturating_sub(device.last_seen) > patience => Life::Silent,
+        true => Life::Alive,
+    }
+}
+
+fn progress(device: &Device, desired: Option<&DesiredState>) -> Progress {
+    let Some(desired) = desired else {
+        return Progress::Unmanaged;
+    };
+    let Some(reported) = &device.reported else {
+        return Progress::Pending;
+    };
+    match &reported.refused {
+        _ if reported.generation >= desired.generation => Progress::InForce,
+        // A refusal from before this desired state was signed speaks of another one.
+        Some(reason) if reported.at >= desired.issued_at => Progress::Refused(reason.clone()),
+        _ => Progress::Pending,
+    }
+}
+
+impl Overview {
+    /// Devices that live in this way.
+    pub(crate) fn count(&self, life: Life) -> usize {
+        self.devices.iter().filter(|d| d.life == life).count()
+    }
+
+    /// Cost of the whole fleet now, over the devices that sent anything.
+    pub(crate) fn cost(&self) -> Option<f64> {
+        let sum = |part: fn(&Recent) -> u64| {
+            self.devices
+                .iter()
+                .fold(0u64, |sum, d| sum.saturating_add(part(&d.recent)))
+        };
+        share(sum(|r| r.macs), sum(|r| r.full_macs))
+    }
+
+    /// Disagreement over the fleet, each device weighing as many frames as it gave lately.
+    pub(crate) fn disagreement(&self) -> Option<f64> {
+        let (mut sum, mut frames) = (0.0, 0.0);
+        for device in &self.devices {
+            if let Some(disagreement) = device.disagreement {
+                sum += disagreement.estimate * device.recent.frames as f64;
+                frames += device.recent.frames as f64;
+            }
+        }
+        (frames > 0.0).then(|| sum / frames)
+    }
+
+    /// The device with the highest bound of its disagreement.
+    pub(crate) fn riskiest(&self) -> Option<(&DeviceOverview, Disagreement)> {
+        self.devices
+            .iter()
+            .filter_map(|d| Some((d, d.disagreement?)))
+            .max_by(|(_, a), (_, b)| a.bound.total_cmp(&b.bound))
+    }
+}
+
+impl Store {
+    /// Everything about at most `limit` devices, from the one after `after` on, at a time in milliseconds
+    /// since 1970.
+    pub(crate) async fn overview_fetch(&self, after: &str, limit: u32, now: u64) -> Result<Overview, StoreError> {
+        let mut devices = self.device_list(after, limit.saturating_add(1)).await?;
+        let cut = devices.len() > limit as usize;
+        devices.truncate(limit as usize);
+        let windows = self.window_latest(None, RECENT).await?;
+        let runs = self.run_list(None).await?;
+        let mut desired: BTreeMap<String, DesiredState> = self
+            .desired_list()
+            .await?
+            .into_iter()
+            .map(|d| (d.device.clone(), d))
+            .collect();
+        let devices = devices
+            .into_iter()
+            .map(|device| {
+                let windows = windows.get(&device.device).map(Vec::as_slice).unwrap_or_default();
+                let runs = runs.get(&device.device);
+                let desired = desired.remove(&device.device);
+                DeviceOverview::of(device, windows, runs, desired, now)
+            })
+            .collect();
+        Ok(Overview { devices, cut })
+    }
+
+    /// Everything about one device.
+    pub(crate) async fn device_overview_fetch(
+        &self,
+        device: &str,
+        now: u64,
+    ) -> Result<Option<DeviceOverview>, StoreError> {
+        let Some(found) = self.device_fetch(device).await? else {
+            return Ok(None);
+        };
+        let windows = self.window_latest(Some(device), RECENT).await?;
+        let runs = self.run_list(Some(device)).await?;
+        let desired = self.desired_fetch(device).await?;
+        let windows = windows.get(device).map(Vec::as_slice).unwrap_or_default();
+        Ok(Some(DeviceOverview::of(found, windows, runs.get(device), desired, now)))
+    }
+}

@@ -1,0 +1,314 @@
+//! The page of one device: what it does over time, and what is known of it.
+
+use maud::{Markup, html};
+
+use super::chart::figure;
+use super::fleet::{policy_cell, shares};
+use super::format::{count, iso, macs, percent, utc};
+use super::parts::{age, disagreement, events, exit_bar, exit_legend, exit_name, life, policy};
+use crate::chart;
+use crate::overview::{DeviceOverview, Progress, RECENT};
+use crate::series::{Point, Series};
+use crate::store::{Event, History};
+
+/// Classes that are shown, the most frequent first.
+const MOST_CLASSES: usize = 12;
+/// Rows of the table beside the charts.
+const MOST_ROWS: usize = 24;
+
+/// How much of a device's life is shown, back from its last window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range(usize);
+
+const RANGES: [(&str, &str, u64); 5] = [
+    ("10m", "10 minutes", 600),
+    ("1h", "1 hour", 3600),
+    ("6h", "6 hours", 21_600),
+    ("1d", "1 day", 86_400),
+    ("7d", "7 days", 604_800),
+];
+
+impl Range {
+    /// The range of a name; an hour for any other.
+    pub(super) fn named(name: Option<&str>) -> Self {
+        let known = RANGES.iter().position(|(n, ..)| Some(*n) == name);
+        Self(known.unwrap_or(1))
+    }
+
+    pub(super) fn milliseconds(self) -> u64 {
+        RANGES[self.0].2 * 1000
+    }
+}
+
+pub(super) struct DevicePage {
+    pub(super) overview: DeviceOverview,
+    pub(super) history: History,
+    /// The last to arrive first.
+    pub(super) events: Vec<Event>,
+    pub(super) range: Range,
+    pub(super) now: u64,
+}
+
+impl DevicePage {
+    pub(super) fn render(&self) -> Markup {
+        let device = &self.overview.device;
+        html! {
+            section id="title" class="title" data-live {
+                h1 { (device.device) }
+                (life(self.overview.life))
+                p class="sub" {
+                    @if device.last_seen > 0 { "last seen " (age(device.last_seen, self.now)) } @else { "not heard from yet" }
+                    @if let Some(model) = &device.model { " · " (model.name) " " (model.version) }
+                    @if let Some(agent) = &device.agent { " · agent " (agent) }
+                }
+                @if let Progress::Refused(reason) = &self.overview.progress {
+                    p class="banner bad" role="alert" { strong { "The desired state is refused: " } (reason) }
+                }
+            }
+            (self.tiles())
+            (self.charts())
+            div class="columns" {
+                (self.classes())
+                (self.facts())
+            }
+            section id="events" aria-labelledby="events-title" data-live {
+                h2 id="events-title" { "Events" }
+                (events(&self.events, false, self.now))
+            }
+        }
+    }
+
+    fn tiles(&self) -> Markup {
+        let overview = &self.overview;
+        html! {
+            section id="answers" class="tiles" aria-label="The device now" data-live {
+                article class="tile" {
+                    h2 { "Cost now" }
+                    p class="big" {
+                        @match overview.recent.cost() {
+                            Some(cost) => { (percent(cost)) small { " of full network" } },
+                            None => span class="none" { "–" },
+                        }
+                    }
+                    p class="sub" { "Over the latest " (RECENT) " windows, audits included" }
+                }
+                article class="tile" {
+                    h2 { "Disagreement with last exit" }
+                    p class="big" {
+                        @match overview.disagreement {
+                            Some(d) => { (percent(d.estimate)) small { " of frames" } },
+                            None => span class="none" { "–" },
+                        }
+                    }
+                    p class="sub" {
+                        @match overview.disagreement {
+                            Some(d) => { "At most " (percent(d.bound)) ", 95\u{202f}% sure, after " (count(d.audits)) " audits" },
+                            None => "No audits yet",
+                        }
+                    }
+                }
+                article class="tile" {
+                    h2 { "Exits now" }
+                    div class="big" { (exit_bar(&overview.recent)) }
+                    p class="sub" {
+                        @let shares = shares(overview);
+                        @if shares.is_empty() { "No frames yet" } @else { (shares.join(" · ")) " of " (count(overview.recent.frames)) " frames" }
+                    }
+                }
+                article class="tile" {
+                    h2 { "Policy" }
+                    p class="big text" {
+                        @match &overview.running {
+                            Some(running) => (policy(&running.policy, running.version)),
+                            None => span class="none" { "–" },
+                        }
+                    }
+                    p class="sub" { (policy_cell(overview)) }
+                }
+            }
+        }
+    }
+
+    fn charts(&self) -> Markup {
+        let series = Series::of(&self.history);
+        let cost_legend = html! {
+            ul class="legend" aria-hidden="true" { li { (swatch("cost")) "multiply-adds, share of full network" } }
+        };
+        let risk_legend = html! {
+            ul class="legend" aria-hidden="true" {
+                li { (swatch("risk")) "estimate" }
+                li { (swatch("bound")) "bound, 95\u{202f}%" }
+            }
+        };
+        html! {
+            section id="charts" aria-labelledby="charts-title" data-live {
+                div class="heading" {
+                    h2 id="charts-title" { "Over time" }
+                    @if let Some((start, end)) = series.span() {
+                        p class="sub" {
+                            time datetime=(iso(start)) { (utc(start)) } " to " time datetime=(iso(end)) { (utc(end)) }
+                        }
+                    }
+                    nav class="ranges" aria-label="Range" {
+                        @for (i, (name, words, _)) in RANGES.iter().enumerate() {
+                            a href={ "?range=" (name) } aria-label=(words) aria-current=[(Range(i) == self.range).then_some("true")] { (name) }
+                        }
+                    }
+                }
+                div class="charts" {
+                    (figure("Exits", &exit_legend(series.exits), &exits_in_words(&series), chart::exit_shares(&series).as_ref()))
+                    (figure("Cost", &cost_legend, &values_in_words("Cost as a share of the full network", &series, |p| p.cost), chart::cost(&series).as_ref()))
+                    (figure(
+                        "Disagreement with last exit",
+                        &risk_legend,
+                        &format!(
+                            "{} {}",
+                            values_in_words("Estimated disagreement", &series, |p| p.estimate),
+                            values_in_words("Its upper bound", &series, |p| Some(p.bound)),
+                        ),
+                        chart::disagreement(&series).as_ref(),
+                    ))
+                }
+                @if series.span().is_some() { (table(&series)) }
+            }
+        }
+    }
+
+    fn classes(&self) -> Markup {
+        let recent = &self.overview.recent;
+        let names = self.overview.device.model.as_ref().map(|m| m.classes.as_slice()).unwrap_or_default();
+        let most = recent.classes.first().map_or(1, |(_, count)| (*count).max(1));
+        let rest = recent.classes.len().saturating_sub(MOST_CLASSES);
+        html! {
+            section id="classes" aria-labelledby="classes-title" data-live {
+                h2 id="classes-title" { "What it sees" }
+                @if recent.classes.is_empty() { p class="empty" { "No class was seen often enough to be counted." } }
+                @else {
+                    table class="compact" {
+                        thead class="hidden" { tr { th scope="col" { "Class" } th scope="col" { "Share" } th scope="col" { "Frames" } } }
+                        tbody { @for (class, frames) in recent.classes.iter().take(MOST_CLASSES) {
+                            tr {
+                                th scope="row" {
+                                    @match names.get(*class as usize) {
+                                        Some(name) => (name),
+                                        None => { "class " (class) },
+                                    }
+                                }
+                                td class="meter" {
+                                    svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true" {
+                                        rect width=(format!("{:.4}", *frames as f64 / most as f64)) height="1" {}
+                                    }
+                                }
+                                td class="number" { (count(*frames)) }
+                            }
+                        } }
+                    }
+                    p class="note" {
+                        "Predicted classes in the latest " (RECENT) " windows."
+                        @if rest > 0 { " " (rest) " more were seen less often." }
+                    }
+                }
+            }
+        }
+    }
+
+    fn facts(&self) -> Markup {
+        let device = &self.overview.device;
+        html! {
+            section id="facts" aria-labelledby="facts-title" data-live {
+                h2 id="facts-title" { "Facts" }
+                dl {
+                    @if let Some(model) = &device.model {
+                        dt { "Model" } dd { (model.name) " " (model.version) }
+                        @if let Some(digest) = model.digest { dt { "Manifest" } dd { code title=(digest) { (digest.short()) } } }
+                        dt { "Stages" } dd {
+                            @for (i, stage) in model.stage_macs.iter().enumerate() { @if i > 0 { " + " } (macs(*stage)) }
+                        }
+                        dt { "Classes" } dd { (model.classes.len()) }
+                    }
+                    @if let Some(agent) = &device.agent { dt { "Agent" } dd { (agent) } }
+                    @if !device.capabilities.is_empty() { dt { "Capabilities" } dd { (device.capabilities.join(", ")) } }
+                    @if let Some(boot) = device.boot { dt { "Boot" } dd { code title=(boot) { (boot.to_string().chars().take(8).collect::<String>()) } } }
+                    @if let Some(started) = device.started_at { dt { "Started" } dd { (age(started, self.now)) } }
+                    dt { "First seen" } dd { (age(device.first_seen, self.now)) }
+                    dt { "Frames" } dd { (count(self.overview.frames)) }
+                    dt { "Generation" } dd {
+                        @match &device.reported { Some(r) => { (r.generation) " reported" }, None => "none reported" }
+                        @if let Some(desired) = &self.overview.desired { ", " (desired.generation) " desired" }
+                    }
+                    dt { "Disagreement" } dd { (disagreement(self.overview.disagreement)) }
+                }
+            }
+        }
+    }
+}
+
+fn swatch(class: &str) -> Markup {
+    html! { svg class="swatch line" viewBox="0 0 16 8" { line class=(class) x1="0" y1="4" x2="16" y2="4" {} } }
+}
+
+/// The first and the last value, for whoever does not see the chart.
+fn values_in_words(what: &str, series: &Series, value: impl Fn(&Point) -> Option<f64>) -> String {
+    let first = series.points().find_map(&value);
+    let last = series.points().rev().find_map(&value);
+    match first.zip(last) {
+        Some((first, last)) => format!("{what}: from {} at first to {} at last.", percent(first), percent(last)),
+        None => format!("{what}: no values."),
+    }
+}
+
+fn exits_in_words(series: &Series) -> String {
+    let with_frames = |p: &&Point| !p.exits.is_empty();
+    let first = series.points().find(with_frames);
+    let last = series.points().rev().find(with_frames);
+    let Some((first, last)) = first.zip(last) else {
+        return "Share of frames per exit: no frames.".into();
+    };
+    let words: Vec<String> = first
+        .exits
+        .iter()
+        .zip(&last.exits)
+        .enumerate()
+        .map(|(exit, (first, last))| {
+            format!("{} from {} to {}", exit_name(exit, series.exits), percent(*first), percent(*last))
+        })
+        .collect();
+    format!("Share of frames per exit, from first to last: {}.", words.join("; "))
+}
+
+/// The charts' values as a table, thinned out.
+fn table(series: &Series) -> Markup {
+    let points: Vec<&Point> = series.points().collect();
+    let thin = points.len().div_ceil(MOST_ROWS).max(1);
+    html! {
+        details id="values" {
+            summary { "As a table" }
+            div class="scroll" tabindex="0" role="region" aria-label="Values of the charts" {
+                table class="compact" {
+                    thead { tr {
+                        th scope="col" { "Until" }
+                        th scope="col" class="number" { "Frames" }
+                        @for exit in 0..series.exits { th scope="col" class="number" { "Exit " (exit + 1) } }
+                        th scope="col" class="number" { "Cost" }
+                        th scope="col" class="number" { "Disagreement" }
+                        th scope="col" class="number" { "Bound" }
+                        th scope="col" { "Policy" }
+                    } }
+                    tbody { @for point in points.iter().rev().step_by(thin) {
+                        tr {
+                            th scope="row" { time datetime=(iso(point.end)) { (utc(point.end)) } }
+                            td class="number" { (count(point.frames)) }
+                            @for exit in 0..series.exits {
+                                td class="number" { (point.exits.get(exit).map_or_else(|| "–".into(), |s| percent(*s))) }
+                            }
+                            td class="number" { (point.cost.map_or_else(|| "–".into(), percent)) }
+                            td class="number" { (point.estimate.map_or_else(|| "–".into(), percent)) }
+                            td class="number" { (percent(point.bound)) }
+                            td { (policy(&point.policy.0, point.policy.1)) }
+                        }
+                    } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The first page: is everything alive, what does it cost and at what risk, what runs where.
+
+use maud::{Markup, html};
+
+use super::format::{bytes, count, percent, percent_round};
+use super::parts::{age, disagreement, events, exit_bar, exit_legend, life, policy, progress};
+use crate::overview::{DeviceOverview, Life, Overview, Progress, RECENT};
+use crate::store::{Event, Policy};
+
+pub(super) struct FleetPage {
+    pub(super) overview: Overview,
+    /// The newest first.
+    pub(super) policies: Vec<Policy>,
+    /// The last to arrive first.
+    pub(super) events: Vec<Event>,
+    /// Address of the broker, for whoever has no device yet.
+    pub(super) broker: String,
+    pub(super) now: u64,
+}
+
+impl FleetPage {
+    pub(super) fn render(&self) -> Markup {
+        html! {
+            h1 class="hidden" { "Fleet" }
+            (self.answers())
+            (self.devices())
+            div class="columns" {
+                (self.policies())
+                section id="events" aria-labelledby="events-title" data-live {
+                    h2 id="events-title" { "Events" }
+                    (events(&self.events, true, self.now))
+                }
+            }
+        }
+    }
+
+    /// The three questions, answered.
+    fn answers(&self) -> Markup {
+        html! {
+            section id="answers" class="tiles" aria-label="The fleet now" data-live {
+                (self.alive())
+                (self.cost())
+                (self.risk())
+                (self.in_force())
+            }
+        }
+    }
+
+    fn alive(&self) -> Markup {
+        let all = self.overview.devices.len();
+        let (alive, silent) = (self.overview.count(Life::Alive), self.overview.count(Life::Silent));
+        let gone = all - alive - silent;
+        let class = match (silent, gone) {
+            _ if all == 0 => "",
+            (0, 0) => "good",
+            (_, 0) => "warn",
+            _ => "bad",
+        };
+        html! {
+            article class={ "tile " (class) } {
+                h2 { "Alive" }
+                p class="big" { (count(alive as u64)) small { " of " (count(all as u64)) @if self.overview.cut { "+" } } }
+                p class="sub" {
+                    @match (silent, gone) {
+                        _ if all == 0 => "No device has been heard of yet",
+                        (0, 0) => "Every device is heard from",
+                        (_, 0) => { (count(silent as u64)) " silent" },
+                        (0, _) => { (count(gone as u64)) " gone" },
+                        _ => { (count(silent as u64)) " silent, " (count(gone as u64)) " gone" },
+                    }
+                }
+            }
+        }
+    }
+
+    fn cost(&self) -> Markup {
+        let cost = self.overview.cost();
+        html! {
+            article class="tile" {
+                h2 { "Cost now" }
+                p class="big" {
+                    @match cost {
+                        Some(cost) => { (percent(cost)) small { " of full network" } },
+                        None => span class="none" { "–" },
+                    }
+                }
+                p class="sub" {
+                    @match cost {
+                        Some(cost) if cost <= 1.0 => { (percent(1.0 - cost)) " of multiply-adds saved, audits included" },
+                        Some(cost) => { (percent(cost - 1.0)) " more than without exits: audits and learning cost more than they save" },
+                        None => "No frames yet",
+                    }
+                }
+            }
+        }
+    }
+
+    fn risk(&self) -> Markup {
+        html! {
+            article class="tile" {
+                h2 { "Disagreement with last exit" }
+                p class="big" {
+                    @match self.overview.disagreement() {
+                        Some(share) => { (percent(share)) small { " of frames" } },
+                        None => span class="none" { "–" },
+                    }
+                }
+                p class="sub" {
+                    @match self.overview.riskiest() {
+                        Some((device, d)) => {
+                            "At most " (percent(d.bound))
+                            @if self.overview.devices.len() > 1 { " on " a href={ "/devices/" (device.device.device) } { (device.device.device) } }
+                            ", 95\u{202f}% sure"
+                        },
+                        None => "No audits yet",
+                    }
+                }
+            }
+        }
+    }
+
+    fn in_force(&self) -> Markup {
+        let is = |want: fn(&Progress) -> bool| self.overview.devices.iter().filter(move |d| want(&d.progress));
+        let managed = is(|p| *p != Progress::Unmanaged).count();
+        let in_force = is(|p| *p == Progress::InForce).count();
+        let refused = is(|p| matches!(p, Progress::Refused(_))).count();
+        let pending = managed - in_force - refused;
+        let class = match (pending, refused) {
+            _ if managed == 0 => "",
+            (0, 0) => "good",
+            (_, 0) => "wait",
+            _ => "bad",
+        };
+        html! {
+            article class={ "tile " (class) } {
+                h2 { "Desired policy in force" }
+                p class="big" {
+                    @if managed == 0 { span class="none" { "–" } }
+                    @else { (count(in_force as u64)) small { " of " (count(managed as u64)) } }
+                }
+                p class="sub" {
+                    @match (pending, refused) {
+                        _ if managed == 0 => "Nothing was pushed yet",
+                        (0, 0) => "Every device runs what it should",
+                        (_, 0) => { (count(pending as u64)) " pending" },
+                        (0, _) => { (count(refused as u64)) " refused" },
+                        _ => { (count(pending as u64)) " pending, " (count(refused as u64)) " refused" },
+                    }
+                }
+            }
+        }
+    }
+
+    fn devices(&self) -> Markup {
+        let devices = &self.overview.devices;
+        let exits = devices.iter().map(|d| d.recent.exits.len()).max().unwrap_or(0);
+        html! {
+            section id="devices" aria-labelledby="devices-title" data-live {
+                div class="heading" {
+                    h2 id="devices-title" { "Devices" }
+                    @if exits > 0 { (exit_legend(exits)) }
+                }
+                @if devices.is_empty() {
+                    p class="empty" {
+                        "Start a device with this broker, " code { (self.broker) } ", and it appears here."
+                    }
+                } @else {
+                    div class="scroll" {
+                        table role="table" {
+                            caption class="hidden" {
+                                "Devices; cost, exits and disagreement over the latest " (RECENT) " windows of each"
+                            }
+                            thead { tr role="row" {
+                                th role="columnheader" scope="col" { "Device" }
+                                th role="columnheader" scope="col" { "Last seen" }
+                                th role="columnheader" scope="col" { "Model" }
+                                th role="columnheader" scope="col" { "Policy" }
+                                th role="columnheader" scope="col" class="number" { abbr title="Generation of the desired state: reported, and desired where it differs" { "Gen." } }
+                                th role="columnheader" scope="col" class="number" { "Frames" }
+                                th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
+                                th role="columnheader" scope="col" { "Exits" }
+                                th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
+                            } }
+                            tbody { @for device in devices { (self.row(device)) } }
+                        }
+                    }
+                    @if self.overview.cut {
+                        p class="note" { "The first " (count(devices.len() as u64)) " devices by name; the API lists all." }
+                    }
+                }
+            }
+        }
+    }
+
+    fn row(&self, overview: &DeviceOverview) -> Markup {
+        let device = &overview.device;
+        let reported = device.reported.as_ref().map(|r| r.generation);
+        let desired = overview.desired.as_ref().map(|d| d.generation);
+        html! {
+            tr role="row" {
+                th role="rowheader" scope="row" class="name" {
+                    a href={ "/devices/" (device.device) } { (device.device) }
+                    (life(overview.life))
+                }
+                td role="cell" data-label="Last seen" {
+                    @if device.last_seen > 0 { (age(device.last_seen, self.now)) } @else { span class="none" { "never" } }
+                }
+                td role="cell" data-label="Model" {
+                    @match &device.model {
+                        Some(model) => span class="model" { (model.name) " " span class="version" { (model.version) } },
+                        None => span class="none" { "not born yet" },
+                    }
+                }
+                td role="cell" data-label="Policy" { (policy_cell(overview)) }
+                td role="cell" class="number" data-label="Generation" {
+                    @match (reported, desired) {
+                        (None, None) => span class="none" { "–" },
+                        (Some(reported), Some(desired)) if desired > reported => { (reported) " → " (desired) },
+                        (Some(reported), _) => (reported),
+                        (None, Some(desired)) => { "→ " (desired) },
+                    }
+                }
+                td role="cell" class="number" data-label="Frames" { (count(overview.frames)) }
+                td role="cell" class="number" data-label="Cost" {
+                    @match overview.recent.cost() {
+                        Some(cost) => (percent(cost)),
+                        None => span class="none" { "–" },
+                    }
+                }
+                td role="cell" class="bar" data-label="Exits" { (exit_bar(&overview.recent)) }
+                td role="cell" class="number" data-label="Disagreement" { (disagreement(overview.disagreement)) }
+            }
+        }
+    }
+
+    fn policies(&self) -> Markup {
+        html! {
+            section id="policies" aria-labelledby="policies-title" data-live {
+                h2 id="policies-title" { "Policies" }
+                @if self.policies.is_empty() {
+                    p class="empty" {
+                        "Push one with " code { "offramp-fleet policy push FILE.wasm --name NAME --version 1" }
+                    }
+                } @else {
+                    table class="compact" {
+                        thead { tr {
+                            th scope="col" { "Policy" }
+                            th scope="col" { "Pushed" }
+                            th scope="col" class="number" { "Size" }
+                            th scope="col" class="number" { "Runs on" }
+                        } }
+                        tbody { @for p in &self.policies {
+                            tr {
+                                th scope="row" title=[p.digest.map(|d| format!("sha256 {d}"))] { (policy(&p.name, p.version)) }
+                                td { (age(p.added_at, self.now)) }
+                                td class="number" { (bytes(p.size)) }
+                                td class="number" { (count(p.reported)) small { " of " (count(p.desired)) } }
+                            }
+                        } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What runs, and what should run where that is something else.
+pub(super) fn policy_cell(overview: &DeviceOverview) -> Markup {
+    let wanted = overview.desired.as_ref().and_then(|d| d.policy.as_ref());
+    let running = overview.running.as_ref();
+    let differs = |(name, version): &(String, u64)| {
+        running.is_none_or(|r| (&r.policy, r.version) != (name, *version))
+    };
+    html! {
+        @match running {
+            Some(r) => (policy(&r.policy, r.version)),
+            None => span class="none" { "unknown" },
+        }
+        @if let Some((name, version)) = wanted.filter(|wanted| differs(wanted)) {
+            " → " (policy(name, *version))
+        }
+        " " (progress(&overview.progress, running.and_then(|r| r.source.as_deref())))
+    }
+}
+
+/// Shares in words, for the tile of one device.
+pub(super) fn shares(overview: &DeviceOverview) -> Vec<String> {
+    let recent = &overview.recent;
+    recent
+        .exits
+        .iter()
+        .filter_map(|taken| crate::overview::share(*taken, recent.frames))
+        .map(percent_round)
+        .collect()
+}

@@ -1,0 +1,126 @@
+//! What surrounds every page.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use offramp_link::State;
+
+use super::ASSETS;
+use crate::controller::Shared;
+
+/// What the surroundings show.
+pub(super) struct Frame {
+    pub(super) tenant: String,
+    /// Why there is no connection to the broker.
+    pub(super) trouble: Option<String>,
+    /// Messages that were refused since the start.
+    pub(super) refused: u64,
+}
+
+impl Frame {
+    pub(super) fn of(shared: &Shared) -> Self {
+        let trouble = match &*shared.link.borrow() {
+            State::Connected { .. } => None,
+            State::Connecting => Some(format!("Connecting to {}.", shared.broker)),
+            State::Disconnected { reason, .. } => Some(format!("No connection to {}: {reason}.", shared.broker)),
+            State::Closed => Some("The controller is shutting down.".into()),
+        };
+        Self {
+            tenant: shared.tenant.to_string(),
+            trouble,
+            refused: shared.statistics.borrow().refused,
+        }
+    }
+}
+
+/// The mark of the product.
+fn mark() -> Markup {
+    html! {
+        svg class="mark" viewBox="0 0 24 24" width="22" height="22" aria-hidden="true" {
+            path class="road" d="M3 19h18" {}
+            path class="ramp" d="M3 19c7 0 9-3 11-7s3-7 7-7" {}
+        }
+    }
+}
+
+fn head(title: &str) -> Markup {
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            title { (title) }
+            link rel="stylesheet" href={ "/assets/" (*ASSETS) "/style.css" };
+            link rel="icon" type="image/svg+xml" href={ "/assets/" (*ASSETS) "/icon.svg" };
+            script src={ "/assets/" (*ASSETS) "/live.js" } defer {}
+        }
+    }
+}
+
+/// A page of the fleet, or of one device.
+pub(super) fn layout(frame: &Frame, device: Option<&str>, content: &Markup) -> Markup {
+    let title = match device {
+        Some(device) => format!("{device} · Offramp"),
+        None => format!("{} · Offramp", frame.tenant),
+    };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            (head(&title))
+            body {
+                a class="skip" href="#main" { "Skip to content" }
+                header class="top" {
+                    a class="brand" href="/" aria-label="Offramp, fleet" { (mark()) span { "Offramp" } }
+                    nav aria-label="Place" {
+                        ol {
+                            li {
+                                @if device.is_some() { a href="/" { (frame.tenant) } }
+                                @else { span aria-current="page" { (frame.tenant) } }
+                            }
+                            @if let Some(device) = device { li { span aria-current="page" { (device) } } }
+                        }
+                    }
+                    p id="live" role="status" data-state="wait" { i aria-hidden="true" {} span { "Connecting" } }
+                }
+                main id="main" {
+                    div id="trouble" data-live role="alert" {
+                        @if let Some(trouble) = &frame.trouble {
+                            p class="banner" { strong { (trouble) } " Devices go on and keep their summaries; what is shown here is the last that arrived." }
+                        }
+                    }
+                    (content)
+                }
+                footer id="footer" data-live {
+                    span { "offramp-fleet " (env!("CARGO_PKG_VERSION")) }
+                    @if frame.refused > 0 {
+                        span { (super::format::count(frame.refused)) " messages refused since the start, see the log" }
+                    }
+                    a href="/api/v1/status" { "API" }
+                }
+            }
+        }
+    }
+}
+
+/// A page that says why there is none.
+pub(super) fn error(title: &str, message: &str) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · Offramp" }
+                link rel="stylesheet" href={ "/assets/" (*ASSETS) "/style.css" };
+            }
+            body {
+                header class="top" { a class="brand" href="/" { (mark()) span { "Offramp" } } }
+                main class="error" id="main" { h1 { (title) } p { (message) } p { a href="/" { "To the fleet" } } }
+            }
+        }
+    }
+}
+
+/// Marks text as HTML already. Only for drawings of our own that hold no text.
+pub(super) fn drawing(svg: &str) -> PreEscaped<&str> {
+    PreEscaped(svg)
+}

@@ -1,0 +1,145 @@
+//! The page: typed values in, HTML out. No SQL here, and no text of a device without escaping.
+//!
+//! A page is rendered whole. Parts marked `data-live` are fetched again by a small script whenever the
+//! controller has news, so the page works, if slower, without it.
+
+mod chart;
+mod device;
+mod fleet;
+mod format;
+mod layout;
+mod parts;
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use maud::Markup;
+use offramp_proto::Digest;
+use serde::Deserialize;
+
+use crate::controller::Shared;
+use crate::store::{EventFilter, StoreError, now};
+use crate::web::Fleet;
+
+use device::{DevicePage, Range};
+use fleet::FleetPage;
+use layout::{Frame, layout};
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("live.js");
+const ICON: &str = include_str!("icon.svg");
+
+/// Devices on the first page; the API has all.
+const MOST_DEVICES: u32 = 500;
+/// Events on a page.
+const MOST_EVENTS: u32 = 20;
+/// Policies on a page.
+const MOST_POLICIES: u32 = 20;
+/// Windows behind the charts of a page.
+const MOST_WINDOWS: u32 = 20_000;
+
+/// Changes when a file does, so that browsers may keep files for ever.
+static ASSETS: LazyLock<String> = LazyLock::new(|| Digest::of([STYLE, SCRIPT, ICON].concat().as_bytes()).short());
+
+pub(crate) fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/", get(fleet))
+        .route("/devices/{device}", get(device))
+        .route("/assets/{version}/style.css", get(|| asset("text/css; charset=utf-8", STYLE)))
+        .route("/assets/{version}/live.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/assets/{version}/icon.svg", get(|| asset("image/svg+xml", ICON)))
+}
+
+async fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    (headers, content)
+}
+
+async fn fleet(State(shared): Fleet) -> Result<Markup, PageError> {
+    let now = now();
+    let filter = EventFilter {
+        device: None,
+        since: 0,
+        limit: MOST_EVENTS,
+    };
+    let page = FleetPage {
+        overview: shared.store.overview_fetch("", MOST_DEVICES, now).await?,
+        policies: shared.store.policy_list(MOST_POLICIES).await?,
+        events: shared.store.event_list(filter).await?,
+        broker: shared.broker.to_string(),
+        now,
+    };
+    Ok(layout(&Frame::of(&shared), None, &page.render()))
+}
+
+#[derive(Deserialize)]
+struct DeviceQuery {
+    range: Option<String>,
+}
+
+async fn device(
+    State(shared): Fleet,
+    Path(device): Path<String>,
+    Query(query): Query<DeviceQuery>,
+) -> Result<Markup, PageError> {
+    let now = now();
+    let range = Range::named(query.range.as_deref());
+    let Some(overview) = shared.store.device_overview_fetch(&device, now).await? else {
+        return Err(PageError::NotFound("This device has never been heard of."));
+    };
+    let filter = EventFilter {
+        device: Some(&device),
+        since: 0,
+        limit: MOST_EVENTS,
+    };
+    let page = DevicePage {
+        history: shared.store.history_fetch(&device, range.milliseconds(), MOST_WINDOWS).await?,
+        events: shared.store.event_list(filter).await?,
+        overview,
+        range,
+        now,
+    };
+    Ok(layout(&Frame::of(&shared), Some(&device), &page.render()))
+}
+
+/// The answer when there is no page.
+pub(crate) fn not_found(message: &'static str) -> impl IntoResponse {
+    PageError::NotFound(message)
+}
+
+/// A page that cannot be shown.
+enum PageError {
+    NotFound(&'static str),
+    Store,
+}
+
+impl From<StoreError> for PageError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "a page met a broken database");
+        Self::Store
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let (status, title, message) = match self {
+            Self::NotFound(message) => (StatusCode::NOT_FOUND, "Not found", message),
+            Self::Store => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The database cannot be used",
+                "See the controller's log for the reason. Devices keep what they have not been able to send.",
+            ),
+        };
+        (status, layout::error(title, message)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What several pages show.
+
+use maud::{Markup, html};
+
+use super::format::{ago, iso, percent, percent_round, utc};
+use crate::chart::step;
+use crate::overview::{Disagreement, Life, Progress, Recent, share};
+use crate::store::Event;
+
+/// A time as its age; the time itself on hover and for machines.
+pub(super) fn age(then: u64, now: u64) -> Markup {
+    html! { time datetime=(iso(then)) title=(utc(then)) data-age { (ago(then, now)) } }
+}
+
+/// Whether a device lives, in colour and in words.
+pub(super) fn life(life: Life) -> Markup {
+    let (class, word) = match life {
+        Life::Alive => ("alive", "alive"),
+        Life::Silent => ("silent", "silent"),
+        Life::Gone => ("gone", "gone"),
+    };
+    html! { span class={ "life " (class) } { i aria-hidden="true" {} (word) } }
+}
+
+/// How far a device is with its desired state, where that needs saying.
+pub(super) fn progress(progress: &Progress, source: Option<&str>) -> Markup {
+    html! {
+        @match (progress, source) {
+            (Progress::Refused(reason), _) => span class="chip bad" title=(reason) { "refused" },
+            (Progress::Pending, _) => span class="chip wait" { "pending" },
+            (Progress::InForce, Some("last-good")) => span class="chip warn" { "last good" },
+            (Progress::InForce, Some("built-in")) => span class="chip warn" { "built-in rule" },
+            (Progress::InForce, _) => span class="chip good" { "in force" },
+            (Progress::Unmanaged, _) => {},
+        }
+    }
+}
+
+/// Name of an exit: the last one is the whole network.
+pub(super) fn exit_name(exit: usize, exits: usize) -> String {
+    if exit + 1 == exits {
+        format!("exit {} (whole network)", exit + 1)
+    } else {
+        format!("exit {}", exit + 1)
+    }
+}
+
+/// Shares of the exits as one bar.
+pub(super) fn exit_bar(recent: &Recent) -> Markup {
+    let exits = recent.exits.len();
+    let shares: Vec<f64> = recent.exits.iter().filter_map(|taken| share(*taken, recent.frames)).collect();
+    let words: Vec<String> = shares
+        .iter()
+        .enumerate()
+        .map(|(exit, share)| format!("{} {}", exit_name(exit, exits), percent_round(*share)))
+        .collect();
+    let words = words.join(", ");
+    let starts = shares.iter().scan(0.0, |start, share| {
+        let at = *start;
+        *start += share;
+        Some(at)
+    });
+    html! {
+        @if shares.is_empty() { span class="none" { "no frames" } }
+        @else {
+            svg class="exits" viewBox="0 0 1 1" preserveAspectRatio="none" role="img" aria-label=(words) {
+                title { (words) }
+                @for (exit, (start, share)) in starts.zip(&shares).enumerate() {
+                    rect class={ "e" (step(exit, exits)) } x=(format!("{start:.4}")) y="0" width=(format!("{share:.4}")) height="1" {}
+                }
+            }
+        }
+    }
+}
+
+/// The colours of the exits.
+pub(super) fn exit_legend(exits: usize) -> Markup {
+    html! {
+        ul class="legend" aria-hidden="true" {
+            @for exit in 0..exits {
+                li { svg class="swatch" viewBox="0 0 1 1" { rect class={ "e" (step(exit, exits)) } width="1" height="1" {} } (exit_name(exit, exits)) }
+            }
+        }
+    }
+}
+
+/// An estimate with its bound.
+pub(super) fn disagreement(disagreement: Option<Disagreement>) -> Markup {
+    html! {
+        @match disagreement {
+            Some(d) => {
+                span class="estimate" { (percent(d.estimate)) }
+                " "
+                span class="bound" { "≤\u{202f}" (percent(d.bound)) }
+            },
+            None => span class="none" { "no audits yet" },
+        }
+    }
+}
+
+/// A policy and its version.
+pub(super) fn policy(name: &str, version: u64) -> Markup {
+    html! {
+        span class="policy" { (name) @if name != "built-in" { " " span class="version" { (version) } } }
+    }
+}
+
+/// A list of events, the last first; with the device unless it is clear.
+pub(super) fn events(events: &[Event], with_device: bool, now: u64) -> Markup {
+    html! {
+        @if events.is_empty() { p class="empty" { "Nothing worth telling has happened." } }
+        @else {
+            ol class="events" {
+                @for event in events {
+                    li {
+                        span class="when" { (age(event.at, now)) }
+                        span class={ "chip " (event_class(&event.kind)) } { (event.kind) }
+                        @if with_device { a href={ "/devices/" (event.device) } { (event.device) } }
+                        span class="message" { (event.message) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How an event is coloured: by what its kind says, because kinds are the devices' own.
+fn event_class(kind: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| kind.contains(word));
+    if says(&["fault", "refused", "failed", "error", "corrupt"]) {
+        "bad"
+    } else if says(&["rollback", "restored", "paused", "last-good"]) {
+        "warn"
+    } else {
+        "info"
+    }
+}

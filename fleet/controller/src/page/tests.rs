@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+
+use offramp_proto::{BootId, Digest};
+
+use super::*;
+use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
+use crate::overview::DeviceOverview;
+use crate::store::{DesiredState, Device, Event, History, Model, Policy, ReportedState, Run, Window};
+
+const HOSTILE: &str = "<script>alert('x')</script>\"&";
+
+fn overview(name: &str, text: &str) -> DeviceOverview {
+    DeviceOverview {
+        device: Device {
+            device: name.into(),
+            first_seen: 1000,
+            last_seen: 60_000,
+            alive: true,
+            boot: Some(BootId([1; 16])),
+            started_at: Some(500),
+            agent: Some(text.into()),
+            model: Some(Model {
+                name: text.into(),
+                version: 3,
+                digest: Some(Digest([2; 32])),
+                classes: vec![text.into(), "boot".into()],
+                stage_macs: vec![1_000_000, 2_000_000],
+            }),
+            capabilities: vec![text.into()],
+            reported: Some(ReportedState {
+                at: 50_000,
+                generation: 4,
+                policy: text.into(),
+                version: 2,
+                source: "desired".into(),
+                refused: Some(text.into()),
+            }),
+        },
+        life: Life::Alive,
+        recent: Recent {
+            frames: 100,
+            macs: 41,
+            full_macs: 100,
+            exits: vec![60, 30, 10],
+            classes: vec![(0, 70), (1, 20), (900, 10)],
+        },
+        frames: 123_456,
+        disagreement: Some(Disagreement {
+            estimate: 0.0125,
+            bound: 0.034,
+            audits: 250,
+        }),
+        desired: Some(DesiredState {
+            device: name.into(),
+            generation: 5,
+            issued_at: 40_000,
+            policy: Some((text.into(), 3)),
+            signed: vec![],
+        }),
+        progress: Progress::Refused(text.into()),
+        running: Some(Running {
+            policy: text.into(),
+            version: 2,
+            source: Some("desired".into()),
+        }),
+    }
+}
+
+fn event(text: &str) -> Event {
+    Event {
+        device: "cam-1".into(),
+        sequence: 1,
+        received_at: 60_000,
+        at: 60_000,
+        kind: text.into(),
+        message: text.into(),
+        facts: BTreeMap::new(),
+    }
+}
+
+fn fleet_page(text: &str) -> String {
+    let page = FleetPage {
+        overview: Overview {
+            devices: vec![overview("cam-1", text)],
+            cut: false,
+        },
+        policies: vec![Policy {
+            name: text.into(),
+            version: 2,
+            digest: Some(Digest([9; 32])),
+            size: 11_500,
+            added_at: 1,
+            desired: 1,
+            reported: 0,
+        }],
+        events: vec![event(text)],
+        broker: "mqtt://localhost:1883".into(),
+        now: 70_000,
+    };
+    let frame = Frame {
+        tenant: "tenant".into(),
+        trouble: Some(text.into()),
+        refused: 3,
+    };
+    layout(&frame, None, &page.render()).into_string()
+}
+
+fn window(sequence: u64, policy: &str) -> Window {
+    Window {
+        device: "cam-1".into(),
+        boot: vec![1; 16],
+        sequence,
+        start: sequence * 1000,
+        end: sequence * 1000 + 1000,
+        frames: 10,
+        exits: vec![6, 3, 1],
+        macs: 400,
+        full_macs: 1000,
+        audits: 2,
+        disagreements: sequence % 2,
+        bound: 0.3,
+        classes: vec![(0, 10)],
+        policy: policy.into(),
+        policy_version: 1,
+    }
+}
+
+fn device_page(text: &str, windows: Vec<Window>) -> String {
+    let page = DevicePage {
+        overview: overview("cam-1", text),
+        history: History {
+            windows,
+            before: [(vec![1; 16], Run::default())].into(),
+        },
+        events: vec![event(text)],
+        range: Range::named(None),
+        now: 70_000,
+    };
+    let frame = Frame {
+        tenant: "tenant".into(),
+        trouble: None,
+        refused: 0,
+    };
+    layout(&frame, Some("cam-1"), &page.render()).into_string()
+}
+
+#[test]
+fn first_page_answers_the_questions() {
+    let page = fleet_page("threshold");
+    for answer in ["cam-1", "41.0\u{202f}%", "1.2\u{202f}%", "3.4\u{202f}%", "123\u{202f}456", "4 → 5", "refused", "10\u{202f}s ago"] {
+        assert!(page.contains(answer), "{answer} is missing");
+    }
+    assert!(page.contains("exit 1 60\u{202f}%, exit 2 30\u{202f}%, exit 3 (whole network) 10\u{202f}%"));
+}
+
+#[test]
+fn first_page_without_devices_says_what_to_do() {
+    let page = FleetPage {
+        overview: Overview {
+            devices: vec![],
+            cut: false,
+        },
+        policies: vec![],
+        events: vec![],
+        broker: "mqtt://localhost:1883".into(),
+        now: 0,
+    };
+    let page = page.render().into_string();
+    assert!(page.contains("mqtt://localhost:1883"));
+    assert!(page.contains("offramp-fleet policy push"));
+}
+
+#[test]
+fn nothing_that_a_device_says_becomes_markup() {
+    let swap = vec![window(1, "a"), window(2, HOSTILE), window(3, HOSTILE)];
+    for page in [fleet_page(HOSTILE), device_page(HOSTILE, swap)] {
+        assert!(page.contains("&lt;script&gt;alert"));
+        // The only script is ours, in the head.
+        assert_eq!(page.matches("<script").count(), 1);
+        assert!(page.matches("alert('x')</script>").count() == 0);
+        assert!(!page.contains("\"&\""));
+    }
+}
+
+#[test]
+fn charts_are_drawn_and_told_in_words() {
+    let page = device_page("threshold", (0..30).map(|i| window(i, if i < 15 { "one" } else { "two" })).collect());
+    assert_eq!(page.matches("class=\"drawing\"").count(), 3);
+    assert!(page.contains("▾ two 1"));
+    assert!(page.contains("exit 1 from 60.0\u{202f}% to 60.0\u{202f}%"));
+    assert!(page.contains("Cost as a share of the full network: from 40.0\u{202f}% at first to 40.0\u{202f}% at last."));
+}
+
+#[test]
+fn device_without_summaries_has_a_page() {
+    let page = device_page("threshold", vec![]);
+    assert!(page.contains("No summaries in this range."));
+}
+
+#[test]
+fn windows_without_frames_and_jumping_clocks_are_drawn() {
+    let mut odd = vec![window(5, "a"), window(1, "a"), window(9, "a")];
+    odd[0].frames = 0;
+    odd[0].exits = vec![0, 0, 0];
+    odd[0].full_macs = 0;
+    odd[1].start = u64::MAX;
+    odd[1].end = u64::MAX;
+    odd[2].start = 0;
+    odd[2].end = 0;
+    odd[2].exits = vec![];
+    assert!(device_page("threshold", odd).contains("class=\"drawing\""));
+}

@@ -1,0 +1,22 @@
+//! What the controller has done since it started.
+
+use serde::Serialize;
+
+/// Counts since the controller started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Messages of any kind that arrived from devices.
+    pub received: u64,
+    /// Summaries that were new and are kept.
+    pub ingested: u64,
+    /// Summaries that were here already; they changed nothing.
+    pub duplicates: u64,
+    /// Events that were new and are kept.
+    pub events: u64,
+    /// Messages that were refused: malformed, oversized, out of bounds, in another device's name.
+    pub refused: u64,
+    /// Parts of artifacts that were sent.
+    pub chunks: u64,
+    /// Desired states that were handed to the broker, those of the start included.
+    pub published: u64,
+}

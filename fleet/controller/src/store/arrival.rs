@@ -1,0 +1,107 @@
+//! What devices send, into the tables: a batch in one transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use offramp_proto::{Birth, BootId, Death, DeviceId, Event, Reported, Summary};
+use sqlx::SqliteConnection;
+
+use super::{Store, StoreError, device, event, summary};
+
+/// A message of a device, decoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    /// When it came, in milliseconds since 1970.
+    pub(crate) at: u64,
+    /// Whether the broker had kept it: then it says nothing about the device being alive now.
+    pub(crate) retained: bool,
+    /// The message.
+    pub(crate) record: Record,
+    /// Its bytes as they came.
+    pub(crate) raw: Vec<u8>,
+}
+
+/// The messages that are kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Record {
+    Birth(Box<Birth>),
+    Death(Death),
+    Summary(Box<Summary>),
+    Event(Box<Event>),
+    Reported(Box<Reported>),
+}
+
+impl Record {
+    /// The device and the run that it names.
+    pub(crate) fn origin(&self) -> (&DeviceId, BootId) {
+        match self {
+            Self::Birth(m) => (&m.device, m.boot),
+            Self::Death(m) => (&m.device, m.boot),
+            Self::Summary(m) => (&m.device, m.boot),
+            Self::Event(m) => (&m.device, m.boot),
+            Self::Reported(m) => (&m.device, m.boot),
+        }
+    }
+}
+
+/// What a record changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is new and kept.
+    Stored,
+    /// It was here already, or is overtaken by a newer one; nothing changed.
+    Repeated,
+}
+
+impl Store {
+    /// Keeps a batch of records, all or none. The outcomes are in the order of the records.
+    pub(crate) async fn arrival_insert(&self, batch: Arc<[Arrival]>) -> Result<Vec<Outcome>, StoreError> {
+        self.write(move |connection| Box::pin(async move { insert_in_txn(connection, &batch).await }))
+            .await
+    }
+}
+
+async fn insert_in_txn(connection: &mut SqliteConnection, batch: &[Arrival]) -> Result<Vec<Outcome>, StoreError> {
+    let mut seen = BTreeMap::<&DeviceId, (u64, u64)>::new();
+    for arrival in batch {
+        let (first, last) = seen.entry(arrival.record.origin().0).or_insert((arrival.at, 0));
+        *first = arrival.at.min(*first);
+        if !arrival.retained {
+            *last = arrival.at.max(*last);
+        }
+    }
+    for (device, (first, last)) in seen {
+        device::touch_in_txn(connection, device, first, last).await?;
+    }
+
+    let mut outcomes = Vec::with_capacity(batch.len());
+    let mut totals = summary::Totals::default();
+    // Runs that spoke after whatever was heard of their death.
+    let mut signs_of_life = BTreeSet::new();
+    for arrival in batch {
+        let origin = arrival.record.origin();
+        if matches!(arrival.record, Record::Death(_)) {
+            signs_of_life.remove(&origin);
+        } else if !arrival.retained {
+            signs_of_life.insert(origin);
+        }
+        outcomes.push(match &arrival.record {
+            Record::Birth(birth) => device::birth_in_txn(connection, birth, arrival).await?,
+            Record::Death(death) => device::death_in_txn(connection, death).await?,
+            Record::Summary(record) => {
+                let outcome = summary::insert_in_txn(connection, record, arrival).await?;
+                if outcome == Outcome::Stored {
+                    totals.add(record);
+                }
+                outcome
+            }
+            Record::Event(record) => event::insert_in_txn(connection, record, arrival).await?,
+            Record::Reported(reported) => device::reported_in_txn(connection, reported, arrival).await?,
+        });
+    }
+    totals.add_in_txn(connection).await?;
+    for (device, boot) in signs_of_life {
+        device::alive_in_txn(connection, device, boot).await?;
+    }
+    Ok(outcomes)
+}

@@ -1,0 +1,197 @@
+//! Desired states, signed, of every generation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, Parameter, SigningKey};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _, SqliteConnection};
+
+use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
+use super::{Store, StoreError, Task as _, int, uint};
+
+/// The desired state of a device that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DesiredState {
+    pub(crate) device: String,
+    pub(crate) generation: u64,
+    pub(crate) issued_at: u64,
+    /// Name and version of its policy.
+    pub(crate) policy: Option<(String, u64)>,
+    /// The bytes that devices get.
+    pub(crate) signed: Vec<u8>,
+}
+
+/// A policy on its way into desired states.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) parameters: BTreeMap<String, Parameter>,
+    /// The devices that get it; none for every device that is known.
+    pub(crate) devices: Option<Vec<DeviceId>>,
+    pub(crate) now: u64,
+}
+
+/// What became of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Drafted {
+    /// The new generation of each device.
+    Desired(Vec<(DeviceId, Generation)>),
+    /// Nothing changed: the name and version belong to another component.
+    Taken(Digest),
+    /// Nothing changed: these devices have never been heard of.
+    Unknown(Vec<DeviceId>),
+}
+
+impl FromRow<'_, SqliteRow> for DesiredState {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let policy: Option<String> = row.try_get("policy")?;
+        let version: Option<i64> = row.try_get("policy_version")?;
+        Ok(Self {
+            device: row.try_get("device")?,
+            generation: uint(row.try_get("generation")?),
+            issued_at: uint(row.try_get("issued_at")?),
+            policy: policy.zip(version.map(uint)),
+            signed: row.try_get("signed")?,
+        })
+    }
+}
+
+macro_rules! select_desired {
+    ($rest:literal) => {
+        concat!(
+            "SELECT device, generation, issued_at, policy, policy_version, signed FROM desired d \
+             WHERE generation = (SELECT max(generation) FROM desired WHERE device = d.device) ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// The desired state in force of every device that has one.
+    pub(crate) async fn desired_list(&self) -> Result<Vec<DesiredState>, StoreError> {
+        sqlx::query_as(select_desired!("ORDER BY device"))
+            .fetch_all(&self.readers)
+            .await
+            .task("list desired states")
+    }
+
+    /// The desired state in force of one device.
+    pub(crate) async fn desired_fetch(&self, device: &str) -> Result<Option<DesiredState>, StoreError> {
+        sqlx::query_as(select_desired!("AND device = $1"))
+            .bind(device)
+            .fetch_optional(&self.readers)
+            .await
+            .task("read a desired state")
+    }
+
+    /// Keeps a policy and makes it the desired one of some devices, each in its next generation.
+    pub(crate) async fn desired_insert(&self, key: Arc<SigningKey>, draft: Draft) -> Result<Drafted, StoreError> {
+        self.write(move |connection| Box::pin(async move { insert_in_txn(connection, &key, draft).await }))
+            .await
+    }
+}
+
+async fn insert_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    draft: Draft,
+) -> Result<Drafted, StoreError> {
+    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
+        .fetch_all(&mut *connection)
+        .await
+        .task("list devices")?;
+    let devices = match draft.devices {
+        None => known.into_iter().filter_map(|name| DeviceId::new(name).ok()).collect(),
+        Some(mut devices) => {
+            devices.sort();
+            devices.dedup();
+            let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
+            let unknown: Vec<_> = devices.iter().filter(|d| !is_known(d)).cloned().collect();
+            if !unknown.is_empty() {
+                return Ok(Drafted::Unknown(unknown));
+            }
+            devices
+        }
+    };
+    if let Some(other) = policy_digest_in_txn(connection, &draft.name, draft.version).await?
+        && other != draft.digest
+    {
+        return Ok(Drafted::Taken(other));
+    }
+    let size = draft.bytes.len() as u64;
+    artifact_insert_in_txn(connection, draft.digest, &draft.bytes, draft.now).await?;
+    policy_insert_in_txn(connection, &draft.name, draft.version, draft.digest, draft.now).await?;
+    let policy = DesiredPolicy {
+        name: draft.name,
+        version: draft.version,
+        digest: draft.digest,
+        size,
+        parameters: draft.parameters,
+    };
+    let mut generations = Vec::with_capacity(devices.len());
+    for device in devices {
+        let generation = next_generation_in_txn(connection, &device).await?;
+        let desired = Desired {
+            learner: learner_in_txn(connection, key, &device).await?,
+            device: device.clone(),
+            generation,
+            issued_at: draft.now,
+            policy: Some(policy.clone()),
+        };
+        let signed = key.sign(&desired).map_err(StoreError::Sign)?;
+        sqlx::query(
+            "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(device.as_str())
+        .bind(int(generation.0))
+        .bind(int(desired.issued_at))
+        .bind(&policy.name)
+        .bind(int(policy.version))
+        .bind(signed)
+        .execute(&mut *connection)
+        .await
+        .task("keep a desired state")?;
+        generations.push((device, generation));
+    }
+    Ok(Drafted::Desired(generations))
+}
+
+/// One more than any generation that this device was ever given or reports.
+///
+/// What it reports counts too: a controller whose database was lost would otherwise begin again with
+/// generations that the device refuses as old.
+async fn next_generation_in_txn(
+    connection: &mut SqliteConnection,
+    device: &DeviceId,
+) -> Result<Generation, StoreError> {
+    let last: i64 = sqlx::query_scalar(
+        "SELECT max(coalesce((SELECT max(generation) FROM desired WHERE device = $1), 0), \
+         coalesce((SELECT reported_generation FROM devices WHERE device = $1), 0))",
+    )
+    .bind(device.as_str())
+    .fetch_one(connection)
+    .await
+    .task("number a desired state")?;
+    Ok(Generation(uint(last).saturating_add(1)))
+}
+
+/// The learner's settings in the desired state in force: another policy leaves them as they are.
+async fn learner_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    device: &DeviceId,
+) -> Result<LearnerSettings, StoreError> {
+    let signed: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
+            .bind(device.as_str())
+            .fetch_optional(connection)
+            .await
+            .task("read a desired state")?;
+    let desired = signed.and_then(|bytes| key.public().verify::<Desired>(&bytes).ok());
+    Ok(desired.map(|d| d.learner).unwrap_or_default())
+}

@@ -1,0 +1,371 @@
+//! The registry: who the devices are, whether they live, what they report.
+//!
+//! A device is alive when the run that was born last has spoken since its death, if any. What the
+//! broker kept (retained) tells what a device is, not that it lives: the death of its run may have
+//! been heard before.
+
+use std::collections::BTreeMap;
+
+use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _, SqliteConnection};
+
+use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
+
+/// A device as it is known.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Device {
+    pub(crate) device: String,
+    pub(crate) first_seen: u64,
+    /// Zero when nothing came from it but what the broker had kept.
+    pub(crate) last_seen: u64,
+    pub(crate) alive: bool,
+    /// The run that was born last.
+    pub(crate) boot: Option<BootId>,
+    pub(crate) started_at: Option<u64>,
+    pub(crate) agent: Option<String>,
+    pub(crate) model: Option<Model>,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) reported: Option<ReportedState>,
+}
+
+/// The model that a device was born with.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Model {
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) digest: Option<Digest>,
+    pub(crate) classes: Vec<String>,
+    pub(crate) stage_macs: Vec<u64>,
+}
+
+/// What a device says of its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReportedState {
+    /// When it arrived here.
+    pub(crate) at: u64,
+    pub(crate) generation: u64,
+    pub(crate) policy: String,
+    pub(crate) version: u64,
+    pub(crate) source: String,
+    pub(crate) refused: Option<String>,
+}
+
+/// Totals of one run of an agent, over all its summaries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) summaries: u64,
+    pub(crate) frames: u64,
+    /// Frames that left before the last exit.
+    pub(crate) early: u64,
+    pub(crate) macs: u64,
+    pub(crate) full_macs: u64,
+    pub(crate) audits: u64,
+    pub(crate) disagreements: u64,
+}
+
+/// Totals by device, then by boot.
+pub(crate) type RunsByDevice = BTreeMap<String, BTreeMap<Vec<u8>, Run>>;
+
+macro_rules! select_devices {
+    ($rest:literal) => {
+        concat!(
+            "SELECT device, first_seen, last_seen, alive, boot, started_at, agent, model_name, model_version, \
+             model_digest, classes, stage_macs, capabilities, reported_at, reported_generation, reported_policy, \
+             reported_version, reported_source, reported_refused FROM devices ",
+            $rest
+        )
+    };
+}
+
+impl FromRow<'_, SqliteRow> for Device {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let boot: Option<Vec<u8>> = row.try_get("boot")?;
+        let model_name: Option<String> = row.try_get("model_name")?;
+        let model = match model_name {
+            None => None,
+            Some(name) => Some(Model {
+                name,
+                version: uint(row.try_get("model_version")?),
+                digest: digest(row.try_get("model_digest")?),
+                classes: list(row.try_get("classes")?),
+                stage_macs: list(row.try_get("stage_macs")?),
+            }),
+        };
+        let reported_policy: Option<String> = row.try_get("reported_policy")?;
+        let reported = match reported_policy {
+            None => None,
+            Some(policy) => Some(ReportedState {
+                at: uint(row.try_get("reported_at")?),
+                generation: uint(row.try_get("reported_generation")?),
+                policy,
+                version: uint(row.try_get("reported_version")?),
+                source: row.try_get("reported_source")?,
+                refused: row.try_get("reported_refused")?,
+            }),
+        };
+        Ok(Self {
+            device: row.try_get("device")?,
+            first_seen: uint(row.try_get("first_seen")?),
+            last_seen: uint(row.try_get("last_seen")?),
+            alive: row.try_get("alive")?,
+            boot: boot.and_then(|b| b.try_into().ok()).map(BootId),
+            started_at: row.try_get::<Option<i64>, _>("started_at")?.map(uint),
+            agent: row.try_get("agent")?,
+            model,
+            capabilities: list(row.try_get("capabilities")?),
+            reported,
+        })
+    }
+}
+
+/// Reads a list that was written by [`json`]; a column that is null or damaged is an empty list.
+pub(super) fn list<T: serde::de::DeserializeOwned>(column: Option<String>) -> Vec<T> {
+    column.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// A list or map of plain values as SQLite keeps it.
+pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("texts and whole numbers always have a JSON form")
+}
+
+pub(super) fn digest(column: Option<Vec<u8>>) -> Option<Digest> {
+    column.and_then(|bytes| bytes.try_into().ok()).map(Digest)
+}
+
+impl Store {
+    /// One device.
+    pub(crate) async fn device_fetch(&self, device: &str) -> Result<Option<Device>, StoreError> {
+        sqlx::query_as(select_devices!("WHERE device = $1"))
+            .bind(device)
+            .fetch_optional(&self.readers)
+            .await
+            .task("read a device")
+    }
+
+    /// At most `limit` devices in the order of their names, from the one after `after` on.
+    pub(crate) async fn device_list(&self, after: &str, limit: u32) -> Result<Vec<Device>, StoreError> {
+        sqlx::query_as(select_devices!("WHERE device > $1 ORDER BY device LIMIT $2"))
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .task("list devices")
+    }
+
+    /// Totals of every run, by device and boot.
+    pub(crate) async fn run_list(&self, device: Option<&str>) -> Result<RunsByDevice, StoreError> {
+        let rows = sqlx::query(
+            "SELECT device, boot, summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
+             WHERE $1 IS NULL OR device = $1",
+        )
+        .bind(device)
+        .fetch_all(&self.readers)
+        .await
+        .task("list runs")?;
+        let mut runs = RunsByDevice::new();
+        for row in rows {
+            let read = || Ok((row.try_get("device")?, row.try_get("boot")?, Run::from_row(&row)?));
+            let (device, boot, run): (String, Vec<u8>, Run) = read().task("list runs")?;
+            runs.entry(device).or_default().insert(boot, run);
+        }
+        Ok(runs)
+    }
+}
+
+/// Makes a device known, and notes when it was last seen.
+pub(super) async fn touch_in_txn(
+    connection: &mut SqliteConnection,
+    device: &DeviceId,
+    first: u64,
+    last: u64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO devices (device, first_seen, last_seen, alive) VALUES ($1, $2, $3, 0) \
+         ON CONFLICT (device) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)",
+    )
+    .bind(device.as_str())
+    .bind(int(first))
+    .bind(int(last))
+    .execute(connection)
+    .await
+    .task("note when a device was last seen")?;
+    Ok(())
+}
+
+/// Keeps a birth, unless it is that of a run which a later one has overtaken.
+pub(super) async fn birth_in_txn(
+    connection: &mut SqliteConnection,
+    birth: &Birth,
+    arrival: &Arrival,
+) -> Result<Outcome, StoreError> {
+    let overtaken: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM devices d JOIN runs r ON r.device = d.device AND r.boot = $2 \
+         WHERE d.device = $1 AND d.boot <> $2 AND d.started_at > $3 AND r.born = 1)",
+    )
+    .bind(birth.device.as_str())
+    .bind(&birth.boot.0[..])
+    .bind(int(birth.started_at))
+    .fetch_one(&mut *connection)
+    .await
+    .task("compare a birth with the last one")?;
+    if overtaken {
+        return Ok(Outcome::Repeated);
+    }
+    sqlx::query(
+        "INSERT INTO runs (device, boot, born) VALUES ($1, $2, 1) ON CONFLICT (device, boot) DO UPDATE SET born = 1",
+    )
+    .bind(birth.device.as_str())
+    .bind(&birth.boot.0[..])
+    .execute(&mut *connection)
+    .await
+    .task("note a run")?;
+    sqlx::query(
+        "UPDATE devices SET boot = $2, started_at = $3, agent = $4, model_name = $5, model_version = $6, \
+         model_digest = $7, classes = $8, stage_macs = $9, capabilities = $10, birth_raw = $11, \
+         alive = NOT (SELECT died FROM runs WHERE device = $1 AND boot = $2) WHERE device = $1",
+    )
+    .bind(birth.device.as_str())
+    .bind(&birth.boot.0[..])
+    .bind(int(birth.started_at))
+    .bind(&birth.agent)
+    .bind(&birth.model.name)
+    .bind(int(birth.model.version))
+    .bind(&birth.model.digest.0[..])
+    .bind(json(&birth.model.classes))
+    .bind(json(&birth.model.stage_macs))
+    .bind(json(&birth.capabilities))
+    .bind(&arrival.raw)
+    .execute(connection)
+    .await
+    .task("keep a birth")?;
+    Ok(Outcome::Stored)
+}
+
+/// Notes the death of a run. The device is dead only if that run was the last one born.
+pub(super) async fn death_in_txn(connection: &mut SqliteConnection, death: &Death) -> Result<Outcome, StoreError> {
+    let task = "note a death";
+    note_run_in_txn(connection, &death.device, death.boot).await?;
+    sqlx::query("UPDATE runs SET died = 1 WHERE device = $1 AND boot = $2")
+        .bind(death.device.as_str())
+        .bind(&death.boot.0[..])
+        .execute(&mut *connection)
+        .await
+        .task(task)?;
+    let changed = sqlx::query("UPDATE devices SET alive = 0 WHERE device = $1 AND boot = $2 AND alive = 1")
+        .bind(death.device.as_str())
+        .bind(&death.boot.0[..])
+        .execute(connection)
+        .await
+        .task(task)?;
+    Ok(outcome(changed.rows_affected()))
+}
+
+/// Notes that a run speaks. The device lives if no other run was born after it.
+pub(super) async fn alive_in_txn(
+    connection: &mut SqliteConnection,
+    device: &DeviceId,
+    boot: BootId,
+) -> Result<(), StoreError> {
+    let task = "note that a device lives";
+    note_run_in_txn(connection, device, boot).await?;
+    sqlx::query("UPDATE runs SET died = 0 WHERE device = $1 AND boot = $2 AND died = 1")
+        .bind(device.as_str())
+        .bind(&boot.0[..])
+        .execute(&mut *connection)
+        .await
+        .task(task)?;
+    sqlx::query("UPDATE devices SET alive = 1 WHERE device = $1 AND (boot = $2 OR boot IS NULL) AND alive = 0")
+        .bind(device.as_str())
+        .bind(&boot.0[..])
+        .execute(connection)
+        .await
+        .task(task)?;
+    Ok(())
+}
+
+/// Keeps what a device reports of its desired state.
+pub(super) async fn reported_in_txn(
+    connection: &mut SqliteConnection,
+    reported: &Reported,
+    arrival: &Arrival,
+) -> Result<Outcome, StoreError> {
+    // What the broker had kept is not new: the time of its first arrival stays.
+    sqlx::query(
+        "UPDATE devices SET reported_at = CASE WHEN reported_raw = $8 THEN reported_at ELSE $2 END, \
+         reported_generation = $3, reported_policy = $4, reported_version = $5, reported_source = $6, \
+         reported_refused = $7, reported_raw = $8 WHERE device = $1",
+    )
+    .bind(reported.device.as_str())
+    .bind(int(arrival.at))
+    .bind(int(reported.generation.0))
+    .bind(&reported.policy.name)
+    .bind(int(reported.policy.version))
+    .bind(source(reported.policy.source))
+    .bind(&reported.refused)
+    .bind(&arrival.raw)
+    .execute(connection)
+    .await
+    .task("keep a reported state")?;
+    Ok(Outcome::Stored)
+}
+
+/// The rung of the ladder as it is written on the wire.
+pub(super) fn source(source: offramp_proto::PolicySource) -> &'static str {
+    match source {
+        offramp_proto::PolicySource::Desired => "desired",
+        offramp_proto::PolicySource::LastGood => "last-good",
+        offramp_proto::PolicySource::BuiltIn => "built-in",
+    }
+}
+
+async fn note_run_in_txn(
+    connection: &mut SqliteConnection,
+    device: &DeviceId,
+    boot: BootId,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(device.as_str())
+        .bind(&boot.0[..])
+        .execute(connection)
+        .await
+        .task("note a run")?;
+    Ok(())
+}
+
+pub(super) async fn run_in_txn(
+    connection: &mut SqliteConnection,
+    device: &str,
+    boot: &[u8],
+) -> Result<Run, StoreError> {
+    let row = sqlx::query(
+        "SELECT summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
+         WHERE device = $1 AND boot = $2",
+    )
+    .bind(device)
+    .bind(boot)
+    .fetch_optional(connection)
+    .await
+    .and_then(|row| row.map(|row| Run::from_row(&row)).transpose())
+    .task("read the totals of a run")?;
+    Ok(row.unwrap_or_default())
+}
+
+impl FromRow<'_, SqliteRow> for Run {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            summaries: uint(row.try_get("summaries")?),
+            frames: uint(row.try_get("frames")?),
+            early: uint(row.try_get("early")?),
+            macs: uint(row.try_get("macs")?),
+            full_macs: uint(row.try_get("full_macs")?),
+            audits: uint(row.try_get("audits")?),
+            disagreements: uint(row.try_get("disagreements")?),
+        })
+    }
+}
+
+/// Whether a statement changed a row.
+pub(super) fn outcome(rows: u64) -> Outcome {
+    if rows == 0 { Outcome::Repeated } else { Outcome::Stored }
+}

@@ -1,0 +1,90 @@
+//! Events of devices.
+
+use std::collections::BTreeMap;
+
+use offramp_proto::Event as Message;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _, SqliteConnection};
+
+use super::device::{json, outcome};
+use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
+
+/// An event as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) device: String,
+    pub(crate) sequence: u64,
+    pub(crate) received_at: u64,
+    pub(crate) at: u64,
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    pub(crate) facts: BTreeMap<String, String>,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EventFilter<'a> {
+    /// Of this device only.
+    pub(crate) device: Option<&'a str>,
+    /// That arrived after this time, in milliseconds since 1970.
+    pub(crate) since: u64,
+    /// At most as many.
+    pub(crate) limit: u32,
+}
+
+impl FromRow<'_, SqliteRow> for Event {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let facts: String = row.try_get("facts")?;
+        Ok(Self {
+            device: row.try_get("device")?,
+            sequence: uint(row.try_get("sequence")?),
+            received_at: uint(row.try_get("received_at")?),
+            at: uint(row.try_get("at")?),
+            kind: row.try_get("kind")?,
+            message: row.try_get("message")?,
+            facts: serde_json::from_str(&facts).unwrap_or_default(),
+        })
+    }
+}
+
+impl Store {
+    /// Events, the last to arrive first.
+    pub(crate) async fn event_list(&self, filter: EventFilter<'_>) -> Result<Vec<Event>, StoreError> {
+        sqlx::query_as(
+            "SELECT device, sequence, received_at, at, kind, message, facts FROM events \
+             WHERE ($1 IS NULL OR device = $1) AND received_at > $2 \
+             ORDER BY received_at DESC, device, sequence DESC LIMIT $3",
+        )
+        .bind(filter.device)
+        .bind(int(filter.since))
+        .bind(filter.limit)
+        .fetch_all(&self.readers)
+        .await
+        .task("list events")
+    }
+}
+
+/// Keeps an event unless it is here already.
+pub(super) async fn insert_in_txn(
+    connection: &mut SqliteConnection,
+    event: &Message,
+    arrival: &Arrival,
+) -> Result<Outcome, StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO events (device, sequence, boot, received_at, at, kind, message, facts, raw) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+    )
+    .bind(event.device.as_str())
+    .bind(int(event.sequence.0))
+    .bind(&event.boot.0[..])
+    .bind(int(arrival.at))
+    .bind(int(event.at))
+    .bind(&event.kind)
+    .bind(&event.message)
+    .bind(json(&event.facts))
+    .bind(&arrival.raw)
+    .execute(connection)
+    .await
+    .task("keep an event")?;
+    Ok(outcome(done.rows_affected()))
+}

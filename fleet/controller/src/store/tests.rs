@@ -1,0 +1,532 @@
+use std::sync::Arc;
+
+use offramp_proto::{
+    Audits, Birth, BootId, ClassCount, Cost, Death, DeviceId, Digest, Event as EventMessage, ExitUse, Generation,
+    LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence, SigningKey,
+    Summary as SummaryMessage, Window as WindowMessage,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A database in a folder of its own.
+struct Fixture {
+    store: Store,
+    folder: TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder).await.unwrap();
+        Self { store, folder }
+    }
+
+    async fn insert(&self, arrivals: Vec<Arrival>) -> Vec<Outcome> {
+        self.store.arrival_insert(arrivals.into()).await.unwrap()
+    }
+
+    async fn device(&self, name: &str) -> Device {
+        self.store.device_fetch(name).await.unwrap().unwrap()
+    }
+}
+
+async fn open(folder: &TempDir) -> Result<Store, StoreError> {
+    Store::open(&folder.path().join("fleet.db"), &tenant("t")).await
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::new(name).unwrap()
+}
+
+fn boot(number: u8) -> BootId {
+    BootId([number; 16])
+}
+
+fn live(record: Record) -> Arrival {
+    Arrival {
+        at: 1000,
+        retained: false,
+        record,
+        raw: vec![0xa0],
+    }
+}
+
+fn kept(record: Record) -> Arrival {
+    Arrival {
+        retained: true,
+        ..live(record)
+    }
+}
+
+fn birth(name: &str, run: u8, started_at: u64) -> Record {
+    Record::Birth(Box::new(Birth {
+        device: device(name),
+        boot: boot(run),
+        started_at,
+        agent: "0.1.0".into(),
+        model: ModelFacts {
+            name: "revcol".into(),
+            version: 3,
+            digest: Digest([7; 32]),
+            classes: vec!["a".into(), "b".into()],
+            stage_macs: vec![10, 20],
+        },
+        capabilities: vec!["tract".into()],
+    }))
+}
+
+fn death(name: &str, run: u8) -> Record {
+    Record::Death(Death {
+        device: device(name),
+        boot: boot(run),
+    })
+}
+
+fn policy() -> PolicyReport {
+    PolicyReport {
+        name: "threshold".into(),
+        version: 2,
+        digest: None,
+        source: PolicySource::Desired,
+        faults: 0,
+    }
+}
+
+fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
+    SummaryMessage {
+        device: device(name),
+        boot: boot(run),
+        sequence: Sequence(sequence),
+        window: WindowMessage {
+            start: sequence * 1000,
+            end: sequence * 1000 + 1000,
+        },
+        generation: Generation(1),
+        frames,
+        dropped: 0,
+        exits: vec![
+            ExitUse { taken: frames - frames / 4 },
+            ExitUse { taken: frames / 4 },
+        ],
+        cost: Cost {
+            macs: frames * 50,
+            audit_macs: 1,
+            full_macs: frames * 100,
+            stage_us: 5,
+            overhead_us: 1,
+        },
+        audits: Audits {
+            run: frames / 10,
+            disagreements: frames / 20,
+            bound: 0.25,
+        },
+        learner: LearnerReport::default(),
+        classes: vec![ClassCount { class: 1, count: frames }],
+        policy: policy(),
+        outbox: 0,
+        temperature: None,
+    }
+}
+
+fn summarised(name: &str, run: u8, sequence: u64, frames: u64) -> Record {
+    Record::Summary(Box::new(summary(name, run, sequence, frames)))
+}
+
+fn reported(name: &str, generation: u64, refused: Option<&str>) -> Record {
+    Record::Reported(Box::new(Reported {
+        device: device(name),
+        boot: boot(1),
+        at: 1,
+        generation: Generation(generation),
+        policy: policy(),
+        refused: refused.map(Into::into),
+    }))
+}
+
+fn event(name: &str, sequence: u64) -> Record {
+    Record::Event(Box::new(EventMessage {
+        device: device(name),
+        boot: boot(1),
+        sequence: Sequence(sequence),
+        at: 5,
+        kind: "policy-swapped".into(),
+        message: "Swapped.".into(),
+        facts: [("to".to_owned(), "x".to_owned())].into(),
+    }))
+}
+
+fn draft(version: u64, bytes: &[u8], devices: Option<&[&str]>) -> Draft {
+    Draft {
+        name: "entropy".into(),
+        version,
+        digest: Digest::of(bytes),
+        bytes: bytes.to_vec(),
+        parameters: [("limit".to_owned(), Parameter::Number(0.5))].into(),
+        devices: devices.map(|names| names.iter().map(|name| device(name)).collect()),
+        now: 77,
+    }
+}
+
+fn key() -> Arc<SigningKey> {
+    Arc::new(SigningKey::from_seed(&[3; 32]))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// However summaries are repeated, mixed up and cut into batches, each counts once.
+    #[test]
+    fn any_order_and_repetition_of_summaries_gives_the_same_totals(
+        order in prop::collection::vec((0u8..2, 1u8..3, 0u64..6), 1..60),
+        batch in 1usize..20,
+    ) {
+        block_on(async {
+            let fixture = Fixture::new().await;
+            let arrivals: Vec<Arrival> = order
+                .iter()
+                .map(|(name, run, sequence)| {
+                    let frames = 40 + sequence * 7 + u64::from(*run);
+                    live(summarised(&format!("cam-{name}"), *run, *sequence, frames))
+                })
+                .collect();
+            let mut stored = 0;
+            for batch in arrivals.chunks(batch) {
+                let outcomes = fixture.insert(batch.to_vec()).await;
+                stored += outcomes.iter().filter(|o| **o == Outcome::Stored).count();
+            }
+
+            let distinct: std::collections::BTreeSet<_> = order.iter().collect();
+            prop_assert_eq!(stored, distinct.len());
+            let mut expected = std::collections::BTreeMap::<(String, Vec<u8>), Run>::new();
+            for (name, run, sequence) in distinct {
+                let frames = 40 + sequence * 7 + u64::from(*run);
+                let totals = expected.entry((format!("cam-{name}"), vec![*run; 16])).or_default();
+                totals.summaries += 1;
+                totals.frames += frames;
+                totals.early += frames - frames / 4;
+                totals.macs += frames * 50;
+                totals.full_macs += frames * 100;
+                totals.audits += frames / 10;
+                totals.disagreements += frames / 20;
+            }
+            let found: std::collections::BTreeMap<_, _> = fixture
+                .store
+                .run_list(None)
+                .await
+                .unwrap()
+                .into_iter()
+                .flat_map(|(name, runs)| runs.into_iter().map(move |(boot, run)| ((name.clone(), boot), run)))
+                .collect();
+            prop_assert_eq!(found, expected);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn summary_is_kept_as_it_came_with_what_is_unknown_here() {
+    let fixture = Fixture::new().await;
+    let mut arrival = live(summarised("cam", 1, 4, 100));
+    arrival.raw = b"bytes with fields of the future".to_vec();
+    fixture.insert(vec![arrival]).await;
+    let raw: Vec<u8> = sqlx::query_scalar("SELECT raw FROM summaries")
+        .fetch_one(&fixture.store.readers)
+        .await
+        .unwrap();
+    assert_eq!(raw, b"bytes with fields of the future");
+    let summaries = fixture.store.summary_list("cam", 0, 10).await.unwrap();
+    let window = &summaries[0].window;
+    assert_eq!((window.start, window.end, window.frames), (4000, 5000, 100));
+    assert_eq!(window.exits, [75, 25]);
+    assert_eq!(window.classes, [(1, 100)]);
+    assert_eq!(window.bound, 0.25);
+    assert_eq!(summaries[0].policy_source, "desired");
+}
+
+#[tokio::test]
+async fn totals_saturate_instead_of_failing() {
+    let fixture = Fixture::new().await;
+    let huge = |sequence| {
+        let mut summary = summary("cam", 1, sequence, 4);
+        summary.cost.full_macs = u64::MAX;
+        summary.cost.macs = u64::MAX;
+        live(Record::Summary(Box::new(summary)))
+    };
+    fixture.insert(vec![huge(1), huge(2)]).await;
+    fixture.insert(vec![huge(3)]).await;
+    let runs = fixture.store.run_list(Some("cam")).await.unwrap();
+    let run = runs["cam"][&vec![1; 16]];
+    assert_eq!(run.full_macs, i64::MAX as u64);
+    assert_eq!(run.summaries, 3);
+}
+
+#[tokio::test]
+async fn device_lives_from_birth_to_the_death_of_the_same_run() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 10))]).await;
+    assert!(fixture.device("cam").await.alive);
+    fixture.insert(vec![live(death("cam", 1))]).await;
+    assert!(!fixture.device("cam").await.alive);
+}
+
+#[tokio::test]
+async fn death_of_an_older_run_is_ignored() {
+    let fixture = Fixture::new().await;
+    fixture
+        .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20)), live(death("cam", 1))])
+        .await;
+    let device = fixture.device("cam").await;
+    assert!(device.alive);
+    assert_eq!(device.boot, Some(boot(2)));
+}
+
+#[tokio::test]
+async fn run_that_speaks_after_its_death_lives_again() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 10)), live(death("cam", 1))]).await;
+    fixture.insert(vec![live(summarised("cam", 1, 1, 10))]).await;
+    assert!(fixture.device("cam").await.alive);
+}
+
+#[tokio::test]
+async fn late_summary_of_an_older_run_does_not_revive_the_device() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20))]).await;
+    fixture.insert(vec![live(death("cam", 2))]).await;
+    fixture.insert(vec![live(summarised("cam", 1, 1, 10))]).await;
+    assert!(!fixture.device("cam").await.alive);
+}
+
+#[tokio::test]
+async fn kept_birth_does_not_revive_a_dead_run() {
+    // The death came while the controller was away; what the broker kept comes in any order.
+    for order in [[0, 1], [1, 0]] {
+        let fixture = Fixture::new().await;
+        let arrivals = [kept(birth("cam", 1, 10)), live(death("cam", 1))];
+        for i in order {
+            fixture.insert(vec![arrivals[i].clone()]).await;
+        }
+        assert!(!fixture.device("cam").await.alive, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn repeated_birth_of_an_overtaken_run_is_ignored() {
+    let fixture = Fixture::new().await;
+    fixture
+        .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20)), live(birth("cam", 1, 10))])
+        .await;
+    assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
+}
+
+#[tokio::test]
+async fn device_whose_clock_went_back_is_born_again() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 1_000_000)), live(birth("cam", 2, 5))]).await;
+    assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
+}
+
+#[tokio::test]
+async fn what_the_broker_kept_does_not_count_as_seen() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![kept(birth("cam", 1, 10)), kept(reported("cam", 1, None))]).await;
+    assert_eq!(fixture.device("cam").await.last_seen, 0);
+    fixture.insert(vec![live(event("cam", 1))]).await;
+    assert_eq!(fixture.device("cam").await.last_seen, 1000);
+}
+
+#[tokio::test]
+async fn birth_and_reported_state_are_read_back() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 10)), live(reported("cam", 4, Some("bad digest")))]).await;
+    let device = fixture.device("cam").await;
+    let model = device.model.unwrap();
+    assert_eq!((model.name.as_str(), model.version), ("revcol", 3));
+    assert_eq!(model.classes, ["a", "b"]);
+    assert_eq!(model.stage_macs, [10, 20]);
+    assert_eq!(device.capabilities, ["tract"]);
+    let reported = device.reported.unwrap();
+    assert_eq!((reported.generation, reported.refused.as_deref()), (4, Some("bad digest")));
+}
+
+#[tokio::test]
+async fn events_are_kept_once_and_listed_last_first() {
+    let fixture = Fixture::new().await;
+    let outcomes = fixture.insert(vec![live(event("cam", 1)), live(event("cam", 2)), live(event("cam", 1))]).await;
+    assert_eq!(outcomes, [Outcome::Stored, Outcome::Stored, Outcome::Repeated]);
+    let filter = EventFilter {
+        device: Some("cam"),
+        since: 0,
+        limit: 10,
+    };
+    let events = fixture.store.event_list(filter).await.unwrap();
+    assert_eq!(events.iter().map(|e| e.sequence).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(events[0].facts["to"], "x");
+    let other = EventFilter {
+        device: Some("cam-2"),
+        ..filter
+    };
+    assert!(fixture.store.event_list(other).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn latest_windows_are_the_ones_with_the_highest_sequence() {
+    let fixture = Fixture::new().await;
+    // The clock of the second run is behind that of the first.
+    let mut late = summary("a", 2, 9, 8);
+    late.window = WindowMessage { start: 1, end: 2 };
+    let mut arrivals: Vec<_> = (0..8).map(|i| live(summarised("a", 1, i, 8))).collect();
+    arrivals.push(live(Record::Summary(Box::new(late))));
+    arrivals.push(live(summarised("b", 1, 3, 8)));
+    fixture.insert(arrivals).await;
+    let latest = fixture.store.window_latest(None, 3).await.unwrap();
+    let sequences = |name| latest[name].iter().map(|w| w.sequence).collect::<Vec<_>>();
+    assert_eq!(sequences("a"), [9, 7, 6]);
+    assert_eq!(sequences("b"), [3]);
+    let one = fixture.store.window_latest(Some("b"), 3).await.unwrap();
+    assert_eq!(one.len(), 1);
+}
+
+#[tokio::test]
+async fn history_holds_the_last_windows_and_what_came_before_them() {
+    let fixture = Fixture::new().await;
+    let arrivals = (0..10).map(|i| live(summarised("cam", 1, i, 40))).collect();
+    fixture.insert(arrivals).await;
+    let history = fixture.store.history_fetch("cam", 3000, 100).await.unwrap();
+    assert_eq!(history.windows.iter().map(|w| w.sequence).collect::<Vec<_>>(), [7, 8, 9]);
+    let before = history.before[&vec![1; 16]];
+    assert_eq!((before.summaries, before.frames, before.audits), (7, 280, 28));
+    let cut = fixture.store.history_fetch("cam", 1_000_000, 2).await.unwrap();
+    assert_eq!(cut.windows.iter().map(|w| w.sequence).collect::<Vec<_>>(), [8, 9]);
+    assert!(fixture.store.history_fetch("nobody", 1000, 9).await.unwrap().windows.is_empty());
+}
+
+#[tokio::test]
+async fn generations_rise_per_device_and_the_learner_is_left_alone() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))]).await;
+    let push = |version, devices: Option<&'static [&'static str]>| {
+        fixture.store.desired_insert(key(), draft(version, &[version as u8], devices))
+    };
+    let first = push(1, None).await.unwrap();
+    assert_eq!(first, Drafted::Desired(vec![(device("a"), Generation(1)), (device("b"), Generation(1))]));
+    let second = push(2, Some(&["b"])).await.unwrap();
+    assert_eq!(second, Drafted::Desired(vec![(device("b"), Generation(2))]));
+    let current = fixture.store.desired_list().await.unwrap();
+    let found: Vec<_> = current.iter().map(|d| (d.device.as_str(), d.generation)).collect();
+    assert_eq!(found, [("a", 1), ("b", 2)]);
+    let desired: offramp_proto::Desired = key().public().verify(&current[1].signed).unwrap();
+    assert_eq!(desired.device, device("b"));
+    assert_eq!(desired.generation, Generation(2));
+    assert_eq!(desired.policy.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn generation_rises_above_what_the_device_reports() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(reported("cam", 41, None))]).await;
+    let drafted = fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    assert_eq!(drafted, Drafted::Desired(vec![(device("cam"), Generation(42))]));
+}
+
+#[tokio::test]
+async fn name_and_version_always_mean_the_same_bytes() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("cam", 1, 1))]).await;
+    fixture.store.desired_insert(key(), draft(1, b"one", None)).await.unwrap();
+    let refused = fixture.store.desired_insert(key(), draft(1, b"two", None)).await.unwrap();
+    assert_eq!(refused, Drafted::Taken(Digest::of(b"one")));
+    assert_eq!(fixture.store.artifact_part(Digest::of(b"two"), 0).await.unwrap(), None);
+    assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 1);
+    // The same bytes again are a new generation, not a new policy.
+    fixture.store.desired_insert(key(), draft(1, b"one", None)).await.unwrap();
+    assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 2);
+    assert_eq!(fixture.store.policy_list(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn push_to_an_unknown_device_changes_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("a", 1, 1))]).await;
+    let drafted = fixture.store.desired_insert(key(), draft(1, b"x", Some(&["a", "z"]))).await.unwrap();
+    assert_eq!(drafted, Drafted::Unknown(vec![device("z")]));
+    assert!(fixture.store.desired_list().await.unwrap().is_empty());
+    assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn artifacts_are_read_in_parts() {
+    let fixture = Fixture::new().await;
+    let bytes: Vec<u8> = (0..offramp_proto::CHUNK + 100).map(|i| i as u8).collect();
+    fixture.store.desired_insert(key(), draft(1, &bytes, None)).await.unwrap();
+    let digest = Digest::of(&bytes);
+    let part = |offset| fixture.store.artifact_part(digest, offset);
+    let first = part(0).await.unwrap().unwrap();
+    let second = part(offramp_proto::CHUNK as u64).await.unwrap().unwrap();
+    assert_eq!(first.total, bytes.len() as u64);
+    assert_eq!([first.bytes, second.bytes].concat(), bytes);
+    assert!(part(1 << 40).await.unwrap().unwrap().bytes.is_empty());
+}
+
+#[tokio::test]
+async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))]).await;
+    fixture.store.desired_insert(key(), draft(2, b"x", None)).await.unwrap();
+    let Record::Reported(mut says) = reported("a", 1, None) else { unreachable!() };
+    says.policy.name = "entropy".into();
+    fixture.insert(vec![live(Record::Reported(says))]).await;
+    let policies = fixture.store.policy_list(10).await.unwrap();
+    assert_eq!((policies[0].desired, policies[0].reported), (2, 1));
+    assert_eq!(policies[0].size, 1);
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let Fixture { store, folder } = Fixture::new().await;
+    store
+        .arrival_insert(vec![live(birth("cam", 1, 1)), live(summarised("cam", 1, 1, 40))].into())
+        .await
+        .unwrap();
+    store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    store.close().await;
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.run_list(None).await.unwrap()["cam"][&vec![1; 16]].frames, 40);
+    assert_eq!(store.desired_list().await.unwrap()[0].generation, 1);
+    let again = store.arrival_insert(vec![live(summarised("cam", 1, 1, 40))].into()).await.unwrap();
+    assert_eq!(again, [Outcome::Repeated]);
+}
+
+#[tokio::test]
+async fn second_controller_on_one_database_is_refused() {
+    let fixture = Fixture::new().await;
+    let error = open(&fixture.folder).await.unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn database_of_another_tenant_is_refused() {
+    let Fixture { store, folder } = Fixture::new().await;
+    store.close().await;
+    let error = Store::open(&folder.path().join("fleet.db"), &tenant("other")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Tenant { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("fleet.db"), vec![b'x'; 8192]).unwrap();
+    let error = open(&folder).await.unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. } | StoreError::Schema { .. }), "{error}");
+}

@@ -1,0 +1,222 @@
+//! Serves page and API over HTTP, and guards both.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::api::{self, ApiError};
+use crate::controller::Shared;
+use crate::page;
+
+/// How long an answer may take, reading the request's body included.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pages hear of news at most this often.
+const PACE: Duration = Duration::from_secs(1);
+/// Nothing is loaded from elsewhere, nothing runs that is not one of our files, nobody frames the page.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What every handler works with.
+pub(crate) type Fleet = State<Arc<Shared>>;
+
+/// Serves until the controller stops.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut stop = shared.stop.clone();
+    let stopped = async move {
+        // An error means that the controller was dropped.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let served = axum::serve(listener, router(shared)).with_graceful_shutdown(stopped).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "page and API are no longer served");
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/changes", get(changes))
+        .merge(page::router())
+        .nest("/api/v1", api::router())
+        .fallback(missing)
+        .layer(from_fn_with_state(Arc::clone(&shared), guard))
+        .with_state(shared)
+}
+
+/// Whether the controller can do its work: the database answers.
+async fn healthz(State(shared): Fleet) -> Result<&'static str, ApiError> {
+    shared.store.device_list("", 1).await?;
+    Ok("ok\n")
+}
+
+async fn missing(request: Request) -> Response {
+    if request.uri().path().starts_with("/api/") {
+        ApiError::not_found("no such resource", "see GET /api/v1/status for what there is").into_response()
+    } else {
+        page::not_found("There is no such page.").into_response()
+    }
+}
+
+/// Tells a page when something has changed, so that it fetches itself again.
+async fn changes(State(shared): Fleet) -> Response {
+    let Ok(permit) = Arc::clone(&shared.followers).try_acquire_owned() else {
+        let error = ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many pages wait for news",
+            "close some of them",
+        );
+        return error.into_response();
+    };
+    let (statistics, link, stop) = (shared.statistics.clone(), shared.link.clone(), shared.stop.clone());
+    let followed = (statistics, link, stop, permit, true);
+    let stream = futures_util::stream::unfold(followed, |(mut statistics, mut link, mut stop, permit, first)| async move {
+        if !first {
+            let stopped = stop.wait_for(|stop| *stop);
+            let news = async {
+                tokio::select! {
+                    changed = statistics.changed() => changed.is_ok(),
+                    changed = link.changed() => changed.is_ok(),
+                }
+            };
+            tokio::select! {
+                _ = stopped => return None,
+                more = news => if !more {
+                    return None;
+                },
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        let received = statistics.borrow_and_update().received;
+        link.mark_unchanged();
+        let event = Event::default().data(received.to_string());
+        Some((Ok::<_, Infallible>(event), (statistics, link, stop, permit, false)))
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// Lets through what a person or program on this machine may have meant, and adds to every answer what
+/// browsers need to know.
+async fn guard(State(shared): Fleet, request: Request, next: Next) -> Response {
+    let refused = foreign_host(&shared, request.headers()).or_else(|| foreign_site(request.method(), request.headers()));
+    let is_stream = request.uri().path() == "/changes";
+    let mut response = match refused {
+        Some(error) => error.into_response(),
+        None if is_stream => next.run(request).await,
+        None => tokio::time::timeout(PATIENCE, next.run(request)).await.unwrap_or_else(|_| {
+            ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request took too long",
+                "send it faster, or ask for less",
+            )
+            .into_response()
+        }),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Refuses a name that could be anybody's. Without a login, the loopback address is the only wall; a
+/// foreign page would get past it with a name of its own that it points here (DNS rebinding).
+fn foreign_host(shared: &Shared, headers: &HeaderMap) -> Option<ApiError> {
+    if !shared.address.ip().is_loopback() {
+        return None;
+    }
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    (!is_local(host)).then(|| {
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            "this name is not served",
+            "open the page as http://localhost or by its IP address",
+        )
+    })
+}
+
+/// Whether a host, with or without a port, is `localhost` or an address.
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// Refuses what changes something and comes from another site's page.
+fn foreign_site(method: &Method, headers: &HeaderMap) -> Option<ApiError> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or("?"));
+    let site = text(HeaderName::from_static("sec-fetch-site"));
+    let same_site = site.is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let host = text(header::HOST).unwrap_or_default();
+    let same_origin = text(header::ORIGIN).is_none_or(|origin| {
+        let origin_host = origin.split_once("://").map(|(_, host)| host);
+        origin_host == Some(host)
+    });
+    (!(same_site && same_origin)).then(|| {
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            "the request comes from a page of another site",
+            "use this controller's own page, or `offramp-fleet`",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_local() {
+        for host in ["localhost", "localhost:80", "LOCALHOST", "127.0.0.1:8470", "[::1]:8470", "::1", "10.0.0.7"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:8470", "localhost.evil.example", "127.0.0.1.evil.example", ":80"] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn changes_from_other_sites_are_refused() {
+        let refused = |method: Method, pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8470"));
+            for (name, value) in pairs {
+                headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            foreign_site(&method, &headers).is_some()
+        };
+        assert!(!refused(Method::POST, &[]));
+        assert!(!refused(Method::POST, &[("sec-fetch-site", "same-origin")]));
+        assert!(!refused(Method::POST, &[("origin", "http://127.0.0.1:8470")]));
+        assert!(!refused(Method::GET, &[("sec-fetch-site", "cross-site")]));
+        assert!(refused(Method::POST, &[("sec-fetch-site", "cross-site")]));
+        assert!(refused(Method::POST, &[("sec-fetch-site", "same-site")]));
+        assert!(refused(Method::POST, &[("origin", "http://evil.example")]));
+        assert!(refused(Method::POST, &[("origin", "http://127.0.0.1:9000")]));
+        assert!(refused(Method::POST, &[("origin", "null")]));
+        assert!(refused(Method::DELETE, &[("origin", "http://127.0.0.1:8470.evil.example")]));
+    }
+}

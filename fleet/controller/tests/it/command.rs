@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use offramp_broker::Broker;
+use offramp_proto::{Kind, encode};
+
+use crate::world::{Device, World, broker, component, soon};
+
+fn fleet() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_offramp-fleet"))
+}
+
+async fn run(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// `offramp-fleet serve` as a process, killed with its test.
+struct Served {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Served {
+    async fn start(broker: &Broker, folder: &Path) -> Self {
+        let mut command = fleet();
+        command
+            .args(["serve", "--tenant", "greenhouse", "--listen", "127.0.0.1:0"])
+            .arg("--broker")
+            .arg(format!("mqtt://{}", broker.address()))
+            .arg("--database")
+            .arg(folder.join("fleet.db"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        let started = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            let mut log = BufReader::new(child.stderr.take().unwrap());
+            let mut seen = String::new();
+            let address = loop {
+                let mut line = String::new();
+                assert!(log.read_line(&mut line).unwrap() > 0, "the controller ended: {seen}");
+                if let Some((_, address)) = line.trim_end().split_once("http://") {
+                    break address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect::<String>();
+                }
+                seen.push_str(&line);
+            };
+            // Somebody has to read on, or the log blocks the controller.
+            std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+            Self {
+                child,
+                address: address.parse().unwrap(),
+            }
+        });
+        soon("the controller", started).await.unwrap()
+    }
+
+    /// Waits until the controller says so.
+    async fn until_frames(&self, frames: u64) {
+        let stream = crate::http::get(self.address, "/api/v1/devices/cam-1");
+        let mut found = stream.await;
+        let mut news = news(self.address).await;
+        while found.status != 200 || found.json()["frames"] != frames {
+            soon("news", news.next_line()).await.unwrap();
+            found = crate::http::get(self.address, "/api/v1/devices/cam-1").await;
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+async fn news(address: SocketAddr) -> tokio::io::Lines<tokio::io::BufReader<tokio::net::TcpStream>> {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /changes HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::io::BufReader::new(stream).lines()
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn commands_talk_to_a_running_controller() {
+    let world = World::new().await;
+    let device = world.device("cam-1").await;
+    device.say(Kind::Summary, encode(&device.summary(1)).unwrap()).await;
+    world.until("the summary", |s| s.ingested == 1).await;
+    let url = format!("http://{}", world.address());
+
+    let mut command = fleet();
+    command.args(["devices", "--url", &url]);
+    let table = stdout(&run(command).await);
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("DEVICE  STATE"));
+    assert!(lines[1].starts_with("cam-1   alive  revcol 3  threshold 1"), "{table}");
+
+    let mut command = fleet();
+    command.args(["devices", "--json", "--url", &url]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&run(command).await)).unwrap();
+    assert_eq!(json[0]["device"], "cam-1");
+
+    let file = world.folder.path().join("entropy.wasm");
+    std::fs::write(&file, component()).unwrap();
+    let mut command = fleet();
+    command.args(["policy", "push"]).arg(&file);
+    command.args(["--name", "entropy", "--version", "2", "--parameter", "limit=0.5", "--device", "cam-1", "--url", &url]);
+    assert_eq!(stdout(&run(command).await), "cam-1 1\n");
+
+    let mut command = fleet();
+    command.args(["policy", "list", "--url", &url]);
+    assert!(stdout(&run(command).await).contains("entropy"));
+
+    let mut command = fleet();
+    command.args(["policy", "push"]).arg(&file);
+    command.args(["--name", "entropy", "--version", "3", "--device", "cam-9", "--url", &url]);
+    let refused = run(command).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("unknown device `cam-9`"));
+
+    let mut command = fleet();
+    command.arg("key").arg("--database").arg(world.folder.path().join("fleet.db"));
+    assert_eq!(stdout(&run(command).await), format!("{:?}\n", world.controller.public_key()));
+    world.controller.shutdown().await;
+}
+
+#[tokio::test]
+async fn failure_and_wrong_usage_have_their_exit_codes() {
+    let mut nobody = fleet();
+    nobody.args(["devices", "--url", "http://127.0.0.1:1"]);
+    let nobody = run(nobody).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8(nobody.stderr).unwrap().contains("offramp-fleet serve"));
+    let mut wrong = fleet();
+    wrong.args(["serve", "--broker", "http://localhost"]);
+    let wrong = run(wrong).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("mqtt://"));
+}
+
+#[tokio::test]
+async fn killed_controller_comes_back_with_everything_and_counts_nothing_twice() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let device = Device::connect(&broker, "cam-1").await;
+    let served = Served::start(&broker, folder.path()).await;
+    for sequence in 1..=50 {
+        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+    }
+    served.until_frames(5000).await;
+    for sequence in 51..=100 {
+        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+    }
+    served.signal("KILL");
+    drop(served);
+    let served = Served::start(&broker, folder.path()).await;
+    device.say(Kind::Summary, encode(&device.summary(100)).unwrap()).await;
+    device.say(Kind::Summary, encode(&device.summary(101)).unwrap()).await;
+    served.until_frames(10_100).await;
+}
+
+#[tokio::test]
+async fn terminated_controller_ends_in_order() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let mut served = Served::start(&broker, folder.path()).await;
+    served.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || served.child.wait().unwrap());
+    assert!(soon("the end", status).await.unwrap().success());
+    assert!(!folder.path().join("fleet.db-wal").exists(), "the database was not closed");
+}
