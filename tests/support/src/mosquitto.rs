@@ -1,0 +1,114 @@
+//! Debian's mosquitto, the reference broker.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::tool::{Tool, require};
+use crate::{free_port, temp_dir};
+
+const TOOL: Tool = Tool {
+    program: "mosquitto",
+    package: "mosquitto",
+};
+
+/// A mosquitto process on a loopback port, open to everybody, which keeps its sessions and
+/// retained messages on disk when it is asked to stop.
+#[derive(Debug)]
+pub struct Mosquitto {
+    process: Process,
+    program: PathBuf,
+    config: PathBuf,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Mosquitto {
+    /// Starts mosquitto and waits until it listens. It is installed first if need be.
+    ///
+    /// # Panics
+    /// If it cannot be installed or started.
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Like [`Mosquitto::start`], with more lines of configuration.
+    ///
+    /// # Panics
+    /// If it cannot be installed or started.
+    pub fn start_with(more: &str) -> Self {
+        let program = require(TOOL);
+        let directory = temp_dir();
+        let config = directory.path().join("mosquitto.conf");
+        let port = free_port();
+        // As root it would become the user `mosquitto`, who may not write to this directory.
+        let text = format!(
+            "listener {port} 127.0.0.1\n\
+             allow_anonymous true\n\
+             user root\n\
+             persistence true\n\
+             persistence_location {}/\n\
+             log_dest stderr\n\
+             {more}\n",
+            directory.path().display()
+        );
+        fs::write(&config, text).expect("the temporary directory should be writable");
+        Self {
+            process: run(&program, &config),
+            program,
+            config,
+            port,
+            directory,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Asks it to stop, which lets it write its state to disk.
+    pub fn stop(&mut self) {
+        self.process.terminate();
+    }
+
+    /// Removes what a stopped mosquitto wrote.
+    ///
+    /// # Panics
+    /// If there is nothing: it runs still.
+    pub fn forget(&mut self) {
+        fs::remove_file(self.directory.path().join("mosquitto.db")).expect("mosquitto should have written its state");
+    }
+
+    /// Starts it again after [`Mosquitto::stop`], on the same port and with the state it wrote.
+    pub fn resume(&mut self) {
+        self.process = run(&self.program, &self.config);
+    }
+}
+
+fn run(program: &PathBuf, config: &PathBuf) -> Process {
+    let process = Process::start(Command::new(program).arg("-c").arg(config));
+    // Written after its listeners are open.
+    process.wait_for_line(" running");
+    process
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Mosquitto;
+    use std::net::TcpStream;
+
+    #[test]
+    fn it_listens_and_comes_back() {
+        let mut broker = Mosquitto::start();
+        TcpStream::connect(broker.address()).unwrap();
+        broker.stop();
+        TcpStream::connect(broker.address()).unwrap_err();
+        broker.resume();
+        TcpStream::connect(broker.address()).unwrap();
+    }
+}
