@@ -1,1 +1,61 @@
 //! Model packages: manifest, digests, reading and checking.
+//!
+//! A package is a network cut into stages, with an exit after each of them.
+//! It is a directory of plain files (or the same files embedded in a binary):
+//!
+//! ```text
+//! model.toml            the manifest: input, classes, stages, exits, digests
+//! stage-0.onnx …        one ONNX graph per stage (names as the manifest says)
+//! heads.safetensors     f32 tensors `exit-E.weight` [K, C] and `exit-E.bias` [K]
+//! vectors.safetensors   optional: images and the logits they must give
+//! ```
+//!
+//! **Terms.** A *stage* is the part of the network between two exits. It reads
+//! the image or the *state* tensors of the stage before, and gives the state
+//! for the next one and the *features* `u` of its *exit*: C numbers. The exit's
+//! *head* turns them into K logits `W u + b`; its temperature is already folded
+//! into `W` and `b`. Exit `e` always belongs to stage `e`.
+//!
+//! **Constraints.** Whatever comes from a package is bounded before it is used;
+//! [`limits`] holds the numbers. File names are plain names: no separators, no
+//! leading dot, so a package cannot reach outside its directory. Every part is
+//! listed in the manifest with its SHA-256, and a file that is not listed is
+//! never read. A refused package is refused as a whole: [`Package::read`] gives
+//! either a package in which everything fits or an error that names the package,
+//! the part and the remedy.
+//!
+//! **What is not checked here.** The ONNX graphs are opaque bytes to this crate;
+//! the engine checks them against the manifest when it loads them. Nor does a
+//! digest say who made the package: signatures are checked where a package
+//! arrives from outside.
+//!
+//! **Versions.** [`FORMAT`] is the only format there is. Unknown keys in the
+//! manifest are ignored, so that a recipe can record more than this crate knows;
+//! a change that an old reader must not ignore gets a new format number.
+//!
+//! The crate is `no_std` with `alloc`; the feature `std` adds
+//! `Package::open`, which reads a directory.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+mod digest;
+#[cfg(feature = "std")]
+mod directory;
+mod error;
+mod heads;
+mod input;
+pub mod limits;
+mod manifest;
+mod package;
+mod tensors;
+mod vectors;
+
+pub use digest::{BadDigest, Digest};
+pub use error::{PackageError, Problem, TensorsError};
+pub use heads::Head;
+pub use input::Input;
+pub use manifest::{Exit, FORMAT, HEADS, MANIFEST, Manifest, Stage, VECTORS};
+pub use package::Package;
+pub use vectors::{Logits, Vectors};

@@ -1,0 +1,293 @@
+//! One stage, checked against the manifest and prepared to run.
+
+use offramp_model::Stage as Declared;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::SimpleState;
+use tract_onnx::tract_core::model::TypedModel;
+use tract_onnx::tract_core::ops::TypedOp;
+use tract_onnx::tract_hir::infer::Factoid as _;
+use tract_onnx::tract_hir::internal::DimLike as _;
+
+use crate::contain::contain;
+use crate::error::{Cause, StageProblem};
+use crate::graph;
+
+/// Values in one tensor between two operators of a stage, at most.
+pub const MAX_TENSOR_VALUES: usize = 32 << 20;
+
+/// A plan's own scratch: which operators ran, and their results while needed.
+type Session = SimpleState<TypedFact, Box<dyn TypedOp>>;
+
+/// Where a state tensor for the next stage comes from.
+#[derive(Debug, Clone, Copy)]
+enum Handed {
+    /// The graph's next output: they stand in the order of the state.
+    Output,
+    /// An input of the stage, passed on as it is.
+    Input(usize),
+}
+
+/// A stage ready to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Stage {
+    plan: Arc<TypedRunnableModel>,
+    session: Session,
+    state: Vec<Handed>,
+}
+
+/// The shape of a tensor between stages, batch axis included.
+pub(crate) type Shape = Vec<usize>;
+
+/// A stage and the shapes of the state it hands on.
+pub(crate) struct Loaded {
+    pub(crate) stage: Stage,
+    pub(crate) handed: Vec<Shape>,
+}
+
+impl Stage {
+    /// Prepares a stage that reads tensors of these shapes, in the order of the
+    /// manifest, and gives `features` numbers to its exit.
+    pub(crate) fn load(
+        bytes: &[u8],
+        declared: &Declared,
+        inputs: &[Shape],
+        features: usize,
+    ) -> Result<Loaded, StageProblem> {
+        let onnx = tract_onnx::onnx();
+        let proto = graph::decode(&onnx, bytes)?;
+        // What the graph says of the tensors inside is at best redundant.
+        let onnx = onnx.with_ignore_value_info(true);
+        let model = runtime(|| onnx.model_for_proto_model(&proto))?;
+        drop(proto);
+        let model = fix_inputs(model, declared, inputs)?;
+        let (model, state) = select_outputs(model, declared)?;
+        let model = analyse(model)?;
+
+        let typed = runtime(|| model.into_typed())?;
+        check_tensors(&typed)?;
+        let outputs = check_outputs(&typed, declared, &state, features)?;
+        let plan = runtime(|| {
+            let options = RunOptions::default();
+            typed.into_optimized()?.into_runnable_with_options(&options)
+        })?;
+        let mut session = runtime(|| plan.spawn())?;
+        // Some operators check what they are given only when they run.
+        let zeros = inputs
+            .iter()
+            .map(|shape| Tensor::zero::<f32>(shape).map(IntoTValue::into_tvalue));
+        runtime(|| session.run(zeros.collect::<TractResult<_>>()?))?;
+        let mut outputs = outputs.into_iter();
+        let handed = state.iter().filter_map(|source| match *source {
+            Handed::Output => outputs.next(),
+            Handed::Input(place) => Some(inputs[place].clone()),
+        });
+        let handed = handed.collect();
+        Ok(Loaded {
+            stage: Stage { plan, session, state },
+            handed,
+        })
+    }
+
+    /// Runs the stage on what it reads; gives the features and leaves in
+    /// `tensors` what the next stage reads.
+    pub(crate) fn run(&mut self, tensors: &mut TVec<TValue>) -> Result<TValue, Cause> {
+        let inputs = std::mem::take(tensors);
+        // Only what is passed on stays shared during the run: the runtime works
+        // in place where it is the only owner.
+        let passed: TVec<Option<TValue>> = self
+            .state
+            .iter()
+            .map(|source| match *source {
+                Handed::Output => None,
+                Handed::Input(place) => Some(inputs[place].clone()),
+            })
+            .collect();
+        let run = contain(|| self.session.run(inputs));
+        let mut outputs = match run.and_then(|run| run.map_err(said)) {
+            Ok(outputs) => outputs.into_iter(),
+            Err(cause) => {
+                // The session may be left in the middle of a run.
+                self.session = self.plan.spawn().map_err(said)?;
+                return Err(cause);
+            }
+        };
+        let features = outputs.next().ok_or_else(|| Cause::new("the plan has no outputs"))?;
+        *tensors = passed
+            .into_iter()
+            .filter_map(|passed| passed.or_else(|| outputs.next()))
+            .collect();
+        Ok(features)
+    }
+}
+
+/// An error of the runtime with its causes.
+#[allow(clippy::needless_pass_by_value)] // it is passed to `map_err`
+pub(crate) fn said(error: TractError) -> Cause {
+    Cause::new(format_args!("{error:#}"))
+}
+
+/// Calls the runtime; whatever goes wrong in it is the graph's fault.
+fn runtime<T>(call: impl FnOnce() -> TractResult<T>) -> Result<T, StageProblem> {
+    contain(call)
+        .and_then(|done| done.map_err(said))
+        .map_err(StageProblem::Runtime)
+}
+
+/// Orders the graph's inputs as the manifest does and fixes their shapes.
+fn fix_inputs(
+    mut model: InferenceModel,
+    declared: &Declared,
+    shapes: &[Shape],
+) -> Result<InferenceModel, StageProblem> {
+    let names = |model: &InferenceModel| {
+        let outlets = model.inputs.iter();
+        outlets
+            .map(|outlet| model.node(outlet.node).name.clone())
+            .collect::<Vec<_>>()
+    };
+    let found = names(&model);
+    let mut sorted = (found.clone(), declared.inputs.clone());
+    sorted.0.sort_unstable();
+    sorted.1.sort_unstable();
+    if sorted.0 != sorted.1 {
+        return Err(StageProblem::Inputs {
+            found,
+            expected: declared.inputs.clone(),
+        });
+    }
+    runtime(|| model.set_input_names(&declared.inputs))?;
+    for (place, (name, shape)) in declared.inputs.iter().zip(shapes).enumerate() {
+        let needed = InferenceFact::dt_shape(f32::datum_type(), shape);
+        let own = runtime(|| model.input_fact(place).cloned())?;
+        // The batch axis carries a symbol in the graph.
+        let fits = own.datum_type.unify(&needed.datum_type).is_ok()
+            && own
+                .shape
+                .rank()
+                .concretize()
+                .is_none_or(|rank| rank as usize == shape.len())
+            && shape.iter().enumerate().all(|(axis, &size)| {
+                let dim = own.shape.dim(axis).and_then(|dim| dim.concretize());
+                dim.and_then(|dim| dim.to_usize().ok()).is_none_or(|dim| dim == size)
+            });
+        if !fits {
+            return Err(StageProblem::Shape {
+                tensor: name.clone(),
+                found: format!("{own:?}"),
+                expected: describe(shape),
+            });
+        }
+        runtime(|| model.set_input_fact(place, needed))?;
+    }
+    Ok(model)
+}
+
+/// Makes the features and then the state the outputs of the model.
+fn select_outputs(
+    mut model: InferenceModel,
+    declared: &Declared,
+) -> Result<(InferenceModel, Vec<Handed>), StageProblem> {
+    let find = |name: &str| {
+        let outlets = model.outputs.iter();
+        outlets
+            .copied()
+            .find(|&outlet| model.outlet_label(outlet) == Some(name))
+            .ok_or_else(|| StageProblem::NoTensor {
+                tensor: name.to_owned(),
+            })
+    };
+    let mut outputs = vec![find(&declared.features)?];
+    let mut state = Vec::new();
+    for name in &declared.state {
+        state.push(match declared.inputs.iter().position(|input| input == name) {
+            Some(place) => Handed::Input(place),
+            None => {
+                outputs.push(find(name)?);
+                Handed::Output
+            }
+        });
+    }
+    runtime(|| model.select_output_outlets(&outputs))?;
+    Ok((model, state))
+}
+
+/// Infers every shape, and checks their sizes before anything is computed.
+fn analyse(mut model: InferenceModel) -> Result<InferenceModel, StageProblem> {
+    runtime(|| model.analyse(false))?;
+    for node in model.nodes() {
+        for output in &node.outputs {
+            if let Some(shape) = output.fact.shape.concretize() {
+                let shape: Option<Shape> = shape.iter().map(|dim| dim.to_usize().ok()).collect();
+                check_size(&node.name, shape.as_deref())?;
+            }
+        }
+    }
+    Ok(model)
+}
+
+fn check_tensors(model: &TypedModel) -> Result<(), StageProblem> {
+    for node in model.nodes() {
+        for output in &node.outputs {
+            check_size(&node.name, output.fact.shape.as_concrete())?;
+        }
+    }
+    Ok(())
+}
+
+fn check_size(node: &str, shape: Option<&[usize]>) -> Result<(), StageProblem> {
+    let node = || node.to_owned();
+    let shape = shape.ok_or_else(|| StageProblem::ShapeUnknown { node: node() })?;
+    let values = shape.iter().try_fold(1usize, |values, &size| values.checked_mul(size));
+    match values {
+        Some(values) if values <= MAX_TENSOR_VALUES => Ok(()),
+        _ => Err(StageProblem::TensorTooLarge {
+            node: node(),
+            shape: shape.to_vec(),
+        }),
+    }
+}
+
+/// Checks the features' shape and gives the shapes of the other outputs.
+fn check_outputs(
+    model: &TypedModel,
+    declared: &Declared,
+    state: &[Handed],
+    features: usize,
+) -> Result<Vec<Shape>, StageProblem> {
+    let facts = runtime(|| {
+        (0..model.outputs.len())
+            .map(|place| model.output_fact(place))
+            .collect::<TractResult<Vec<_>>>()
+    })?;
+    let handed = declared
+        .state
+        .iter()
+        .zip(state)
+        .filter(|(_, source)| matches!(source, Handed::Output));
+    let names = std::iter::once(&declared.features).chain(handed.map(|(name, _)| name));
+    let mut shapes = Vec::new();
+    for (name, fact) in names.zip(facts) {
+        let shape = fact.shape.as_concrete().unwrap_or_default().to_vec();
+        let needed = if shapes.is_empty() {
+            vec![1, features]
+        } else {
+            shape.clone()
+        };
+        if fact.datum_type != f32::datum_type() || shape != needed {
+            return Err(StageProblem::Shape {
+                tensor: name.clone(),
+                found: format!("{fact:?}"),
+                expected: describe(&needed),
+            });
+        }
+        shapes.push(shape);
+    }
+    shapes.remove(0);
+    Ok(shapes)
+}
+
+/// A shape as the runtime writes it.
+fn describe(shape: &[usize]) -> String {
+    let sizes: Vec<_> = shape.iter().map(ToString::to_string).collect();
+    format!("{},F32", sizes.join(","))
+}

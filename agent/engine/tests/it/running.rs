@@ -1,0 +1,208 @@
+use offramp_engine::{Engine, Frame, RunError};
+use offramp_model::Package;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
+
+use crate::zoo::{FASHION, Files, package};
+
+/// The n-th image of the package's vectors, normalised.
+fn image(package: &Package, n: usize) -> Vec<f32> {
+    let input = &package.manifest().input;
+    let images = package.vectors().unwrap().unwrap().images;
+    let mut pixels = vec![0.0; input.values()];
+    input.normalize(&images[n * input.values()..][..input.values()], &mut pixels);
+    pixels
+}
+
+fn run_all(engine: &mut Engine, frame: &mut Frame, pixels: &[f32]) -> Vec<Vec<f32>> {
+    engine.start(frame, pixels).unwrap();
+    (0..engine.stages())
+        .map(|stage| engine.run_stage(stage, frame).unwrap().to_vec())
+        .collect()
+}
+
+#[test]
+fn stages_run_in_order_and_only_once() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap();
+    let mut frame = engine.frame();
+    let order = |result: Result<&[f32], RunError>| match result {
+        Err(RunError::Order { next, .. }) => next,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(order(engine.run_stage(0, &mut frame)), None);
+    engine.start(&mut frame, &image(&package, 0)).unwrap();
+    assert_eq!(order(engine.run_stage(1, &mut frame)), Some(0));
+    for stage in 0..engine.stages() {
+        // A refused order does no harm to the frame.
+        assert_eq!(order(engine.run_stage(stage + 7, &mut frame)), Some(stage));
+        let features = engine.features(stage);
+        assert_eq!(engine.run_stage(stage, &mut frame).unwrap().len(), features);
+        let _ = order(engine.run_stage(stage, &mut frame));
+    }
+    assert_eq!(order(engine.run_stage(engine.stages(), &mut frame)), None);
+}
+
+#[test]
+fn an_image_of_another_size_is_refused() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap();
+    let mut frame = engine.frame();
+    let pixels = image(&package, 0);
+    for wrong in [&pixels[1..], &[], &[&pixels[..], &[0.0]].concat()] {
+        let error = engine.start(&mut frame, wrong).unwrap_err();
+        assert!(
+            matches!(error, RunError::Image { found, expected } if found == wrong.len() && expected == pixels.len())
+        );
+        assert!(engine.run_stage(0, &mut frame).is_err());
+    }
+}
+
+#[test]
+fn a_frame_forgets_the_image_before() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap();
+    let (first, second) = (image(&package, 0), image(&package, 1));
+    let expected = run_all(&mut engine.clone(), &mut Frame::default(), &second);
+    for stages_before in 0..=engine.stages() {
+        let mut frame = engine.frame();
+        engine.start(&mut frame, &first).unwrap();
+        for stage in 0..stages_before {
+            engine.run_stage(stage, &mut frame).unwrap();
+        }
+        assert_eq!(run_all(&mut engine, &mut frame, &second), expected);
+    }
+}
+
+#[test]
+fn frames_that_take_turns_do_not_disturb_each_other() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap();
+    let images: Vec<_> = (0..3).map(|n| image(&package, n)).collect();
+    let alone: Vec<_> = images
+        .iter()
+        .map(|pixels| run_all(&mut engine, &mut Frame::default(), pixels))
+        .collect();
+    assert_ne!(alone[0], alone[1]);
+    let mut frames = vec![engine.frame(); 3];
+    for (frame, pixels) in frames.iter_mut().zip(&images) {
+        engine.start(frame, pixels).unwrap();
+    }
+    for stage in 0..engine.stages() {
+        for (n, frame) in frames.iter_mut().enumerate() {
+            assert_eq!(engine.run_stage(stage, frame).unwrap(), alone[n][stage]);
+        }
+    }
+}
+
+#[test]
+fn clones_run_on_threads_of_their_own() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap();
+    let pixels = image(&package, 0);
+    let expected = run_all(&mut engine, &mut Frame::default(), &pixels);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut engine = engine.clone();
+            let (pixels, expected) = (&pixels, &expected);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    assert_eq!(&run_all(&mut engine, &mut Frame::default(), pixels), expected);
+                }
+            });
+        }
+    });
+}
+
+/// A package whose last stage divides by zero as soon as its input is not zero,
+/// which no check before can know.
+fn with_a_last_stage_that_fails() -> Package {
+    let mut files = Files::of(FASHION);
+    let input = files.declared(3)["inputs"][4].as_str().unwrap().to_owned();
+    let spoilt = files.graph(3, |graph| {
+        graph.node.iter_mut().find(|node| node.output[0] == "u").unwrap().output[0] = "honest".into();
+        let mut wire = |op: &str, inputs: &[&str], output: &str, to: Option<DataType>| {
+            let to = to.map(|to| AttributeProto {
+                name: "to".into(),
+                r#type: 2,
+                i: to as i64,
+                ..Default::default()
+            });
+            graph.node.push(NodeProto {
+                op_type: op.into(),
+                input: inputs.iter().map(|&name| name.into()).collect(),
+                output: vec![output.into()],
+                attribute: to.into_iter().collect(),
+                ..Default::default()
+            });
+        };
+        wire("Abs", &[&input], "size", None);
+        wire("Mul", &["size", "far"], "large", None);
+        wire("Min", &["large", "unit"], "at_most_one", None);
+        wire("ReduceMax", &["at_most_one"], "any", None);
+        wire("Cast", &["any"], "zero_or_one", Some(DataType::Int64));
+        wire("Sub", &["one_whole", "zero_or_one"], "one_or_zero", None);
+        wire("Div", &["one_whole", "one_or_zero"], "quotient", None);
+        wire("Cast", &["quotient"], "factor", Some(DataType::Float));
+        wire("Reshape", &["factor", "row"], "factors", None);
+        wire("Mul", &["honest", "factors"], "u", None);
+        let float = |name: &str, value| TensorProto {
+            name: name.into(),
+            data_type: DataType::Float as i32,
+            float_data: vec![value],
+            ..Default::default()
+        };
+        let whole = |name: &str, dims: &[i64], values: &[i64]| TensorProto {
+            name: name.into(),
+            data_type: DataType::Int64 as i32,
+            dims: dims.to_vec(),
+            int64_data: values.to_vec(),
+            ..Default::default()
+        };
+        graph.initializer.extend([float("far", 1e9), float("unit", 1.0)]);
+        graph
+            .initializer
+            .extend([whole("one_whole", &[1, 1, 1, 1], &[1]), whole("row", &[2], &[1, 1])]);
+    });
+    spoilt.package()
+}
+
+#[test]
+fn a_stage_that_is_not_asked_for_is_not_run() {
+    let package = with_a_last_stage_that_fails();
+    let mut engine = Engine::load(&package).unwrap();
+    let mut frame = engine.frame();
+    for n in 0..3 {
+        engine.start(&mut frame, &image(&package, n)).unwrap();
+        for stage in 0..3 {
+            engine.run_stage(stage, &mut frame).unwrap();
+        }
+    }
+    // Had it been run, it would have shown.
+    assert!(engine.run_stage(3, &mut frame).is_err());
+}
+
+#[test]
+fn a_stage_that_fails_ends_its_frame_and_nothing_else() {
+    let package = with_a_last_stage_that_fails();
+    let mut engine = Engine::load(&package).unwrap();
+    let mut frame = engine.frame();
+    for n in 0..3 {
+        engine.start(&mut frame, &image(&package, n)).unwrap();
+        let features: Vec<_> = (0..3)
+            .map(|stage| engine.run_stage(stage, &mut frame).unwrap().to_vec())
+            .collect();
+        let error = engine.run_stage(3, &mut frame).unwrap_err();
+        assert!(matches!(error, RunError::Runtime { stage: 3, .. }), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(matches!(
+            engine.run_stage(3, &mut frame),
+            Err(RunError::Order { next: None, .. })
+        ));
+        let mut honest = Engine::load(&crate::zoo::package(FASHION)).unwrap();
+        assert_eq!(
+            run_all(&mut honest, &mut Frame::default(), &image(&package, n))[..3],
+            features
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! Packages that are read, and packages that are refused.
+
+mod draft;
+mod reading;
+mod refusals;
