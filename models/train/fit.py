@@ -34,7 +34,6 @@ class Run:
         self.optimizer = adamw(self.network, recipe)
         self.step = 0
         self.seconds = 0.0  # spent in training, over all resumptions
-        self.finished = False
         self.epochs = 0.0  # really run, a part of one included
 
     def save(self) -> None:
@@ -44,7 +43,7 @@ class Run:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{k: getattr(self, k) for k in ("step", "seconds", "finished", "epochs")},
+            **{k: getattr(self, k) for k in ("step", "seconds", "epochs")},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
@@ -93,15 +92,16 @@ def train(run: Run, data: Dataset, minutes: float | None) -> None:
     started = time.monotonic() - run.seconds
     saved = time.monotonic()
 
-    coarse = False
-    while not run.finished:
+    def progress() -> float:
+        run.seconds = time.monotonic() - started
+        return max(run.step / total, run.seconds / budget)
+
+    while progress() < 1:
         epoch, first = divmod(run.step, len(loader))
         order = loader.order(epoch)
         for index in range(first, len(loader)):
-            run.seconds = time.monotonic() - started
-            p = max(run.step / total, run.seconds / budget)
+            p = progress()
             if p >= 1:
-                run.finished = True
                 break
             images, labels = loader.get(order, epoch, index)
             x = normalise(images, recipe.mean, recipe.std)
@@ -113,10 +113,9 @@ def train(run: Run, data: Dataset, minutes: float | None) -> None:
             if time.monotonic() - saved > CHECKPOINT_EVERY:
                 run.save()
                 saved = time.monotonic()
-        run.seconds = time.monotonic() - started
-        run.finished |= run.step >= total
         run.save()
         saved = time.monotonic()
+        coarse = progress() < t.coarse
         meter.epoch(run.epochs, accuracies(run.average, validation, recipe, coarse), run.seconds)
 
 
@@ -142,7 +141,9 @@ def update(run: Run, x: Tensor, labels: Tensor, weights: Tensor, rate: float) ->
     run.optimizer.step()
     # young averages forget faster, so that the random start does not linger
     decay = min(t.average, (1 + run.step) / (10 + run.step))
-    torch._foreach_lerp_(list(run.average.parameters()), list(run.network.parameters()), 1 - decay)
+    with torch.no_grad():
+        current = list(run.network.parameters())
+        torch._foreach_lerp_(list(run.average.parameters()), current, 1 - decay)
     return loss.detach()
 
 
