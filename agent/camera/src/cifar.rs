@@ -13,7 +13,11 @@ use crate::{Error, FrameShape, ImageSet};
 /// Fine classes: labels are 0–99.
 pub const CLASSES: u16 = 100;
 
-const SHAPE: FrameShape = FrameShape { height: 32, width: 32, channels: 3 };
+const SHAPE: FrameShape = FrameShape {
+    height: 32,
+    width: 32,
+    channels: 3,
+};
 
 /// Images of each fine class that train the network, in file order from the first.
 const TRAIN: usize = 370;
@@ -63,7 +67,9 @@ pub fn load(folder: &Path, split: Split) -> Result<ImageSet, Error> {
     let path = folder.join(split.file()).with_extension("labels");
     let mut labels = Vec::new();
     decode::read_bounded(&path, MAX_FILE, &mut labels)?;
-    let mut images = label_records(&path, &labels, 2)?.map(|record| u16::from(record[1])).enumerate();
+    let mut images = label_records(&path, &labels, 2)?
+        .map(|record| u16::from(record[1]))
+        .enumerate();
     let total = images.len();
 
     let mut set = ImageSet::empty(SHAPE);
@@ -82,7 +88,12 @@ pub fn load(folder: &Path, split: Split) -> Result<ImageSet, Error> {
         let mosaic = Mosaic::decode(&picture, &bytes, SHAPE)?;
         for (tile, (image, label)) in (0..mosaic.tiles()).zip(images.by_ref()) {
             let Some(rank) = seen.get_mut(usize::from(label)) else {
-                return Err(Error::LabelOutOfRange { path, image, label, last: CLASSES - 1 });
+                return Err(Error::LabelOutOfRange {
+                    path,
+                    image,
+                    label,
+                    last: CLASSES - 1,
+                });
             };
             if split.takes(*rank) {
                 set.push(mosaic.tile(tile), label);
@@ -94,5 +105,8 @@ pub fn load(folder: &Path, split: Split) -> Result<ImageSet, Error> {
 }
 
 fn mosaic_path(folder: &Path, split: &str, number: usize) -> Option<std::path::PathBuf> {
-    ["webp", "png"].iter().map(|end| folder.join(format!("{split}_{number:02}.{end}"))).find(|path| path.is_file())
+    ["webp", "png"]
+        .iter()
+        .map(|end| folder.join(format!("{split}_{number:02}.{end}")))
+        .find(|path| path.is_file())
 }

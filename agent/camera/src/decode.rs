@@ -18,7 +18,10 @@ pub const MAX_DECODED: u64 = 256 << 20;
 
 /// Reads a regular file of at most `limit` bytes into `bytes`, whose room is reused.
 pub(crate) fn read_bounded(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<(), Error> {
-    let unreadable = |source| Error::Read { path: path.to_owned(), source };
+    let unreadable = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
     // Asked before it is opened: opening a named pipe would wait for somebody to write to it.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(Error::NotAFile { path: path.to_owned() });
@@ -27,7 +30,11 @@ pub(crate) fn read_bounded(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Resu
     // The length is counted while reading: what the system says of a file may be older than the file.
     let file = File::open(path).map_err(unreadable)?;
     let length = file.take(limit + 1).read_to_end(bytes).map_err(unreadable)?;
-    if length as u64 > limit { Err(Error::FileTooLarge { path: path.to_owned() }) } else { Ok(()) }
+    if length as u64 > limit {
+        Err(Error::FileTooLarge { path: path.to_owned() })
+    } else {
+        Ok(())
+    }
 }
 
 /// Decodes PNG, JPEG or WebP, by content rather than by name, and turns it upright if it says how.
@@ -46,7 +53,10 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<DynamicImage, Error> {
         image.apply_orientation(orientation);
         Ok(image)
     };
-    decoded().map_err(|source| Error::Decode { path: path.to_owned(), source })
+    decoded().map_err(|source| Error::Decode {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Brings an image to `shape`, into `pixels`: colour to grey by luminance or grey to three equal channels, transparency
@@ -59,11 +69,19 @@ pub(crate) fn fit(image: DynamicImage, shape: FrameShape, pixels: &mut Vec<u8>) 
     pixels.clear();
     if shape.channels() == 1 {
         let grey = image.into_luma8();
-        let grey = if same { grey } else { imageops::resize(&grey, width, height, FilterType::Triangle) };
+        let grey = if same {
+            grey
+        } else {
+            imageops::resize(&grey, width, height, FilterType::Triangle)
+        };
         pixels.extend_from_slice(&grey);
     } else {
         let colour = image.into_rgb8();
-        let colour = if same { colour } else { imageops::resize(&colour, width, height, FilterType::Triangle) };
+        let colour = if same {
+            colour
+        } else {
+            imageops::resize(&colour, width, height, FilterType::Triangle)
+        };
         pixels.extend_from_slice(&colour);
     }
 }

@@ -29,7 +29,10 @@ impl Folder {
     /// # Errors
     /// The folder cannot be read, holds no image, or more than [`MAX_FILES`](Self::MAX_FILES).
     pub fn open(folder: &Path, shape: FrameShape) -> Result<Self, Error> {
-        let unreadable = |source| Error::Read { path: folder.to_owned(), source };
+        let unreadable = |source| Error::Read {
+            path: folder.to_owned(),
+            source,
+        };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(unreadable)? {
             let name = entry.map_err(unreadable)?.file_name();
@@ -37,15 +40,26 @@ impl Folder {
                 continue;
             }
             if names.len() == Self::MAX_FILES {
-                return Err(Error::TooManyFiles { path: folder.to_owned() });
+                return Err(Error::TooManyFiles {
+                    path: folder.to_owned(),
+                });
             }
             names.push(name);
         }
         if names.is_empty() {
-            return Err(Error::NoImages { path: folder.to_owned() });
+            return Err(Error::NoImages {
+                path: folder.to_owned(),
+            });
         }
         names.sort_unstable();
-        Ok(Self { folder: folder.to_owned(), names, shape, next: 0, skipped: 0, encoded: Vec::new() })
+        Ok(Self {
+            folder: folder.to_owned(),
+            names,
+            shape,
+            next: 0,
+            skipped: 0,
+            encoded: Vec::new(),
+        })
     }
 
     /// Images in the list, readable or not.
@@ -57,7 +71,9 @@ impl Folder {
 
 fn is_image(name: &OsStr) -> bool {
     let extension = Path::new(name).extension();
-    ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.is_some_and(|e| e.eq_ignore_ascii_case(known)))
+    ["png", "jpg", "jpeg", "webp"]
+        .iter()
+        .any(|known| extension.is_some_and(|e| e.eq_ignore_ascii_case(known)))
 }
 
 impl Camera for Folder {

@@ -21,9 +21,17 @@ impl FrameShape {
     pub fn new(height: usize, width: usize, channels: usize) -> Result<Self, Error> {
         let sides = 1..=Self::MAX_SIDE;
         if sides.contains(&height) && sides.contains(&width) && matches!(channels, 1 | 3) {
-            Ok(Self { height, width, channels })
+            Ok(Self {
+                height,
+                width,
+                channels,
+            })
         } else {
-            Err(Error::Shape { height, width, channels })
+            Err(Error::Shape {
+                height,
+                width,
+                channels,
+            })
         }
     }
 
@@ -76,7 +84,10 @@ impl Frame {
     /// An empty frame with room for one image of this shape.
     #[must_use]
     pub fn for_shape(shape: FrameShape) -> Self {
-        Self { pixels: Vec::with_capacity(shape.bytes()), ..Self::default() }
+        Self {
+            pixels: Vec::with_capacity(shape.bytes()),
+            ..Self::default()
+        }
     }
 }
 

@@ -20,7 +20,11 @@ impl Mosaic {
     pub(crate) fn decode(path: &Path, bytes: &[u8], tile: FrameShape) -> Result<Self, Error> {
         let picture = decode::decode(path, bytes)?;
         let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let color = if tile.channels() == 1 { ColorType::L8 } else { ColorType::Rgb8 };
+        let color = if tile.channels() == 1 {
+            ColorType::L8
+        } else {
+            ColorType::Rgb8
+        };
         if picture.color() != color || width % tile.width() != 0 || height % tile.height() != 0 {
             return Err(Error::Mosaic {
                 path: path.to_owned(),
@@ -31,7 +35,12 @@ impl Mosaic {
             });
         }
         let (columns, rows) = (width / tile.width(), height / tile.height());
-        Ok(Self { picture, tile, columns, rows })
+        Ok(Self {
+            picture,
+            tile,
+            columns,
+            rows,
+        })
     }
 
     pub(crate) const fn tiles(&self) -> usize {
@@ -48,10 +57,18 @@ impl Mosaic {
 }
 
 /// The records of a file of labels: at least one, at most [`ImageSet::MAX_IMAGES`].
-pub(crate) fn label_records<'a>(path: &Path, bytes: &'a [u8], record: usize) -> Result<std::slice::ChunksExact<'a, u8>, Error> {
+pub(crate) fn label_records<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    record: usize,
+) -> Result<std::slice::ChunksExact<'a, u8>, Error> {
     let images = bytes.len() / record;
     if bytes.len() % record != 0 || images == 0 || images > ImageSet::MAX_IMAGES {
-        return Err(Error::Labels { path: path.to_owned(), bytes: bytes.len(), record });
+        return Err(Error::Labels {
+            path: path.to_owned(),
+            bytes: bytes.len(),
+            record,
+        });
     }
     Ok(bytes.chunks_exact(record))
 }

@@ -16,7 +16,12 @@ pub struct Raw<R> {
 impl<R: Read + Send> Raw<R> {
     /// Reads frames of `shape` from `source`. Each frame takes one `read` or more, so `source` needs no buffer.
     pub const fn new(source: R, shape: FrameShape) -> Self {
-        Self { source, shape, next: 0, ended: false }
+        Self {
+            source,
+            shape,
+            next: 0,
+            ended: false,
+        }
     }
 }
 
@@ -41,13 +46,21 @@ impl<R: Read + Send> Camera for Raw<R> {
                     if got == 0 {
                         return Ok(false);
                     }
-                    return Err(Error::PartialFrame { frame: self.next, got, expected, shape: self.shape });
+                    return Err(Error::PartialFrame {
+                        frame: self.next,
+                        got,
+                        expected,
+                        shape: self.shape,
+                    });
                 }
                 Ok(n) => got += n,
                 Err(source) if source.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
                     self.ended = true;
-                    return Err(Error::Pipe { frame: self.next, source });
+                    return Err(Error::Pipe {
+                        frame: self.next,
+                        source,
+                    });
                 }
             }
         }

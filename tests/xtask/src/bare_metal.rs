@@ -17,8 +17,9 @@ pub fn build(target: &Path) -> Result<()> {
     println!("{toolchain}");
     for package in BARE_METAL {
         let mut cargo = toolchain.cargo();
-        cargo.args(["build", "--release", "--locked", "--no-default-features", "--package", package]);
-        cargo.args(["--target", BARE_METAL_TARGET]);
+        // Whether it builds is the question: unoptimised, the macros that run meanwhile are built much sooner.
+        cargo.args(["build", "--profile", "dev", "--locked", "--package", package]);
+        cargo.args(["--no-default-features", "--target", BARE_METAL_TARGET]);
         // Apart from the host's build, whose lock and artefacts another compiler would disturb.
         cargo.env("CARGO_TARGET_DIR", target.join("bare-metal"));
         process::run(&mut cargo).with_context(|| format!("{package} does not build for {BARE_METAL_TARGET}"))?;

@@ -34,7 +34,11 @@ pub fn advisories(target: &Path) -> Result<()> {
 /// A dependency breaks a rule, or cargo-deny could not be installed.
 pub fn bans_licenses_sources(target: &Path) -> Result<()> {
     let path = path_with_deny(target)?;
-    process::run(process::cargo().args(["deny", "check", "bans", "licenses", "sources"]).env("PATH", path))
+    process::run(
+        process::cargo()
+            .args(["deny", "check", "bans", "licenses", "sources"])
+            .env("PATH", path),
+    )
 }
 
 /// A search path on which `cargo deny` is found; installs it below `target` where it is not.
@@ -46,7 +50,17 @@ fn path_with_deny(target: &Path) -> Result<OsString> {
     let path = std::env::join_paths(folders).context("PATH has an entry that cannot be passed on")?;
     if !process::succeeds(process::cargo().args(["deny", "--version"]).env("PATH", &path)) {
         let mut install = process::cargo();
-        install.args(["install", "cargo-deny", "--version", VERSION, "--locked", "--debug", "--root"]).arg(&root);
+        install
+            .args([
+                "install",
+                "cargo-deny",
+                "--version",
+                VERSION,
+                "--locked",
+                "--debug",
+                "--root",
+            ])
+            .arg(&root);
         process::run(install.env("CARGO_TARGET_DIR", root.join("build")))
             .context("cargo-deny is missing; install it with `cargo install cargo-deny --locked`")?;
     }

@@ -46,11 +46,21 @@ pub enum Needs {
 }
 
 const fn ours(name: &'static str, needs: &'static [&'static str]) -> Crate {
-    Crate { name, needs: Needs::Only(needs), tests_use: &[], behind_feature: None }
+    Crate {
+        name,
+        needs: Needs::Only(needs),
+        tests_use: &[],
+        behind_feature: None,
+    }
 }
 
 const fn tests(name: &'static str) -> Crate {
-    Crate { name, needs: Needs::Any, tests_use: &[], behind_feature: None }
+    Crate {
+        name,
+        needs: Needs::Any,
+        tests_use: &[],
+        behind_feature: None,
+    }
 }
 
 /// Every crate of the workspace. What is not listed for a crate is forbidden to it; a crate that is not listed fails
@@ -66,7 +76,10 @@ pub const CRATES: &[Crate] = &[
     // The agent.
     ours("offramp-core", &["offramp-proto"]),
     ours("offramp-engine", &["offramp-core", "offramp-model"]),
-    Crate { tests_use: &["offramp-policy-build"], ..ours("offramp-policy", &["offramp-core"]) },
+    Crate {
+        tests_use: &["offramp-policy-build"],
+        ..ours("offramp-policy", &["offramp-core"])
+    },
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
     Crate {
         // The demo shows agent, broker and controller with one command from one binary; a device is built without it.
@@ -86,10 +99,16 @@ pub const CRATES: &[Crate] = &[
         )
     },
     // The controller's side.
-    Crate { tests_use: &["offramp-broker"], ..ours("offramp-link", &["offramp-proto"]) },
     Crate {
         tests_use: &["offramp-broker"],
-        ..ours("offramp-fleet", &["offramp-core", "offramp-link", "offramp-model", "offramp-proto"])
+        ..ours("offramp-link", &["offramp-proto"])
+    },
+    Crate {
+        tests_use: &["offramp-broker"],
+        ..ours(
+            "offramp-fleet",
+            &["offramp-core", "offramp-link", "offramp-model", "offramp-proto"],
+        )
     },
     // Only the tests see both sides.
     tests("offramp-e2e"),
@@ -146,7 +165,14 @@ pub const NEVER_PULLED_IN: &[NeverPulledIn] = &[
     NeverPulledIn {
         package: "offramp-fleet",
         target: None,
-        never: &["offramp", "offramp-engine", "offramp-policy", "offramp-store", "offramp-camera", "offramp-broker"],
+        never: &[
+            "offramp",
+            "offramp-engine",
+            "offramp-policy",
+            "offramp-store",
+            "offramp-camera",
+            "offramp-broker",
+        ],
         why: "the controller never depends on the agent",
     },
 ];

@@ -58,7 +58,10 @@ impl Toolchain {
             Self::Debian => {
                 let mut cargo = Command::new(DEBIAN_CARGO);
                 // `-Z` on a stable compiler: the library is built by the compiler that it came with.
-                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
+                cargo
+                    .env("RUSTC", DEBIAN_RUSTC)
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .arg("-Zbuild-std=core,alloc");
                 // Set by Cargo and rustup for this program; meant for another compiler.
                 for variable in ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC", "LD_LIBRARY_PATH"] {
                     cargo.env_remove(variable);
@@ -84,5 +87,7 @@ fn rustup_has(target: &str) -> bool {
 }
 
 fn debian_is_installed() -> bool {
-    [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_SOURCE].iter().all(|path| Path::new(path).exists())
+    [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_SOURCE]
+        .iter()
+        .all(|path| Path::new(path).exists())
 }

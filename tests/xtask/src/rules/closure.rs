@@ -10,7 +10,14 @@ pub(super) fn tree(rule: &NeverPulledIn) -> Result<String> {
     let mut command = process::cargo();
     // Procedural macros and what they use run while building, and are not part of the result.
     command.args(["tree", "--locked", "--package", rule.package, "--no-default-features"]);
-    command.args(["--edges", "normal,no-proc-macro", "--prefix", "depth", "--format", "{p}"]);
+    command.args([
+        "--edges",
+        "normal,no-proc-macro",
+        "--prefix",
+        "depth",
+        "--format",
+        "{p}",
+    ]);
     if let Some(target) = rule.target {
         command.args(["--target", target]);
     }
@@ -29,9 +36,14 @@ pub(super) fn check(rule: &NeverPulledIn, tree: &str) -> Vec<Broken> {
         path.push(name.split(' ').next().unwrap_or(name));
         // Once a path is bad, what lies below adds nothing.
         let forbidden = |name: &&str| rule.never.iter().any(|pattern| matches(pattern, name));
-        let Some((last, above)) = path.split_last() else { continue };
-        if forbidden(last) && !above.iter().any(|name| forbidden(&name)) {
-            broken.push(Broken { edge: path.join(" -> "), rule: rule.why.into() });
+        let Some((last, above)) = path.split_last() else {
+            continue;
+        };
+        if forbidden(last) && !above.iter().any(|name| forbidden(name)) {
+            broken.push(Broken {
+                edge: path.join(" -> "),
+                rule: rule.why.into(),
+            });
         }
     }
     broken
@@ -41,8 +53,12 @@ pub(super) fn check(rule: &NeverPulledIn, tree: &str) -> Vec<Broken> {
 mod tests {
     use super::*;
 
-    const RULE: NeverPulledIn =
-        NeverPulledIn { package: "core", target: None, never: &["rand*", "tokio"], why: "core is deterministic" };
+    const RULE: NeverPulledIn = NeverPulledIn {
+        package: "core",
+        target: None,
+        never: &["rand*", "tokio"],
+        why: "core is deterministic",
+    };
 
     fn edges(tree: &str) -> Vec<String> {
         check(&RULE, tree).into_iter().map(|broken| broken.edge).collect()
@@ -55,8 +71,12 @@ mod tests {
 
     #[test]
     fn a_forbidden_crate_is_named_with_the_way_to_it_and_not_what_lies_below() {
-        let tree = "0core v0.1.0\n1proto v0.1.0\n2signature v3.0.0\n3rand_core v0.9.0\n4rand_inner v0.1.0\n1tokio v1.0.0\n";
-        assert_eq!(edges(tree), ["core -> proto -> signature -> rand_core", "core -> tokio"]);
+        let tree =
+            "0core v0.1.0\n1proto v0.1.0\n2signature v3.0.0\n3rand_core v0.9.0\n4rand_inner v0.1.0\n1tokio v1.0.0\n";
+        assert_eq!(
+            edges(tree),
+            ["core -> proto -> signature -> rand_core", "core -> tokio"]
+        );
         assert_eq!(check(&RULE, tree)[0].rule, "core is deterministic");
     }
 }

@@ -23,10 +23,17 @@ pub(super) fn check(metadata: &Metadata, table: &[Crate]) -> Vec<Broken> {
             }
         }
     }
-    broken.extend(table.iter().filter(|rule| !ours.contains(rule.name)).map(|rule| Broken {
-        edge: rule.name.into(),
-        rule: "the table CRATES of tests/xtask/src/rules.rs names a crate that is not in the workspace: remove it".into(),
-    }));
+    broken.extend(
+        table
+            .iter()
+            .filter(|rule| !ours.contains(rule.name))
+            .map(|rule| Broken {
+                edge: rule.name.into(),
+                rule:
+                    "the table CRATES of tests/xtask/src/rules.rs names a crate that is not in the workspace: remove it"
+                        .into(),
+            }),
+    );
     broken
 }
 
@@ -38,22 +45,35 @@ fn check_edge(package: &Package, dependency: &Dependency, rule: &Crate) -> Optio
         return None;
     }
     let broken = |rule: String| {
-        let kind = dependency.kind.as_ref().map(|kind| format!(" ({kind})")).unwrap_or_default();
-        Some(Broken { edge: format!("{} -> {to}{kind}", package.name), rule })
+        let kind = dependency
+            .kind
+            .as_ref()
+            .map(|kind| format!(" ({kind})"))
+            .unwrap_or_default();
+        Some(Broken {
+            edge: format!("{} -> {to}{kind}", package.name),
+            rule,
+        })
     };
     match rule.behind_feature {
         Some((feature, behind)) if behind.contains(&to) => {
             if !dependency.optional {
                 broken(format!("{to} is optional, behind the feature `{feature}`"))
             } else if let Some(other) = turned_on_without(package, dependency, feature) {
-                broken(format!("only the feature `{feature}` turns {to} on, but `{other}` does too"))
+                broken(format!(
+                    "only the feature `{feature}` turns {to} on, but `{other}` does too"
+                ))
             } else {
                 None
             }
         }
         _ => broken(match needs {
             [] => format!("{} depends on no other crate of ours", rule.name),
-            _ => format!("{} depends on no other crate of ours than {}", rule.name, needs.join(", ")),
+            _ => format!(
+                "{} depends on no other crate of ours than {}",
+                rule.name,
+                needs.join(", ")
+            ),
         }),
     }
 }
@@ -82,9 +102,7 @@ mod tests {
 
     /// A workspace of the crates `a` (with these dependencies and features), `b` and `c`.
     fn workspace(dependencies: &Value, features: &Value) -> Metadata {
-        let package = |name: &str, dependencies: &Value, features: &Value| {
-            json!({"id": name, "name": name, "dependencies": dependencies, "features": features})
-        };
+        let package = |name: &str, dependencies: &Value, features: &Value| json!({"id": name, "name": name, "dependencies": dependencies, "features": features});
         serde_json::from_value(json!({
             "packages": [
                 package("a", dependencies, features),
@@ -105,8 +123,14 @@ mod tests {
     }
 
     const TABLE: &[Crate] = &[ours("a", &["b"]), ours("b", &[]), ours("c", &[])];
-    const TABLE_WITH_DEMO: &[Crate] =
-        &[Crate { behind_feature: Some(("demo", &["c"])), ..ours("a", &["b"]) }, ours("b", &[]), ours("c", &[])];
+    const TABLE_WITH_DEMO: &[Crate] = &[
+        Crate {
+            behind_feature: Some(("demo", &["c"])),
+            ..ours("a", &["b"])
+        },
+        ours("b", &[]),
+        ours("c", &[]),
+    ];
 
     fn edges_of(broken: &[Broken]) -> Vec<&str> {
         broken.iter().map(|b| b.edge.as_str()).collect()
@@ -120,7 +144,11 @@ mod tests {
 
     #[test]
     fn an_edge_that_is_not_in_the_table_is_named_with_its_rule() {
-        for (kind, edge) in [(None, "a -> c"), (Some("build"), "a -> c (build)"), (Some("dev"), "a -> c (dev)")] {
+        for (kind, edge) in [
+            (None, "a -> c"),
+            (Some("build"), "a -> c (build)"),
+            (Some("dev"), "a -> c (dev)"),
+        ] {
             let broken = check(&workspace(&json!([dependency("c", kind, false)]), &json!({})), TABLE);
             assert_eq!(edges_of(&broken), [edge]);
             assert_eq!(broken[0].rule, "a depends on no other crate of ours than b");
@@ -129,14 +157,30 @@ mod tests {
 
     #[test]
     fn an_optional_edge_counts_although_its_feature_is_off() {
-        let broken = check(&workspace(&json!([dependency("c", None, true)]), &json!({"x": ["dep:c"]})), TABLE);
+        let broken = check(
+            &workspace(&json!([dependency("c", None, true)]), &json!({"x": ["dep:c"]})),
+            TABLE,
+        );
         assert_eq!(edges_of(&broken), ["a -> c"]);
     }
 
     #[test]
     fn what_only_tests_may_use_is_no_licence_to_depend_on_it() {
-        let table = &[Crate { tests_use: &["c"], ..ours("a", &[]) }, ours("b", &[]), ours("c", &[])];
-        assert_eq!(check(&workspace(&json!([dependency("c", Some("dev"), false)]), &json!({})), table), []);
+        let table = &[
+            Crate {
+                tests_use: &["c"],
+                ..ours("a", &[])
+            },
+            ours("b", &[]),
+            ours("c", &[]),
+        ];
+        assert_eq!(
+            check(
+                &workspace(&json!([dependency("c", Some("dev"), false)]), &json!({})),
+                table
+            ),
+            []
+        );
         let broken = check(&workspace(&json!([dependency("c", None, false)]), &json!({})), table);
         assert_eq!(edges_of(&broken), ["a -> c"]);
     }
@@ -156,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_dependency_that_must_be_behind_a_feature_may_not_be_plain() {
-        let broken = check(&workspace(&json!([dependency("c", None, false)]), &json!({})), TABLE_WITH_DEMO);
+        let broken = check(
+            &workspace(&json!([dependency("c", None, false)]), &json!({})),
+            TABLE_WITH_DEMO,
+        );
         assert_eq!(edges_of(&broken), ["a -> c"]);
         assert!(broken[0].rule.contains("`demo`"), "{}", broken[0].rule);
     }

@@ -8,10 +8,17 @@ use crate::metadata::Metadata;
 /// Looks from each of our crates through outside crates only: what it reaches by way of another of ours is found when
 /// that one is looked at. What tests use counts too.
 pub(super) fn check(metadata: &Metadata, only_through: &[(&str, &str)]) -> Vec<Broken> {
-    let names: BTreeMap<&str, &str> =
-        metadata.packages.iter().map(|package| (package.id.as_str(), package.name.as_str())).collect();
-    let uses: BTreeMap<&str, &[String]> =
-        metadata.resolve.nodes.iter().map(|node| (node.id.as_str(), node.dependencies.as_slice())).collect();
+    let names: BTreeMap<&str, &str> = metadata
+        .packages
+        .iter()
+        .map(|package| (package.id.as_str(), package.name.as_str()))
+        .collect();
+    let uses: BTreeMap<&str, &[String]> = metadata
+        .resolve
+        .nodes
+        .iter()
+        .map(|node| (node.id.as_str(), node.dependencies.as_slice()))
+        .collect();
     let mut broken = Vec::new();
     for member in metadata.members() {
         let mut seen = BTreeSet::from([member.id.as_str()]);
@@ -43,7 +50,8 @@ mod tests {
     use super::*;
 
     fn graph(edges: &[(&str, &[&str])]) -> Metadata {
-        let package = |name: &str| json!({"id": format!("id of {name}"), "name": name, "dependencies": [], "features": {}});
+        let package =
+            |name: &str| json!({"id": format!("id of {name}"), "name": name, "dependencies": [], "features": {}});
         let node = |(name, uses): &(&str, &[&str])| {
             let uses: Vec<_> = uses.iter().map(|name| format!("id of {name}")).collect();
             json!({"id": format!("id of {name}"), "dependencies": uses})
@@ -74,7 +82,11 @@ mod tests {
 
     #[test]
     fn a_direct_use_by_another_crate_is_named() {
-        let graph = graph(&[("policy", &["wasmtime"]), ("daemon", &["policy", "wasmtime"]), ("wasmtime", &[])]);
+        let graph = graph(&[
+            ("policy", &["wasmtime"]),
+            ("daemon", &["policy", "wasmtime"]),
+            ("wasmtime", &[]),
+        ]);
         let broken = check(&graph, RULES);
         assert_eq!(broken.len(), 1);
         assert_eq!(broken[0].edge, "daemon -> wasmtime");
