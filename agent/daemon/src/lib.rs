@@ -1,1 +1,12 @@
-//! The Offramp agent and its tools.
+//! The Offramp agent and its tools, as a library for the binary `offramp` and for tests.
+
+pub mod agent;
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod evaluate;
+pub mod judge;
+pub mod lane;
+pub mod package;
+pub mod terminal;
+pub mod tool;

@@ -1,1 +1,141 @@
-fn main() {}
+//! `offramp`: the agent and its tools.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use offramp::{terminal, tool};
+use tracing_subscriber::EnvFilter;
+
+/// Early-exit image classification on edge devices: the agent and its tools.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage. Logs: RUST_LOG, e.g. RUST_LOG=offramp=debug.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Write logs as JSON lines.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show it all at work: broker, controller, page and an agent that specializes, in one minute.
+    #[cfg(feature = "demo")]
+    Demo(offramp::demo::Demo),
+    /// Run the agent of a configuration file; predictions go to standard output as JSON lines.
+    Run {
+        /// The configuration (TOML); see docs/guide.md.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Look into model packages.
+    #[command(subcommand)]
+    Model(Model),
+    /// Look into exit policies.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Args)]
+struct Package {
+    /// A directory with a model.toml, a name in models/zoo, or the embedded `revcol-fashion`.
+    #[arg(default_value = offramp::package::EMBEDDED)]
+    package: String,
+}
+
+#[derive(Subcommand)]
+enum Model {
+    /// Check a package whole: manifest, digests, shapes, weights, stages, reference vectors.
+    Check(Package),
+    /// Measure a package on labelled images: each exit alone, and the cascade at a sweep of thresholds.
+    Eval {
+        #[command(flatten)]
+        package: Package,
+        /// Folder with `cifar-100/`, for packages whose images are not embedded.
+        #[arg(long, value_name = "DIR", env = "OFFRAMP_DATA")]
+        data: Option<PathBuf>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a package says of itself.
+    Show {
+        #[command(flatten)]
+        package: Package,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Policy {
+    /// Check a component: imports, exports, contract version, size, fuel of its dearest verdict.
+    Check {
+        /// The component.
+        file: PathBuf,
+        /// A parameter, as often as needed.
+        #[arg(long = "parameter", value_name = "NAME=VALUE")]
+        parameters: Vec<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Time the stages in tract beside ONNX Runtime, and what the agent adds to them, on one thread.
+    Engine(tool::bench::EngineBench),
+}
+
+fn main() -> ExitCode {
+    let cli = parse(std::env::args_os());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet(&cli.command)));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", terminal::explain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Cli {
+    Cli::parse_from(arguments)
+}
+
+/// An agent that runs by itself logs what happens; a tool in somebody's hands only what is wrong.
+fn quiet(command: &Command) -> &'static str {
+    match command {
+        Command::Run { .. } => "info",
+        #[cfg(feature = "demo")]
+        Command::Demo(_) => "error",
+        Command::Model(_) | Command::Policy(_) | Command::Bench(_) => "warn",
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        #[cfg(feature = "demo")]
+        Command::Demo(demo) => offramp::demo::run(&demo),
+        Command::Run { config } => tool::run::run(&config),
+        Command::Model(Model::Check(Package { package })) => tool::model::check(&package),
+        Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),
+        Command::Model(Model::Eval { package, data, json }) => tool::model::eval(&package.package, data.as_deref(), json),
+        Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
+        Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
+    }
+}

@@ -1,0 +1,684 @@
+//! The keeper: durable state, and everything that goes to and comes from the fleet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_core::Core;
+use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
+use offramp_model::Package;
+use offramp_proto::{
+    ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
+    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode,
+    encode,
+};
+use offramp_store::{Limits, Opened, Roles, Store};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use crate::agent::fetch::{Fetch, Progress};
+use crate::agent::run::unix_ms;
+use crate::agent::{Options, Order, Report, StartError, apply_learner};
+use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop};
+use crate::package;
+
+/// Records that are on their way to the broker at a time.
+const BATCH: usize = 16;
+/// Bytes of them.
+const BATCH_BYTES: u64 = 128 * 1024;
+/// How long the keeper waits for a chunk before it asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// How long an agent that ends gives its outbox to empty.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Most classes in a message.
+const MAX_CLASSES: usize = 1024;
+
+/// What the keeper has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Summaries written to the outbox.
+    pub summaries: u64,
+    /// Summaries that the broker has confirmed.
+    pub sent: u64,
+    /// Records that wait in the outbox.
+    pub waiting: u64,
+    /// Whether there is a connection to the broker.
+    pub connected: bool,
+    /// Generation of the desired state in force.
+    pub generation: u64,
+    /// Policies that took over, oldest first.
+    pub swaps: Vec<Swap>,
+}
+
+/// A policy that took over between two frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// The policy before.
+    pub from: String,
+    /// The policy from then on.
+    pub to: String,
+    /// Number of the first frame that it decided.
+    pub frame: u64,
+}
+
+/// Who this is, for every message.
+#[derive(Clone)]
+struct Identity {
+    tenant: TenantId,
+    device: DeviceId,
+    boot: BootId,
+}
+
+impl Identity {
+    fn topic(&self, kind: Kind) -> String {
+        Topic::new(&self.tenant, &self.device, kind).to_string()
+    }
+}
+
+/// A desired state that is being made real.
+struct Pending {
+    desired: Desired,
+    signed: Vec<u8>,
+    delivery: Delivery,
+    fetch: Fetch,
+}
+
+pub(crate) struct Keeper {
+    identity: Identity,
+    model: ModelFacts,
+    started_at: u64,
+    key: Option<PublicKey>,
+    config: Option<Config>,
+    link: Option<(Link, Inbox)>,
+    store: Arc<Store>,
+    workshop: Workshop,
+    to_lane: std::sync::mpsc::Sender<Order>,
+    generation: Generation,
+    policy: PolicyReport,
+    roles: Roles,
+    refused: Option<String>,
+    pending: Option<Pending>,
+    sending: JoinSet<Vec<u64>>,
+    telling: JoinSet<()>,
+    summaries: BTreeMap<u64, ()>,
+    counters: watch::Sender<Counters>,
+}
+
+impl Keeper {
+    /// Opens the store and takes up what it holds: heads into the core, the policy into the judge.
+    pub(crate) fn open(
+        options: Options,
+        boot: BootId,
+        package: &Package,
+        core: &mut Core,
+        to_lane: std::sync::mpsc::Sender<Order>,
+    ) -> Result<(Self, PolicyJudge), StartError> {
+        let (store, opened) = Store::open(&options.state, Limits::default())?;
+        match &opened {
+            Opened::Replaced { reason, kept } => {
+                warn!(reason, kept = %kept.display(), "the store was unusable; a new one was made");
+            }
+            other => debug!(?other, "store"),
+        }
+        restore_heads(&store, core)?;
+
+        let workshop = Workshop::new(package)?;
+        let mut judge = PolicyJudge::new(workshop.prepare(&options.policy)?);
+        let key = options.fleet.as_ref().map(|fleet| fleet.key.clone());
+        let mut generation = Generation(0);
+        let mut roles = Roles::default();
+        if let (Some(key), Some(stored)) = (&key, store.desired()?) {
+            match key.verify::<Desired>(&stored.signed) {
+                Ok(desired) => {
+                    let chosen = desired.policy.as_ref().map(|policy| {
+                        roles.active = Some(offramp_store::Digest(policy.digest.0));
+                        stored_policy(&store, &workshop, policy)
+                    });
+                    match chosen.transpose() {
+                        Ok(chosen) => {
+                            generation = desired.generation;
+                            judge = chosen.map_or(judge, PolicyJudge::new);
+                        }
+                        // The generation stays 0: the broker's copy of the desired state brings the policy again.
+                        Err(why) => warn!(why, "the stored policy cannot decide; it will be fetched again"),
+                    }
+                    apply_learner(core, desired.learner);
+                }
+                Err(error) => warn!(%error, "the stored desired state is ignored"),
+            }
+        }
+
+        let identity = Identity { tenant: options.tenant, device: options.device, boot };
+        let config = options.fleet.map(|fleet| {
+            let mut config = Config::new(fleet.broker, format!("offramp-{}-{}", identity.tenant, identity.device));
+            config.credentials = fleet.credentials;
+            config.ca = fleet.ca;
+            config.subscriptions = vec![Topic::downlink_filter(&identity.tenant, &identity.device)];
+            let death = Death { device: identity.device.clone(), boot };
+            let payload = encode(&death).expect("a death has no bounds to break").into();
+            config.will = Some(Will { topic: identity.topic(Kind::Death), payload, retain: false });
+            config
+        });
+        let mut model = package::facts(package);
+        model.classes.truncate(MAX_CLASSES);
+        let counters = Counters { generation: generation.0, ..Counters::default() };
+        let keeper = Self {
+            identity,
+            model,
+            started_at: unix_ms(),
+            key,
+            config,
+            link: None,
+            store: Arc::new(store),
+            workshop,
+            to_lane,
+            generation,
+            policy: judge.report(0),
+            roles,
+            refused: None,
+            pending: None,
+            sending: JoinSet::new(),
+            telling: JoinSet::new(),
+            summaries: BTreeMap::new(),
+            counters: watch::Sender::new(counters),
+        };
+        Ok((keeper, judge))
+    }
+
+    pub(crate) fn counters(&self) -> watch::Receiver<Counters> {
+        self.counters.subscribe()
+    }
+
+    /// Starts the link, if there is a fleet. It connects in the background.
+    pub(crate) fn connect(mut self, runtime: &tokio::runtime::Runtime) -> Result<Self, StartError> {
+        if let Some(config) = self.config.take() {
+            let _inside = runtime.enter();
+            self.link = Some(Link::connect(&config)?);
+        }
+        Ok(self)
+    }
+
+    /// Works until the lane has ended.
+    pub(crate) async fn run(mut self, mut from_lane: mpsc::Receiver<Report>) {
+        let Some((link, mut inbox)) = self.link.take() else {
+            while let Some(report) = from_lane.recv().await {
+                if matches!(report, Report::Ended) {
+                    return;
+                }
+                self.take_report(None, report);
+            }
+            return;
+        };
+        let mut state = link.state();
+        let mut tick = interval(ASK_AGAIN);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asked = Instant::now();
+        self.state_changed(&link, &state.borrow_and_update().clone());
+        loop {
+            self.send_next(&link);
+            tokio::select! {
+                report = from_lane.recv() => match report {
+                    Some(Report::Ended) | None => break,
+                    Some(report) => self.take_report(Some(&link), report),
+                },
+                Some(delivery) = inbox.recv() => {
+                    asked = Instant::now();
+                    self.take_delivery(&link, delivery);
+                }
+                Ok(()) = state.changed() => {
+                    let now = state.borrow_and_update().clone();
+                    self.state_changed(&link, &now);
+                }
+                Some(sent) = self.sending.join_next() => self.sent(sent.unwrap_or_default()),
+                Some(_) = self.telling.join_next() => {}
+                _ = tick.tick() => {
+                    if let Some(pending) = &self.pending && asked.elapsed() >= ASK_AGAIN {
+                        asked = Instant::now();
+                        let request = pending.fetch.request();
+                        self.ask(&link, &request);
+                    }
+                }
+            }
+        }
+        self.leave(&link).await;
+    }
+
+    /// Empties the outbox as far as a short time allows, then says goodbye.
+    async fn leave(&mut self, link: &Link) {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            self.send_next(link);
+            match timeout_at(deadline, self.sending.join_next()).await {
+                Ok(Some(sent)) => self.sent(sent.unwrap_or_default()),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let connected = matches!(&*link.state().borrow(), State::Connected { .. });
+        if connected {
+            let death = Death { device: self.identity.device.clone(), boot: self.identity.boot };
+            let payload = encode(&death).unwrap_or_default();
+            let told = link.publish(Publication::new(self.identity.topic(Kind::Death), payload));
+            let _ = timeout_at(deadline, told).await;
+        }
+        link.shutdown().await;
+    }
+
+    fn state_changed(&mut self, link: &Link, state: &State) {
+        match state {
+            State::Connected { session_resumed } => {
+                info!(session_resumed, "connected to the broker");
+                // A broker that took us for dead has published our will: it must hear that we live.
+                let birth = Birth {
+                    device: self.identity.device.clone(),
+                    boot: self.identity.boot,
+                    started_at: self.started_at,
+                    agent: env!("CARGO_PKG_VERSION").into(),
+                    model: self.model.clone(),
+                    capabilities: vec!["tract".into()],
+                };
+                self.tell(link, Kind::Birth, &birth, true);
+                self.tell_reported(link);
+            }
+            State::Disconnected { reason, retry_in } => {
+                warn!(%reason, ?retry_in, "not connected to the broker; summaries wait in the outbox");
+            }
+            State::Connecting | State::Closed => {}
+        }
+        let connected = matches!(state, State::Connected { .. });
+        self.counters.send_modify(|counters| counters.connected = connected);
+    }
+
+    // From the lane.
+
+    fn take_report(&mut self, link: Option<&Link>, report: Report) {
+        match report {
+            Report::Window { report, span, policy } => {
+                self.policy = PolicyReport { faults: 0, ..policy.clone() };
+                let mut classes = report.classes;
+                most_frequent(&mut classes, MAX_CLASSES);
+                let summary = Summary {
+                    device: self.identity.device.clone(),
+                    boot: self.identity.boot,
+                    sequence: Sequence(0),
+                    window: span,
+                    generation: self.generation,
+                    frames: report.frames,
+                    dropped: report.dropped,
+                    exits: report.exits,
+                    cost: report.cost,
+                    audits: report.audits,
+                    learner: report.learner,
+                    classes,
+                    policy,
+                    outbox: self.counters.borrow().waiting,
+                    temperature: None,
+                };
+                if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
+                    self.summaries.insert(sequence, ());
+                    self.counters.send_modify(|counters| counters.summaries += 1);
+                }
+            }
+            Report::Checkpoint(heads) => {
+                if let Err(error) = self.store.save_checkpoint(&heads) {
+                    error!(error = &error as &dyn std::error::Error, "the heads were not saved");
+                }
+            }
+            Report::Policy { step, policy, frame } => {
+                self.take_step(step, &policy, frame);
+                self.policy = policy;
+                if let Some(link) = link {
+                    self.tell_reported(link);
+                }
+            }
+            Report::Ended => {}
+        }
+    }
+
+    fn take_step(&mut self, step: Step, policy: &PolicyReport, frame: u64) {
+        match step {
+            Step::Swapped { generation, from } => {
+                let to = format!("{} {}", policy.name, policy.version);
+                info!(from, to, frame, %generation, "policy swapped");
+                let facts = [("from", from.clone()), ("to", to.clone()), ("frame", frame.to_string())];
+                self.event("policy-swapped", format!("{to} decides from frame {frame} on, after {from}"), &facts);
+                self.counters.send_modify(|counters| {
+                    counters.swaps.push(Swap { from, to, frame });
+                    counters.generation = generation.0;
+                });
+            }
+            Step::SteppedDown { message } => {
+                warn!(frame, message, "policy");
+                self.event("policy-stepped-down", message, &[("frame", frame.to_string())]);
+            }
+        }
+    }
+
+    // To the fleet.
+
+    /// Puts a record into the outbox under the next sequence.
+    fn append<M: Message + Clone>(&mut self, kind: Kind, record: impl FnOnce(Sequence) -> M) -> Option<u64> {
+        let appended = self.store.append(kind.path(), |sequence| {
+            encode(&record(Sequence(sequence))).unwrap_or_else(|error| {
+                error!(%error, "a record is outside its own bounds; an empty one is sent in its place");
+                Vec::new()
+            })
+        });
+        match appended {
+            Ok(appended) => {
+                if appended.dropped > 0 {
+                    warn!(records = appended.dropped, "the outbox is full; its oldest records were dropped");
+                }
+                self.count_waiting();
+                Some(appended.sequence)
+            }
+            Err(error) => {
+                error!(error = &error as &dyn std::error::Error, "a record was not stored");
+                None
+            }
+        }
+    }
+
+    fn event(&mut self, kind: &str, message: String, facts: &[(&str, String)]) {
+        let event = Event {
+            device: self.identity.device.clone(),
+            boot: self.identity.boot,
+            sequence: Sequence(0),
+            at: unix_ms(),
+            kind: kind.into(),
+            message: clip(message),
+            facts: facts.iter().map(|(k, v)| ((*k).into(), v.clone())).collect(),
+        };
+        self.append(Kind::Event, |sequence| Event { sequence, ..event });
+    }
+
+    fn count_waiting(&self) {
+        if let Ok(outbox) = self.store.outbox() {
+            self.counters.send_if_modified(|counters| {
+                std::mem::replace(&mut counters.waiting, outbox.records) != outbox.records
+            });
+        }
+    }
+
+    /// Sends the oldest records, if none are on their way.
+    fn send_next(&mut self, link: &Link) {
+        if !self.sending.is_empty() || !matches!(&*link.state().borrow(), State::Connected { .. }) {
+            return;
+        }
+        let records = match self.store.records_after(0, BATCH, BATCH_BYTES) {
+            Ok(records) if records.is_empty() => return,
+            Ok(records) => records,
+            Err(error) => return error!(error = &error as &dyn std::error::Error, "the outbox cannot be read"),
+        };
+        let link = link.clone();
+        let prefix = format!("offramp/{}/{}/{}", offramp_proto::PROTOCOL_VERSION, self.identity.tenant, self.identity.device);
+        self.sending.spawn(async move {
+            let mut publishes = JoinSet::new();
+            for record in records {
+                let (link, topic) = (link.clone(), format!("{prefix}/{}", record.topic));
+                publishes.spawn(async move {
+                    let sent = link.publish(Publication::new(topic, record.payload)).await;
+                    sent.map(|()| record.sequence).inspect_err(|error| debug!(%error, "a record stays in the outbox")).ok()
+                });
+            }
+            publishes.join_all().await.into_iter().flatten().collect()
+        });
+    }
+
+    fn sent(&mut self, sequences: Vec<u64>) {
+        if let Err(error) = self.store.acknowledge(&sequences) {
+            return error!(error = &error as &dyn std::error::Error, "sent records stay in the outbox and will be sent again");
+        }
+        let summaries = sequences.iter().filter(|sequence| self.summaries.remove(sequence).is_some()).count();
+        self.counters.send_modify(|counters| counters.sent += summaries as u64);
+        self.count_waiting();
+    }
+
+    /// Publishes something that is true now and needs no outbox: it is told again at the next connect.
+    fn tell(&mut self, link: &Link, kind: Kind, message: &impl Message, retain: bool) {
+        let payload = match encode(message) {
+            Ok(payload) => payload,
+            Err(error) => return error!(%error, "not told"),
+        };
+        let mut publication = Publication::new(self.identity.topic(kind), payload);
+        if retain {
+            publication = publication.retained();
+        }
+        let link = link.clone();
+        self.telling.spawn(async move {
+            if let Err(error) = link.publish(publication).await {
+                debug!(%error, "not told; it will be at the next connect");
+            }
+        });
+    }
+
+    fn tell_reported(&mut self, link: &Link) {
+        let reported = Reported {
+            device: self.identity.device.clone(),
+            boot: self.identity.boot,
+            at: unix_ms(),
+            generation: self.generation,
+            policy: self.policy.clone(),
+            refused: self.refused.clone().map(clip),
+        };
+        self.tell(link, Kind::Reported, &reported, true);
+    }
+
+    fn ask(&mut self, link: &Link, request: &offramp_proto::ArtifactRequest) {
+        let Ok(payload) = encode(request) else { return };
+        let publication = Publication::new(self.identity.topic(Kind::Request), payload)
+            .answer_to(self.identity.topic(Kind::Chunk))
+            .correlated_by(request.digest.0.to_vec());
+        let link = link.clone();
+        self.telling.spawn(async move {
+            if let Err(error) = link.publish(publication).await {
+                debug!(%error, "a request was not sent; it will be again");
+            }
+        });
+    }
+
+    // From the fleet.
+
+    fn take_delivery(&mut self, link: &Link, delivery: Delivery) {
+        let topic = Topic::parse(&delivery.message.topic);
+        match topic.map(|topic| topic.kind) {
+            Ok(Kind::Desired) => self.take_desired(link, delivery),
+            Ok(Kind::Chunk) => {
+                self.take_chunk(link, &delivery.message.payload);
+                delivery.acknowledge();
+            }
+            Ok(kind) => {
+                debug!(?kind, "not for a device");
+                delivery.acknowledge();
+            }
+            Err(error) => {
+                debug!(%error, "ignored");
+                delivery.acknowledge();
+            }
+        }
+    }
+
+    fn take_desired(&mut self, link: &Link, delivery: Delivery) {
+        let signed = delivery.message.payload.to_vec();
+        let Some(key) = &self.key else { return delivery.acknowledge() };
+        let desired = match key.verify::<Desired>(&signed) {
+            Ok(desired) if desired.device == self.identity.device => desired,
+            Ok(desired) => {
+                let why = format!("the desired state is signed for device {}", desired.device);
+                delivery.acknowledge();
+                return self.refuse(link, why);
+            }
+            Err(error) => {
+                delivery.acknowledge();
+                return self.refuse(link, format!("the desired state is refused: {error}"));
+            }
+        };
+        if desired.generation == self.generation {
+            return delivery.acknowledge(); // told again at every connect
+        }
+        if desired.generation < self.generation {
+            delivery.acknowledge();
+            let (old, new) = (desired.generation, self.generation);
+            return self.refuse(link, format!("generation {old} is older than {new}, which is in force"));
+        }
+        info!(generation = %desired.generation, "a new desired state");
+        let Some(policy) = &desired.policy else {
+            self.accept(link, &desired, &signed, None);
+            return delivery.acknowledge();
+        };
+        let fetch = Fetch::new(policy.digest, policy.size);
+        match self.store.artifact(offramp_store::Digest(policy.digest.0)) {
+            Ok(Some(bytes)) => {
+                self.install(link, &desired, &signed, bytes);
+                delivery.acknowledge();
+            }
+            Ok(None) => {
+                let request = fetch.request();
+                // What was pending is superseded: its delivery is dealt with.
+                if let Some(old) = self.pending.replace(Pending { desired, signed, delivery, fetch }) {
+                    old.delivery.acknowledge();
+                }
+                self.ask(link, &request);
+            }
+            Err(error) => error!(error = &error as &dyn std::error::Error, "the store cannot be read"),
+        }
+    }
+
+    fn take_chunk(&mut self, link: &Link, payload: &[u8]) {
+        let chunk = match decode::<ArtifactChunk>(payload) {
+            Ok(chunk) => chunk,
+            Err(error) => return warn!(%error, "a chunk is refused and will be asked for again"),
+        };
+        let Some(mut pending) = self.pending.take() else { return };
+        match pending.fetch.take(&chunk) {
+            Progress::Ignored => self.pending = Some(pending),
+            Progress::More => {
+                let request = pending.fetch.request();
+                self.pending = Some(pending);
+                self.ask(link, &request);
+            }
+            Progress::Complete(bytes) => {
+                self.install(link, &pending.desired, &pending.signed, bytes);
+                pending.delivery.acknowledge();
+            }
+            Progress::Failed(why) => {
+                pending.delivery.acknowledge();
+                self.refuse(link, format!("generation {}: {why}", pending.desired.generation));
+            }
+        }
+    }
+
+    /// Compiles and configures a policy; only one that stands goes into the store.
+    fn install(&mut self, link: &Link, desired: &Desired, signed: &[u8], bytes: Vec<u8>) {
+        let Some(policy) = &desired.policy else { return };
+        match self.workshop.prepare(&source(policy, bytes.clone())) {
+            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, &bytes))),
+            Err(error) => {
+                let why = chain(&error);
+                self.refuse(link, format!("generation {}: policy {}: {why}", desired.generation, policy.name));
+            }
+        }
+    }
+
+    /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
+    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Chosen, &[u8])>) {
+        let generation = desired.generation;
+        let stored = || {
+            if let Some((chosen, bytes)) = &policy {
+                let digest = offramp_store::Digest(chosen.named.digest.0);
+                self.store.set_roles(&Roles { pending: Some(digest), ..self.roles })?;
+                self.store.put_artifact(digest, bytes)?;
+                self.store.set_desired(generation.0, signed)?;
+                let roles = Roles { active: Some(digest), last_good: self.roles.active, pending: None };
+                self.store.set_roles(&roles)?;
+                Ok(roles)
+            } else {
+                self.store.set_desired(generation.0, signed)?;
+                Ok(self.roles)
+            }
+        };
+        match stored() {
+            Ok(roles) => self.roles = roles,
+            Err(error) => {
+                let error: offramp_store::StoreError = error;
+                return self.refuse(link, format!("generation {generation} cannot be stored: {}", chain(&error)));
+            }
+        }
+        self.generation = generation;
+        self.refused = None;
+        let _ = self.to_lane.send(Order::Learner(desired.learner));
+        match policy {
+            Some((chosen, _)) => {
+                // Reported once the lane has taken it up.
+                let _ = self.to_lane.send(Order::Swap { generation, chosen: Box::new(chosen) });
+            }
+            None => {
+                self.counters.send_modify(|counters| counters.generation = generation.0);
+                self.tell_reported(link);
+            }
+        }
+    }
+
+    fn refuse(&mut self, link: &Link, why: String) {
+        warn!(why, "a desired state is refused");
+        if self.refused.as_ref() != Some(&why) {
+            self.event("desired-refused", why.clone(), &[]);
+            self.refused = Some(why);
+        }
+        self.tell_reported(link);
+    }
+}
+
+/// The newest checkpoint that fits the model; those that do not are discarded.
+fn restore_heads(store: &Store, core: &mut Core) -> Result<(), StartError> {
+    for checkpoint in store.checkpoints()? {
+        match core.restore(&checkpoint.heads) {
+            Ok(()) => {
+                info!(checkpoint = checkpoint.number, "heads restored");
+                break;
+            }
+            Err(error) => {
+                warn!(checkpoint = checkpoint.number, %error, "heads not restored");
+                store.discard_checkpoint(checkpoint.number)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stored_policy(store: &Store, workshop: &Workshop, policy: &DesiredPolicy) -> Result<Chosen, String> {
+    let digest = offramp_store::Digest(policy.digest.0);
+    let bytes = store.artifact(digest).map_err(|error| chain(&error))?;
+    let bytes = bytes.ok_or_else(|| format!("artifact {} is gone", policy.digest.short()))?;
+    workshop.prepare(&source(policy, bytes)).map_err(|error| chain(&error))
+}
+
+fn source(policy: &DesiredPolicy, bytes: Vec<u8>) -> PolicySource {
+    PolicySource { name: policy.name.clone(), version: policy.version, bytes, parameters: policy.parameters.clone() }
+}
+
+/// Keeps the most frequent classes, in the order of their indices.
+fn most_frequent(classes: &mut Vec<ClassCount>, most: usize) {
+    if classes.len() > most {
+        classes.sort_by_key(|c| std::cmp::Reverse(c.count));
+        classes.truncate(most);
+        classes.sort_by_key(|c| c.class);
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What a message has room for.
+fn clip(mut text: String) -> String {
+    const ROOM: usize = 1024;
+    if text.len() > ROOM {
+        let end = (0..=ROOM).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}

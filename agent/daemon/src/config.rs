@@ -1,0 +1,254 @@
+//! The agent's configuration file.
+//!
+//! Everything is read and checked before anything starts. Unknown keys are refused: a misspelt key
+//! that is ignored is worse than an agent that does not start.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use offramp_core::{LearnerSettings, Settings};
+use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
+use serde::Deserialize;
+
+/// Largest configuration file in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no configuration.
+    #[error("configuration {} is larger than {MAX_FILE} bytes: is it the right file?", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not TOML, an unknown key, or a value of another type.
+    #[error("configuration {} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A value that cannot be.
+    #[error("configuration {}: {key} {why}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it and what would be right.
+        why: String,
+    },
+}
+
+/// The agent's configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who the device is.
+    pub device: Device,
+    /// The model.
+    #[serde(default)]
+    pub model: Model,
+    /// Where frames come from.
+    pub camera: Camera,
+    /// The policy that decides until the controller names another.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The learner.
+    #[serde(default)]
+    pub learner: Learner,
+    /// The fleet; without it the device works alone.
+    pub fleet: Option<Fleet>,
+    /// What survives a restart.
+    #[serde(default)]
+    pub state: State,
+}
+
+/// Who the device is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Name, unique within the tenant.
+    pub id: DeviceId,
+    /// Owner of the fleet.
+    #[serde(default = "default_tenant")]
+    pub tenant: TenantId,
+}
+
+fn default_tenant() -> TenantId {
+    TenantId::new("default").expect("a valid name")
+}
+
+/// The model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// A shipped package's name or a package's directory.
+    pub package: String,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { package: crate::package::EMBEDDED.into() }
+    }
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Camera {
+    /// The embedded sample.
+    Sample,
+    /// The images of a folder, by name.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Raw frames on standard input: height × width × channels bytes each.
+    Stdin,
+}
+
+/// The policy that decides until the controller names another.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// A component; the shipped threshold policy without it.
+    pub file: Option<PathBuf>,
+    /// Its parameters.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+/// The learner.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Learner {
+    /// Whether heads are updated.
+    pub enabled: bool,
+    /// Learning rate η0.
+    pub rate: f32,
+    /// Pull λ towards the base heads.
+    pub anchor: f32,
+    /// Share of early-leaving frames that are audited.
+    pub audit_rate: f32,
+}
+
+impl Default for Learner {
+    fn default() -> Self {
+        let (settings, learner) = (Settings::default(), LearnerSettings::default());
+        Self { enabled: true, rate: learner.rate, anchor: learner.anchor, audit_rate: settings.audit_rate }
+    }
+}
+
+impl Learner {
+    /// The core's settings.
+    pub fn settings(&self) -> Settings {
+        let learner =
+            LearnerSettings { enabled: self.enabled, rate: self.rate, anchor: self.anchor, ..LearnerSettings::default() };
+        Settings { audit_rate: self.audit_rate, learner, ..Settings::default() }
+    }
+}
+
+/// The fleet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fleet {
+    /// URL of the broker: `mqtt://host:1883` or `mqtts://host:8883`.
+    pub broker: String,
+    /// The controller's public key as 64 hexadecimal digits (`offramp-fleet key` prints it).
+    pub controller_key: String,
+    /// User at the broker.
+    pub username: Option<String>,
+    /// File with the password at the broker.
+    pub password_file: Option<PathBuf>,
+    /// Certificate of the authority that signed the broker's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What survives a restart.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// File of the device's store.
+    pub path: PathBuf,
+    /// Seconds between summaries.
+    pub summary_seconds: f64,
+    /// Seconds between checkpoints of the heads: what a power cut may cost, against wear of the flash.
+    pub checkpoint_seconds: f64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { path: "offramp-state.redb".into(), summary_seconds: 60.0, checkpoint_seconds: 60.0 }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn open(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.into(), source };
+        if fs::metadata(path).map_err(read)?.len() > MAX_FILE {
+            return Err(ConfigError::TooLarge { path: path.into() });
+        }
+        Self::parse(path, &fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// Checks the text of a file; relative paths are taken from the file's folder.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut config: Self =
+            toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.into(), source })?;
+        let wrong = |key, why: &str| Err(ConfigError::Value { path: path.into(), key, why: why.into() });
+        if !config.learner.settings().is_valid() {
+            return wrong("learner", "is out of range: rate 0 to 4, anchor 0 to 1, audit_rate 0 to 1");
+        }
+        for (key, seconds) in
+            [("state.summary_seconds", config.state.summary_seconds), ("state.checkpoint_seconds", config.state.checkpoint_seconds)]
+        {
+            if !(0.1..=86_400.0).contains(&seconds) {
+                return wrong(key, "must be between 0.1 and 86400");
+            }
+        }
+        if let Some(fleet) = &config.fleet
+            && fleet.key().is_none()
+        {
+            return wrong("fleet.controller_key", "is no Ed25519 public key: 64 hexadecimal digits, as `offramp-fleet key` prints them");
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let absolute = |p: &mut PathBuf| *p = folder.join(&*p);
+        absolute(&mut config.state.path);
+        config.policy.file.iter_mut().for_each(absolute);
+        if let Camera::Folder { path } = &mut config.camera {
+            absolute(path);
+        }
+        if let Some(fleet) = &mut config.fleet {
+            fleet.password_file.iter_mut().chain(&mut fleet.ca_file).for_each(absolute);
+        }
+        Ok(config)
+    }
+}
+
+impl Fleet {
+    /// The controller's key.
+    pub fn key(&self) -> Option<PublicKey> {
+        let digest: offramp_proto::Digest = self.controller_key.parse().ok()?;
+        PublicKey::from_bytes(&digest.0)
+    }
+}

@@ -1,0 +1,266 @@
+//! Who decides at the exits: policies from files and from the fleet, by name.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use offramp_core::{ExitView, Settings, Verdict};
+use offramp_model::Package;
+use offramp_policy::{
+    BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules, Limits,
+    LoadError, ModelFacts, Parameters, PolicyHost, Value,
+};
+use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
+
+use crate::lane::Judge;
+
+/// A policy component and how it is to be configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicySource {
+    /// Its name.
+    pub name: String,
+    /// Its version; 0 where nobody gave it one.
+    pub version: u64,
+    /// The component.
+    pub bytes: Vec<u8>,
+    /// Its parameters.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+impl PolicySource {
+    /// The shipped threshold policy: leave where the confidence reaches a threshold.
+    pub fn threshold(parameters: BTreeMap<String, Parameter>) -> Self {
+        let bytes = include_bytes!("../../../plugins/prebuilt/threshold.wasm").to_vec();
+        Self { name: "threshold".into(), version: 1, bytes, parameters }
+    }
+}
+
+/// Why a policy cannot decide here.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// WebAssembly does not run on this machine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The component is refused.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A parameter is out of bounds.
+    #[error(transparent)]
+    Parameter(#[from] BadParameter),
+    /// The policy does not take its configuration.
+    #[error(transparent)]
+    Configure(#[from] ConfigureError),
+}
+
+/// Compiles and configures policies for one network.
+pub struct Workshop {
+    host: PolicyHost,
+    facts: ModelFacts,
+}
+
+impl Workshop {
+    /// A workshop for a package's network.
+    ///
+    /// # Errors
+    /// When WebAssembly does not run on this machine.
+    pub fn new(package: &Package) -> Result<Self, SetUpError> {
+        let manifest = package.manifest();
+        let total: u64 = manifest.stages.iter().map(|stage| stage.macs).sum();
+        let mut spent = 0;
+        let share = |macs: u64| {
+            spent += macs;
+            spent as f32 / total as f32
+        };
+        let facts = ModelFacts {
+            classes: manifest.classes.len() as u32,
+            exit_costs: manifest.stages.iter().map(|stage| stage.macs).map(share).collect(),
+        };
+        Ok(Self { host: PolicyHost::new(Limits::default())?, facts })
+    }
+
+    /// Checks, compiles and configures a policy: some tens of milliseconds.
+    ///
+    /// # Errors
+    /// See [`SetUpError`].
+    pub fn prepare(&self, source: &PolicySource) -> Result<Chosen, SetUpError> {
+        let policy = self.host.load(&source.bytes)?;
+        let digest = Digest(*policy.digest().as_bytes());
+        let instance = policy.configure(&self.facts, &lower(&source.parameters)?)?;
+        Ok(Chosen { instance, named: Named { name: source.name.clone(), version: source.version, digest } })
+    }
+
+    /// Examines a component without taking it up.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, component: &[u8], parameters: &BTreeMap<String, Parameter>) -> Result<CheckReport, CheckError> {
+        let parameters = lower(parameters).map_err(|error| ConfigureError::Refused { reason: error.to_string() })?;
+        self.host.check(component, &self.facts, &parameters)
+    }
+}
+
+fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Parameters, BadParameter> {
+    Parameters::new(parameters.iter().map(|(name, value)| {
+        let value = match value {
+            Parameter::Flag(flag) => Value::Flag(*flag),
+            Parameter::Integer(n) => Value::Integer(*n),
+            Parameter::Number(n) => Value::Number(*n),
+            Parameter::Text(text) => Value::Text(text.clone()),
+        };
+        (name.clone(), value)
+    }))
+}
+
+/// What people call a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// Digest of the component.
+    pub digest: Digest,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+/// A policy that is ready to decide.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The configured instance.
+    instance: Instance,
+    /// What it is called.
+    pub named: Named,
+}
+
+/// A change of who decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An ordered policy decides from this frame on.
+    Swapped {
+        /// The desired state that ordered it.
+        generation: Generation,
+        /// What decided before.
+        from: String,
+    },
+    /// A policy was given up after faults in a row.
+    SteppedDown {
+        /// One sentence for people.
+        message: String,
+    },
+}
+
+/// Decides by the policy in force, and by the built-in rule where that fails. See [`Ladder`].
+#[derive(Debug)]
+pub struct PolicyJudge {
+    ladder: Ladder,
+    /// In force; none: the built-in rule.
+    current: Option<Named>,
+    /// The good one before it, while the current one is on trial.
+    before: Option<Named>,
+    /// Comes into force with the next frame.
+    next: Option<(Named, Generation)>,
+    rung: Rung,
+    steps: VecDeque<Step>,
+}
+
+impl PolicyJudge {
+    /// A judge that decides by a policy from the first frame on.
+    pub fn new(chosen: Chosen) -> Self {
+        let mut ladder = Ladder::new(LadderRules::default());
+        ladder.swap(chosen.instance);
+        ladder.start_frame(&mut |_| ());
+        let current = Some(chosen.named);
+        Self { ladder, current, before: None, next: None, rung: Rung::Desired, steps: VecDeque::new() }
+    }
+
+    /// Brings a policy into force with the next frame.
+    pub fn swap(&mut self, chosen: Chosen, generation: Generation) {
+        self.next = Some((chosen.named, generation));
+        self.ladder.swap(chosen.instance);
+    }
+
+    /// The next change that has not been told yet.
+    pub fn next_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// The policy in force, with a number of faults, for a summary.
+    pub fn report(&self, faults: u64) -> PolicyReport {
+        match &self.current {
+            Some(named) => PolicyReport {
+                name: named.name.clone(),
+                version: named.version,
+                digest: Some(named.digest),
+                source: self.rung,
+                faults,
+            },
+            None => PolicyReport { name: "built-in".into(), version: 0, digest: None, source: Rung::BuiltIn, faults },
+        }
+    }
+
+    fn current_name(&self) -> String {
+        self.current.as_ref().map_or_else(|| "built-in".into(), Named::to_string)
+    }
+
+    fn take(&mut self, event: LadderEvent) {
+        match event {
+            LadderEvent::Swapped { .. } => {
+                let Some((named, generation)) = self.next.take() else { return };
+                let from = self.current_name();
+                // The ladder keeps the first good one while policies on trial replace each other.
+                let replaced = self.current.replace(named);
+                self.before = self.before.take().or(replaced);
+                self.rung = Rung::Desired;
+                self.steps.push_back(Step::Swapped { generation, from });
+            }
+            LadderEvent::Proven { .. } => self.before = None,
+            LadderEvent::Faulted { policy, fault, in_a_row } => {
+                tracing::warn!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
+            }
+            LadderEvent::SteppedDown { to, .. } => {
+                let from = self.current_name();
+                self.current = self.before.take().filter(|_| to.is_some());
+                self.rung = if self.current.is_some() { Rung::LastGood } else { Rung::BuiltIn };
+                let message = format!("policy {from} failed too often; {} decides", self.current_name());
+                self.steps.push_back(Step::SteppedDown { message });
+            }
+        }
+    }
+}
+
+impl Judge for PolicyJudge {
+    fn start_frame(&mut self) {
+        let mut events = Events::default();
+        self.ladder.start_frame(&mut |event| events.push(event));
+        events.drain(|event| self.take(event));
+    }
+
+    fn decide(&mut self, view: &ExitView, settings: &Settings) -> (Verdict, bool) {
+        let mut events = Events::default();
+        let verdict = self.ladder.decide(view, &mut |event| events.push(event));
+        events.drain(|event| self.take(event));
+        match verdict {
+            Some(verdict) => (verdict, false),
+            None => (settings.rule().decide(view), self.current.is_some()),
+        }
+    }
+}
+
+/// The events of one call of the ladder, without allocating: at most a proof, a swap and two of a failed restart.
+#[derive(Default)]
+struct Events([Option<LadderEvent>; 4]);
+
+impl Events {
+    fn push(&mut self, event: LadderEvent) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(event);
+        }
+    }
+
+    fn drain(self, take: impl FnMut(LadderEvent)) {
+        self.0.into_iter().flatten().for_each(take);
+    }
+}

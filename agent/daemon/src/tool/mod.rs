@@ -1,0 +1,55 @@
+//! The commands.
+
+pub mod bench;
+pub mod model;
+pub mod policy;
+pub mod run;
+
+use offramp_camera::cifar::{self, Split};
+use offramp_camera::{FrameShape, ImageSet};
+use offramp_core::{LearnerSettings, Settings};
+use offramp_model::Package;
+
+/// Settings for measuring heads as they are: nothing is learned, every frame is audited.
+pub fn measuring(threshold: f32) -> Settings {
+    let learner = LearnerSettings { enabled: false, ..LearnerSettings::default() };
+    Settings { threshold, audit_rate: 1.0, learner }
+}
+
+/// Labelled images for a package.
+pub struct Images {
+    /// Images that a device sees while it runs.
+    pub stream: ImageSet,
+    /// Images that it is measured on.
+    pub evaluation: ImageSet,
+}
+
+/// The labelled images that a package was trained for: the embedded sample where they fit, CIFAR-100 below
+/// `data` otherwise.
+///
+/// # Errors
+/// When there are none.
+pub fn images(package: &Package, data: Option<&std::path::Path>) -> anyhow::Result<Images> {
+    use anyhow::{Context as _, bail};
+    let manifest = package.manifest();
+    let input = &manifest.input;
+    let shape = FrameShape::new(input.height, input.width, input.channels)?;
+    if package.label() == crate::package::EMBEDDED || manifest.name == crate::package::EMBEDDED {
+        use offramp_camera::sample;
+        return Ok(Images { stream: sample::stream()?, evaluation: sample::evaluation()? });
+    }
+    let Some(data) = data else {
+        bail!(
+            "package {} needs its labelled images ({shape}, {} classes): give --data DIR, a folder with `cifar-100/`",
+            manifest.name,
+            manifest.classes.len()
+        );
+    };
+    let folder = data.join("cifar-100");
+    let load = |split| cifar::load(&folder, split).with_context(|| format!("the images of package {}", manifest.name));
+    let images = Images { stream: load(Split::Stream)?, evaluation: load(Split::Evaluation)? };
+    if images.stream.shape() != shape {
+        bail!("images are {} where package {} reads {shape}", images.stream.shape(), manifest.name);
+    }
+    Ok(images)
+}

@@ -1,0 +1,92 @@
+//! `offramp policy check`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use offramp_proto::Parameter;
+use serde_json::json;
+
+use crate::judge::Workshop;
+use crate::{package, terminal};
+
+/// Largest component in bytes that is read; the host's own limit is tighter.
+pub const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// Reads a component.
+///
+/// # Errors
+/// When the file cannot be read or is far too large.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let context = || format!("policy {} cannot be read", path.display());
+    if fs::metadata(path).with_context(context)?.len() > MAX_FILE {
+        bail!("policy {} is larger than {MAX_FILE} bytes", path.display());
+    }
+    fs::read(path).with_context(context)
+}
+
+/// Checks a component as a device would, and lets it decide about a grid of views of the embedded network.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Result<()> {
+    let component = read(path)?;
+    let parameters = parameters.iter().map(|text| parameter(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let workshop = Workshop::new(&package::embedded()?)?;
+    let report = workshop.check(&component, &parameters).with_context(|| format!("policy {} is refused", path.display()))?;
+    if as_json {
+        let object = json!({
+            "digest": report.digest.to_string(), "bytes": report.bytes, "abi": report.abi.to_string(),
+            "imports": report.imports, "exports": report.exports, "memory_bytes": report.memory_bytes,
+            "configure_fuel": report.configure_fuel, "decide_fuel": report.decide_fuel, "views": report.views,
+        });
+        return Ok(terminal::line(&object.to_string())?);
+    }
+    let view = &report.dearest_view;
+    terminal::line(&format!("{} is a policy that this agent runs", path.display()))?;
+    for (name, value) in [
+        ("digest", report.digest.to_string()),
+        ("size", format!("{} bytes", report.bytes)),
+        ("contract", format!("offramp:policy@{}", report.abi)),
+        ("imports", list(&report.imports)),
+        ("exports", list(&report.exports)),
+        ("memory", format!("{} kB at its start", report.memory_bytes / 1024)),
+        ("configure", format!("{} fuel", report.configure_fuel)),
+        (
+            "decide",
+            format!(
+                "at most {} fuel over {} views (at exit {}, confidence {})",
+                report.decide_fuel,
+                report.views,
+                view.exit + 1,
+                view.confidence
+            ),
+        ),
+    ] {
+        terminal::line(&format!("  {name:<10} {value}"))?;
+    }
+    Ok(())
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+}
+
+/// Reads `NAME=VALUE`; the value is a flag, a number or text, whichever it looks like first.
+///
+/// # Errors
+/// When there is no `=`.
+pub fn parameter(text: &str) -> anyhow::Result<(String, Parameter)> {
+    let (name, value) = text.split_once('=').with_context(|| format!("parameter `{text}` is not NAME=VALUE"))?;
+    let value = if let Ok(flag) = value.parse() {
+        Parameter::Flag(flag)
+    } else if let Ok(integer) = value.parse() {
+        Parameter::Integer(integer)
+    } else if let Some(number) = value.parse::<f64>().ok().filter(|n| n.is_finite()) {
+        Parameter::Number(number)
+    } else {
+        Parameter::Text(value.into())
+    };
+    Ok((name.into(), value))
+}

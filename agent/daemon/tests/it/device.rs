@@ -1,0 +1,127 @@
+//! A device for tests: the program `offramp run` with frames on its standard input.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use offramp_camera::{ImageSet, sample};
+use offramp_proto::PublicKey;
+use offramp_store::{Limits, Store};
+use serde_json::Value;
+
+/// The program under test.
+pub(crate) fn offramp() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offramp"));
+    command.env_remove("RUST_LOG").env_remove("OFFRAMP_DATA");
+    command
+}
+
+/// A device's folder: configuration and state.
+pub(crate) struct Device {
+    folder: PathBuf,
+    images: ImageSet,
+}
+
+impl Device {
+    /// A device that talks to a broker, if one is given.
+    pub(crate) fn new(folder: &Path, id: &str, fleet: Option<(&str, &PublicKey)>) -> Self {
+        let fleet = fleet.map_or_else(String::new, |(broker, key)| {
+            format!("[fleet]\nbroker = \"{broker}\"\ncontroller_key = \"{key:?}\"\n")
+        });
+        let config = format!(
+            "[device]\nid = \"{id}\"\n[camera]\nsource = \"stdin\"\n[learner]\naudit_rate = 0.1\n\
+             [state]\nsummary_seconds = 0.1\ncheckpoint_seconds = 0.1\n{fleet}"
+        );
+        std::fs::write(folder.join("offramp.toml"), config).unwrap();
+        Self { folder: folder.into(), images: sample::stream().unwrap() }
+    }
+
+    /// Starts the agent.
+    pub(crate) fn start(&self) -> Running {
+        let mut child = offramp()
+            .args(["run", "--log-json", "--config"])
+            .arg(self.folder.join("offramp.toml"))
+            .env("RUST_LOG", "offramp=info")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        // Read to the end on a thread of its own, or a full pipe would stop the agent.
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut errors, &mut text).unwrap();
+            text
+        });
+        Running { child, input, output, log: Some(log) }
+    }
+
+    /// Bytes of a frame.
+    pub(crate) fn frame(&self, index: usize) -> &[u8] {
+        self.images.pixels(index % self.images.len()).unwrap()
+    }
+
+    /// The device's store, while no agent runs.
+    pub(crate) fn store(&self) -> Store {
+        Store::open(&self.folder.join("offramp-state.redb"), Limits::default()).unwrap().0
+    }
+}
+
+/// A running agent.
+pub(crate) struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Running {
+    /// Gives it frames, and reads the prediction of each.
+    pub(crate) fn show<'a>(&mut self, frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<Value> {
+        let mut predictions = Vec::new();
+        for frame in frames {
+            let input = self.input.as_mut().unwrap();
+            input.write_all(frame).and_then(|()| input.flush()).unwrap();
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the agent ended early");
+            predictions.push(serde_json::from_str(&line).unwrap());
+        }
+        predictions
+    }
+
+    /// SIGKILL, between two frames. Gives back the log.
+    pub(crate) fn kill(mut self) -> Vec<Value> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log()
+    }
+
+    /// Ends the stream of frames and waits for the agent's orderly end. Gives back the log.
+    pub(crate) fn end(mut self) -> Vec<Value> {
+        drop(self.input.take());
+        let status = self.child.wait().unwrap();
+        let log = self.log();
+        assert!(status.success(), "{status}: {log:#?}");
+        log
+    }
+
+    fn log(&mut self) -> Vec<Value> {
+        let text = self.log.take().unwrap().join().unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a log that say something.
+pub(crate) fn said<'a>(log: &'a [Value], what: &str) -> Vec<&'a Value> {
+    log.iter().map(|line| &line["fields"]).filter(|fields| fields["message"].as_str().is_some_and(|m| m.contains(what))).collect()
+}

@@ -1,0 +1,149 @@
+//! What the fleet may and may not do to a device.
+
+use std::time::Duration;
+
+use offramp_broker::{Broker, Persistence};
+use offramp_fleet::{PolicyUpload, Target};
+use offramp_link::{Config, Link, Publication};
+use offramp_proto::{Desired, DeviceId, Generation, Kind, LearnerSettings, Reported, SigningKey, TenantId, Topic, decode, encode};
+use offramp_test_support::{PATIENCE, free_port, temp_dir};
+use tokio::time::timeout;
+
+use crate::device::{Device, said};
+use crate::kill::{controller, upload};
+
+fn desired(device: &str, generation: u64) -> Desired {
+    Desired {
+        device: DeviceId::new(device).unwrap(),
+        generation: Generation(generation),
+        issued_at: 0,
+        policy: None,
+        learner: LearnerSettings::default(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with_its_reason() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory).await.unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let key = SigningKey::from_seed(&[5; 32]);
+    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("wary").unwrap());
+    let mut config = Config::new(url.parse().unwrap(), "operator");
+    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
+    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let device = Device::new(folder.path(), "wary", Some((&url, &key.public())));
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+
+    let topic = Topic::new(&tenant, &id, Kind::Desired).to_string();
+    let mut altered = key.sign(&desired("wary", 9)).unwrap();
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    let cases = [
+        (encode(&desired("wary", 9)).unwrap(), 0, Some("not signed")),
+        (altered, 0, Some("altered")),
+        (SigningKey::from_seed(&[6; 32]).sign(&desired("wary", 9)).unwrap(), 0, Some("does not trust")),
+        (key.sign(&desired("other", 9)).unwrap(), 0, Some("signed for device other")),
+        (vec![0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], 0, Some("not signed")),
+        (key.sign(&desired("wary", 9)).unwrap(), 9, None),
+        (key.sign(&desired("wary", 8)).unwrap(), 9, Some("older than 9")),
+    ];
+    for (payload, generation, refusal) in cases {
+        link.publish(Publication::new(topic.clone(), payload)).await.unwrap();
+        let told = async {
+            loop {
+                let delivery = inbox.recv().await.expect("the link lives");
+                let reported: Reported = decode(&delivery.message.payload).unwrap();
+                delivery.acknowledge();
+                let fits = match (&reported.refused, refusal) {
+                    (Some(why), Some(expected)) => why.contains(expected),
+                    (None, None) => reported.generation == Generation(generation),
+                    _ => false,
+                };
+                if fits {
+                    return reported;
+                }
+            }
+        };
+        let reported = timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{refusal:?} was not reported"));
+        assert_eq!(reported.generation, Generation(generation), "{refusal:?}");
+    }
+    assert_eq!(agent.show([device.frame(1)]).len(), 1, "frames go on");
+    agent.end();
+    link.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory).await.unwrap();
+    let controller = controller(&broker).await;
+    let url = format!("mqtt://{}", broker.address());
+    let id = DeviceId::new("picky").unwrap();
+    let device = Device::new(folder.path(), "picky", Some((&url, &controller.public_key())));
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    timeout(PATIENCE, controller.summaries_ingested(1)).await.unwrap();
+
+    let good = upload(2, 0.5);
+    let truncated = good.bytes[..good.bytes.len() / 2].to_vec();
+    let refused = [
+        (PolicyUpload { name: "cut".into(), bytes: truncated, ..upload(1, 0.5) }, "damaged"),
+        (PolicyUpload { parameters: [("threshold".to_owned(), offramp_proto::Parameter::Number(7.0))].into(), ..upload(2, 0.5) }, "threshold"),
+    ];
+    for (policy, why) in refused {
+        // A controller may refuse what is plainly no component before any device sees it.
+        let name = policy.name.clone();
+        let pushed = match controller.push_policy(Target::All, policy).await {
+            Ok(pushed) => pushed,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                continue;
+            }
+        };
+        let answer = timeout(PATIENCE, controller.reported(&id, pushed.generations[&id])).await.unwrap().unwrap();
+        let said = answer.refused.unwrap_or_else(|| panic!("{name} was taken"));
+        assert!(said.contains(why), "{said}");
+        assert_eq!(agent.show([device.frame(1)]).len(), 1);
+    }
+
+    // A good one is taken up afterwards.
+    let pushed = controller.push_policy(Target::All, upload(3, 0.5)).await.unwrap();
+    loop {
+        agent.show([device.frame(2)]);
+        let reported = timeout(Duration::from_millis(20), controller.reported(&id, pushed.generations[&id])).await;
+        if let Ok(answer) = reported {
+            let answer = answer.unwrap();
+            assert_eq!((answer.policy.1, answer.refused), (3, None));
+            break;
+        }
+    }
+    agent.end();
+    controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_frames_go_on_and_summaries_wait_until_there_is_one() {
+    let folder = temp_dir();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let url = format!("mqtt://{address}");
+    let key = SigningKey::from_seed(&[5; 32]);
+    let device = Device::new(folder.path(), "lonely", Some((&url, &key.public())));
+    let mut agent = device.start();
+    assert_eq!(agent.show((0..40).map(|i| device.frame(i))).len(), 40);
+    let log = agent.end();
+    assert!(!said(&log, "summaries wait in the outbox").is_empty());
+    let waiting = device.store().outbox().unwrap().records;
+    assert!(waiting > 0);
+
+    let broker = Broker::start(address, Persistence::Memory).await.unwrap();
+    let controller = controller(&broker).await;
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    timeout(PATIENCE, controller.summaries_ingested(waiting)).await.unwrap();
+    agent.end();
+    assert_eq!(device.store().outbox().unwrap().records, 0);
+    assert_eq!(controller.statistics().duplicates, 0);
+    controller.shutdown().await;
+}

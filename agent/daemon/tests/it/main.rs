@@ -1,0 +1,7 @@
+//! The agent as users meet it: the program itself, with a real broker and a real controller.
+
+mod demo;
+mod device;
+mod fleet;
+mod kill;
+mod tools;

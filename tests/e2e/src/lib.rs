@@ -1,1 +1,0 @@
-//! End-to-end tests: real broker, controller and agent.
