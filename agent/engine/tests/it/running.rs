@@ -89,8 +89,8 @@ fn frames_that_take_turns_do_not_disturb_each_other() {
         engine.start(frame, pixels).unwrap();
     }
     for stage in 0..engine.stages() {
-        for (n, frame) in frames.iter_mut().enumerate() {
-            assert_eq!(engine.run_stage(stage, frame).unwrap(), alone[n][stage]);
+        for (frame, alone) in frames.iter_mut().zip(&alone) {
+            assert_eq!(engine.run_stage(stage, frame).unwrap(), alone[stage]);
         }
     }
 }
