@@ -102,7 +102,9 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { package: crate::package::EMBEDDED.into() }
+        Self {
+            package: crate::package::EMBEDDED.into(),
+        }
     }
 }
 
@@ -148,16 +150,29 @@ pub struct Learner {
 impl Default for Learner {
     fn default() -> Self {
         let (settings, learner) = (Settings::default(), LearnerSettings::default());
-        Self { enabled: true, rate: learner.rate, anchor: learner.anchor, audit_rate: settings.audit_rate }
+        Self {
+            enabled: true,
+            rate: learner.rate,
+            anchor: learner.anchor,
+            audit_rate: settings.audit_rate,
+        }
     }
 }
 
 impl Learner {
     /// The core's settings.
     pub fn settings(&self) -> Settings {
-        let learner =
-            LearnerSettings { enabled: self.enabled, rate: self.rate, anchor: self.anchor, ..LearnerSettings::default() };
-        Settings { audit_rate: self.audit_rate, learner, ..Settings::default() }
+        let learner = LearnerSettings {
+            enabled: self.enabled,
+            rate: self.rate,
+            anchor: self.anchor,
+            ..LearnerSettings::default()
+        };
+        Settings {
+            audit_rate: self.audit_rate,
+            learner,
+            ..Settings::default()
+        }
     }
 }
 
@@ -191,7 +206,11 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { path: "offramp-state.redb".into(), summary_seconds: 60.0, checkpoint_seconds: 60.0 }
+        Self {
+            path: "offramp-state.redb".into(),
+            summary_seconds: 60.0,
+            checkpoint_seconds: 60.0,
+        }
     }
 }
 
@@ -201,7 +220,10 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.into(), source };
+        let read = |source| ConfigError::Read {
+            path: path.into(),
+            source,
+        };
         if fs::metadata(path).map_err(read)?.len() > MAX_FILE {
             return Err(ConfigError::TooLarge { path: path.into() });
         }
@@ -213,15 +235,27 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut config: Self =
-            toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.into(), source })?;
-        let wrong = |key, why: &str| Err(ConfigError::Value { path: path.into(), key, why: why.into() });
+        let mut config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source,
+        })?;
+        let wrong = |key, why: &str| {
+            Err(ConfigError::Value {
+                path: path.into(),
+                key,
+                why: why.into(),
+            })
+        };
         if !config.learner.settings().is_valid() {
-            return wrong("learner", "is out of range: rate 0 to 4, anchor 0 to 1, audit_rate 0 to 1");
+            return wrong(
+                "learner",
+                "is out of range: rate 0 to 4, anchor 0 to 1, audit_rate 0 to 1",
+            );
         }
-        for (key, seconds) in
-            [("state.summary_seconds", config.state.summary_seconds), ("state.checkpoint_seconds", config.state.checkpoint_seconds)]
-        {
+        for (key, seconds) in [
+            ("state.summary_seconds", config.state.summary_seconds),
+            ("state.checkpoint_seconds", config.state.checkpoint_seconds),
+        ] {
             if !(0.1..=86_400.0).contains(&seconds) {
                 return wrong(key, "must be between 0.1 and 86400");
             }
@@ -229,7 +263,10 @@ impl Config {
         if let Some(fleet) = &config.fleet
             && fleet.key().is_none()
         {
-            return wrong("fleet.controller_key", "is no Ed25519 public key: 64 hexadecimal digits, as `offramp-fleet key` prints them");
+            return wrong(
+                "fleet.controller_key",
+                "is no Ed25519 public key: 64 hexadecimal digits, as `offramp-fleet key` prints them",
+            );
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let absolute = |p: &mut PathBuf| *p = folder.join(&*p);
@@ -239,7 +276,11 @@ impl Config {
             absolute(path);
         }
         if let Some(fleet) = &mut config.fleet {
-            fleet.password_file.iter_mut().chain(&mut fleet.ca_file).for_each(absolute);
+            fleet
+                .password_file
+                .iter_mut()
+                .chain(&mut fleet.ca_file)
+                .for_each(absolute);
         }
         Ok(config)
     }

@@ -39,7 +39,14 @@ pub struct Tally {
 impl Tally {
     /// A tally for a network of so many exits.
     pub fn new(exits: usize) -> Self {
-        Self { images: 0, right: 0, macs: 0, micros: 0, taken: vec![0; exits], disagreements: 0 }
+        Self {
+            images: 0,
+            right: 0,
+            macs: 0,
+            micros: 0,
+            taken: vec![0; exits],
+            disagreements: 0,
+        }
     }
 
     /// Adds an image.
@@ -55,7 +62,13 @@ impl Tally {
 
     /// The means.
     pub fn report(&self) -> Report {
-        let share = |n: u64| if self.images == 0 { 0.0 } else { n as f64 / self.images as f64 };
+        let share = |n: u64| {
+            if self.images == 0 {
+                0.0
+            } else {
+                n as f64 / self.images as f64
+            }
+        };
         Report {
             images: self.images,
             accuracy: share(self.right),
@@ -94,10 +107,21 @@ pub fn run(
     debug_assert!(!settings.learner.enabled && settings.audit_rate >= 1.0);
     for &index in chosen {
         let pixels = set.pixels(index as usize).unwrap_or_default();
-        let prediction = lane.run(u64::from(index), pixels, Facts::default(), judge, |prediction| *prediction)?;
-        let top = |p: &[f32]| (0u32..).zip(p).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |(k, _)| k);
+        let prediction = lane.run(u64::from(index), pixels, Facts::default(), judge, |prediction| {
+            *prediction
+        })?;
+        let top = |p: &[f32]| {
+            (0u32..)
+                .zip(p)
+                .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
+                .map_or(0, |(k, _)| k)
+        };
         let exits = (0..).map_while(|exit| lane.core.probabilities(exit)).map(top).collect();
-        each(&Outcome { label: set.labels()[index as usize], prediction, exits });
+        each(&Outcome {
+            label: set.labels()[index as usize],
+            prediction,
+            exits,
+        });
     }
     Ok(())
 }
@@ -146,5 +170,8 @@ pub fn exits_alone(
         progress();
     })?;
     let n = set.len().max(1) as f64;
-    Ok((right.iter().map(|r| *r as f64 / n).collect(), start.elapsed().as_secs_f64() * 1e3 / n))
+    Ok((
+        right.iter().map(|r| *r as f64 / n).collect(),
+        start.elapsed().as_secs_f64() * 1e3 / n,
+    ))
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use offramp_core::{ExitView, Settings, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
-    BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules, Limits,
-    LoadError, ModelFacts, Parameters, PolicyHost, Value,
+    BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules,
+    Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
 };
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
@@ -29,7 +29,23 @@ impl PolicySource {
     /// The shipped threshold policy: leave where the confidence reaches a threshold.
     pub fn threshold(parameters: BTreeMap<String, Parameter>) -> Self {
         let bytes = include_bytes!("../../../plugins/prebuilt/threshold.wasm").to_vec();
-        Self { name: "threshold".into(), version: 1, bytes, parameters }
+        Self {
+            name: "threshold".into(),
+            version: 1,
+            bytes,
+            parameters,
+        }
+    }
+
+    /// The shipped patience policy: leave where exits in a row agree, or one is sure.
+    pub fn patience(parameters: BTreeMap<String, Parameter>) -> Self {
+        let bytes = include_bytes!("../../../plugins/prebuilt/patience.wasm").to_vec();
+        Self {
+            name: "patience".into(),
+            version: 1,
+            bytes,
+            parameters,
+        }
     }
 }
 
@@ -73,7 +89,10 @@ impl Workshop {
             classes: manifest.classes.len() as u32,
             exit_costs: manifest.stages.iter().map(|stage| stage.macs).map(share).collect(),
         };
-        Ok(Self { host: PolicyHost::new(Limits::default())?, facts })
+        Ok(Self {
+            host: PolicyHost::new(Limits::default())?,
+            facts,
+        })
     }
 
     /// Checks, compiles and configures a policy: some tens of milliseconds.
@@ -84,7 +103,14 @@ impl Workshop {
         let policy = self.host.load(&source.bytes)?;
         let digest = Digest(*policy.digest().as_bytes());
         let instance = policy.configure(&self.facts, &lower(&source.parameters)?)?;
-        Ok(Chosen { instance, named: Named { name: source.name.clone(), version: source.version, digest } })
+        Ok(Chosen {
+            instance,
+            named: Named {
+                name: source.name.clone(),
+                version: source.version,
+                digest,
+            },
+        })
     }
 
     /// Examines a component without taking it up.
@@ -92,7 +118,9 @@ impl Workshop {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, component: &[u8], parameters: &BTreeMap<String, Parameter>) -> Result<CheckReport, CheckError> {
-        let parameters = lower(parameters).map_err(|error| ConfigureError::Refused { reason: error.to_string() })?;
+        let parameters = lower(parameters).map_err(|error| ConfigureError::Refused {
+            reason: error.to_string(),
+        })?;
         self.host.check(component, &self.facts, &parameters)
     }
 }
@@ -173,7 +201,14 @@ impl PolicyJudge {
         ladder.swap(chosen.instance);
         ladder.start_frame(&mut |_| ());
         let current = Some(chosen.named);
-        Self { ladder, current, before: None, next: None, rung: Rung::Desired, steps: VecDeque::new() }
+        Self {
+            ladder,
+            current,
+            before: None,
+            next: None,
+            rung: Rung::Desired,
+            steps: VecDeque::new(),
+        }
     }
 
     /// Brings a policy into force with the next frame.
@@ -197,18 +232,28 @@ impl PolicyJudge {
                 source: self.rung,
                 faults,
             },
-            None => PolicyReport { name: "built-in".into(), version: 0, digest: None, source: Rung::BuiltIn, faults },
+            None => PolicyReport {
+                name: "built-in".into(),
+                version: 0,
+                digest: None,
+                source: Rung::BuiltIn,
+                faults,
+            },
         }
     }
 
     fn current_name(&self) -> String {
-        self.current.as_ref().map_or_else(|| "built-in".into(), Named::to_string)
+        self.current
+            .as_ref()
+            .map_or_else(|| "built-in".into(), Named::to_string)
     }
 
     fn take(&mut self, event: LadderEvent) {
         match event {
             LadderEvent::Swapped { .. } => {
-                let Some((named, generation)) = self.next.take() else { return };
+                let Some((named, generation)) = self.next.take() else {
+                    return;
+                };
                 let from = self.current_name();
                 // The ladder keeps the first good one while policies on trial replace each other.
                 let replaced = self.current.replace(named);
@@ -217,13 +262,21 @@ impl PolicyJudge {
                 self.steps.push_back(Step::Swapped { generation, from });
             }
             LadderEvent::Proven { .. } => self.before = None,
-            LadderEvent::Faulted { policy, fault, in_a_row } => {
+            LadderEvent::Faulted {
+                policy,
+                fault,
+                in_a_row,
+            } => {
                 tracing::warn!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
             }
             LadderEvent::SteppedDown { to, .. } => {
                 let from = self.current_name();
                 self.current = self.before.take().filter(|_| to.is_some());
-                self.rung = if self.current.is_some() { Rung::LastGood } else { Rung::BuiltIn };
+                self.rung = if self.current.is_some() {
+                    Rung::LastGood
+                } else {
+                    Rung::BuiltIn
+                };
                 let message = format!("policy {from} failed too often; {} decides", self.current_name());
                 self.steps.push_back(Step::SteppedDown { message });
             }

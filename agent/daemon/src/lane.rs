@@ -110,14 +110,23 @@ impl Lane {
     ) -> Result<T, FrameError> {
         if pixels.len() != self.image.len() {
             self.core.add_dropped(1);
-            return Err(FrameError::Size { got: pixels.len(), expected: self.image.len() });
+            return Err(FrameError::Size {
+                got: pixels.len(),
+                expected: self.image.len(),
+            });
         }
         judge.start_frame();
         let random = (self.random.next() >> 32) as u32;
         let mut emitted = None;
         let mut next = None;
-        let arrived = Event::FrameArrived { frame: number, random, facts };
-        Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| emitted = Some(emit(p)))?;
+        let arrived = Event::FrameArrived {
+            frame: number,
+            random,
+            facts,
+        };
+        Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {
+            emitted = Some(emit(p))
+        })?;
         self.input.normalize(pixels, &mut self.image);
         if let Err(error) = self.engine.start(&mut self.frame, &self.image) {
             return self.lose(error);
@@ -135,7 +144,9 @@ impl Lane {
                 Effect::Emit { .. } => unreachable!("handed to `emit` as it comes"),
                 Effect::Finished => break,
             };
-            Self::step(&mut self.core, self.clock, event, &mut next, &mut |p| emitted = Some(emit(p)))?;
+            Self::step(&mut self.core, self.clock, event, &mut next, &mut |p| {
+                emitted = Some(emit(p))
+            })?;
         }
         Ok(emitted.expect("a frame that is finished has been emitted"))
     }

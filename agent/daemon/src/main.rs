@@ -10,7 +10,12 @@ use tracing_subscriber::EnvFilter;
 
 /// Early-exit image classification on edge devices: the agent and its tools.
 #[derive(Parser)]
-#[command(version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage. Logs: RUST_LOG, e.g. RUST_LOG=offramp=debug.")]
 struct Cli {
     #[command(subcommand)]
@@ -98,7 +103,9 @@ enum Bench {
 fn main() -> ExitCode {
     let cli = parse(std::env::args_os());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet(&cli.command)));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if cli.log_json {
         logs.json().init();
     } else {
@@ -134,7 +141,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Run { config } => tool::run::run(&config),
         Command::Model(Model::Check(Package { package })) => tool::model::check(&package),
         Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),
-        Command::Model(Model::Eval { package, data, json }) => tool::model::eval(&package.package, data.as_deref(), json),
+        Command::Model(Model::Eval { package, data, json }) => {
+            tool::model::eval(&package.package, data.as_deref(), json)
+        }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
     }

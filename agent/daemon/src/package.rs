@@ -17,7 +17,9 @@ const ZOO: &str = "models/zoo";
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Neither embedded, nor in the zoo, nor a directory.
-    #[error("no model package `{0}`: give the embedded `{EMBEDDED}`, a directory with a model.toml, or a name in {ZOO}")]
+    #[error(
+        "no model package `{0}`: give the embedded `{EMBEDDED}`, a directory with a model.toml, or a name in {ZOO}"
+    )]
     NotFound(String),
     /// The package is refused.
     #[error(transparent)]
@@ -55,7 +57,14 @@ pub fn embedded() -> Result<Package, PackageError> {
             }
         };
     }
-    let files = files!("model.toml", "stage-0.onnx", "stage-1.onnx", "stage-2.onnx", "stage-3.onnx", "heads.safetensors");
+    let files = files!(
+        "model.toml",
+        "stage-0.onnx",
+        "stage-1.onnx",
+        "stage-2.onnx",
+        "stage-3.onnx",
+        "heads.safetensors"
+    );
     Package::read(EMBEDDED, |name| files(name).map(Cow::Borrowed))
 }
 
@@ -67,7 +76,10 @@ pub fn network(package: &Package) -> Result<Network, HeadError> {
     let heads = package.heads().iter();
     let heads = heads.map(|h| Head::new(h.classes, h.features, h.weight.clone(), h.bias.clone()));
     let stage_macs = package.manifest().stages.iter().map(|stage| stage.macs).collect();
-    Ok(Network { heads: heads.collect::<Result<_, _>>()?, stage_macs })
+    Ok(Network {
+        heads: heads.collect::<Result<_, _>>()?,
+        stage_macs,
+    })
 }
 
 /// What the fleet needs of a package.

@@ -49,7 +49,9 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { rows: vec![headings.into_iter().map(str::to_owned).collect()] }
+        Self {
+            rows: vec![headings.into_iter().map(str::to_owned).collect()],
+        }
     }
 
     /// Adds a row.
@@ -63,7 +65,12 @@ impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for (i, row) in self.rows.iter().enumerate() {
@@ -77,7 +84,11 @@ impl std::fmt::Display for Table {
             }
             writeln!(f, "{}", text.trim_end())?;
             if i == 0 {
-                writeln!(f, "{}", "─".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1)))?;
+                writeln!(
+                    f,
+                    "{}",
+                    "─".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1))
+                )?;
             }
         }
         Ok(())
@@ -105,8 +116,13 @@ mod tests {
     #[test]
     fn a_table_aligns_names_left_and_numbers_right() {
         let mut table = Table::new(["exit", "share"]);
-        table.row(["first".into(), "7 %".into()]).row(["2".into(), "93.5 %".into()]);
-        assert_eq!(table.to_string(), "exit    share\n─────────────\nfirst     7 %\n2      93.5 %\n");
+        table
+            .row(["first".into(), "7 %".into()])
+            .row(["2".into(), "93.5 %".into()]);
+        assert_eq!(
+            table.to_string(),
+            "exit    share\n─────────────\nfirst     7 %\n2      93.5 %\n"
+        );
     }
 
     #[test]

@@ -26,12 +26,19 @@ pub(crate) enum Progress {
 impl Fetch {
     /// An artifact of which the signed desired state tells digest and size.
     pub(crate) fn new(digest: Digest, size: u64) -> Self {
-        Self { digest, size, data: Vec::new() }
+        Self {
+            digest,
+            size,
+            data: Vec::new(),
+        }
     }
 
     /// What to ask for next; also after a silence.
     pub(crate) fn request(&self) -> ArtifactRequest {
-        ArtifactRequest { digest: self.digest, offset: self.data.len() as u64 }
+        ArtifactRequest {
+            digest: self.digest,
+            offset: self.data.len() as u64,
+        }
     }
 
     /// Takes a chunk, whose own hash has been checked when it was decoded.
@@ -51,13 +58,19 @@ impl Fetch {
             return if self.data.len().is_multiple_of(CHUNK) {
                 Progress::More
             } else {
-                Progress::Failed(format!("artifact {} came in a chunk that is too short", self.digest.short()))
+                Progress::Failed(format!(
+                    "artifact {} came in a chunk that is too short",
+                    self.digest.short()
+                ))
             };
         }
         if Digest::of(&self.data) == self.digest {
             Progress::Complete(std::mem::take(&mut self.data))
         } else {
-            Progress::Failed(format!("artifact {} is not what was signed: its digest differs", self.digest.short()))
+            Progress::Failed(format!(
+                "artifact {} is not what was signed: its digest differs",
+                self.digest.short()
+            ))
         }
     }
 }
@@ -86,18 +99,30 @@ mod tests {
         assert_eq!(fetch.take(&chunk_of(&artifact, 0)), Progress::Ignored);
         assert_eq!(fetch.request().offset, CHUNK as u64);
         assert_eq!(fetch.take(&chunk_of(&artifact, CHUNK)), Progress::More);
-        assert_eq!(fetch.take(&chunk_of(&artifact, 2 * CHUNK)), Progress::Complete(artifact));
+        assert_eq!(
+            fetch.take(&chunk_of(&artifact, 2 * CHUNK)),
+            Progress::Complete(artifact)
+        );
     }
 
     #[test]
     fn an_artifact_that_is_not_what_was_signed_is_refused() {
         let (good, evil) = (vec![1; 100], vec![2; 100]);
         let mut fetch = Fetch::new(Digest::of(&good), 100);
-        let forged = ArtifactChunk { digest: Digest::of(&good), ..chunk_of(&evil, 0) };
+        let forged = ArtifactChunk {
+            digest: Digest::of(&good),
+            ..chunk_of(&evil, 0)
+        };
         assert!(matches!(fetch.take(&forged), Progress::Failed(why) if why.contains("digest differs")));
         let mut fetch = Fetch::new(Digest::of(&good), 99);
         assert!(matches!(fetch.take(&chunk_of(&good, 0)), Progress::Failed(why) if why.contains("99 were signed")));
-        let missing = ArtifactChunk { data: vec![], hash: Digest::of(b""), ..chunk_of(&good, 0) };
-        assert!(matches!(Fetch::new(Digest::of(&good), 100).take(&missing), Progress::Failed(why) if why.contains("does not have")));
+        let missing = ArtifactChunk {
+            data: vec![],
+            hash: Digest::of(b""),
+            ..chunk_of(&good, 0)
+        };
+        assert!(
+            matches!(Fetch::new(Digest::of(&good), 100).take(&missing), Progress::Failed(why) if why.contains("does not have"))
+        );
     }
 }

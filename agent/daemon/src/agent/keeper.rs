@@ -9,8 +9,7 @@ use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
 use offramp_proto::{
     ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
-    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode,
-    encode,
+    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode, encode,
 };
 use offramp_store::{Limits, Opened, Roles, Store};
 use tokio::sync::{mpsc, watch};
@@ -150,20 +149,34 @@ impl Keeper {
             }
         }
 
-        let identity = Identity { tenant: options.tenant, device: options.device, boot };
+        let identity = Identity {
+            tenant: options.tenant,
+            device: options.device,
+            boot,
+        };
         let config = options.fleet.map(|fleet| {
             let mut config = Config::new(fleet.broker, format!("offramp-{}-{}", identity.tenant, identity.device));
             config.credentials = fleet.credentials;
             config.ca = fleet.ca;
             config.subscriptions = vec![Topic::downlink_filter(&identity.tenant, &identity.device)];
-            let death = Death { device: identity.device.clone(), boot };
+            let death = Death {
+                device: identity.device.clone(),
+                boot,
+            };
             let payload = encode(&death).expect("a death has no bounds to break").into();
-            config.will = Some(Will { topic: identity.topic(Kind::Death), payload, retain: false });
+            config.will = Some(Will {
+                topic: identity.topic(Kind::Death),
+                payload,
+                retain: false,
+            });
             config
         });
         let mut model = package::facts(package);
         model.classes.truncate(MAX_CLASSES);
-        let counters = Counters { generation: generation.0, ..Counters::default() };
+        let counters = Counters {
+            generation: generation.0,
+            ..Counters::default()
+        };
         let keeper = Self {
             identity,
             model,
@@ -257,7 +270,10 @@ impl Keeper {
         }
         let connected = matches!(&*link.state().borrow(), State::Connected { .. });
         if connected {
-            let death = Death { device: self.identity.device.clone(), boot: self.identity.boot };
+            let death = Death {
+                device: self.identity.device.clone(),
+                boot: self.identity.boot,
+            };
             let payload = encode(&death).unwrap_or_default();
             let told = link.publish(Publication::new(self.identity.topic(Kind::Death), payload));
             let _ = timeout_at(deadline, told).await;
@@ -295,7 +311,10 @@ impl Keeper {
     fn take_report(&mut self, link: Option<&Link>, report: Report) {
         match report {
             Report::Window { report, span, policy } => {
-                self.policy = PolicyReport { faults: 0, ..policy.clone() };
+                self.policy = PolicyReport {
+                    faults: 0,
+                    ..policy.clone()
+                };
                 let mut classes = report.classes;
                 most_frequent(&mut classes, MAX_CLASSES);
                 let summary = Summary {
@@ -342,7 +361,11 @@ impl Keeper {
                 let to = format!("{} {}", policy.name, policy.version);
                 info!(from, to, frame, %generation, "policy swapped");
                 let facts = [("from", from.clone()), ("to", to.clone()), ("frame", frame.to_string())];
-                self.event("policy-swapped", format!("{to} decides from frame {frame} on, after {from}"), &facts);
+                self.event(
+                    "policy-swapped",
+                    format!("{to} decides from frame {frame} on, after {from}"),
+                    &facts,
+                );
                 self.counters.send_modify(|counters| {
                     counters.swaps.push(Swap { from, to, frame });
                     counters.generation = generation.0;
@@ -368,7 +391,10 @@ impl Keeper {
         match appended {
             Ok(appended) => {
                 if appended.dropped > 0 {
-                    warn!(records = appended.dropped, "the outbox is full; its oldest records were dropped");
+                    warn!(
+                        records = appended.dropped,
+                        "the outbox is full; its oldest records were dropped"
+                    );
                 }
                 self.count_waiting();
                 Some(appended.sequence)
@@ -412,14 +438,21 @@ impl Keeper {
             Err(error) => return error!(error = &error as &dyn std::error::Error, "the outbox cannot be read"),
         };
         let link = link.clone();
-        let prefix = format!("offramp/{}/{}/{}", offramp_proto::PROTOCOL_VERSION, self.identity.tenant, self.identity.device);
+        let prefix = format!(
+            "offramp/{}/{}/{}",
+            offramp_proto::PROTOCOL_VERSION,
+            self.identity.tenant,
+            self.identity.device
+        );
         self.sending.spawn(async move {
             let mut publishes = JoinSet::new();
             for record in records {
                 let (link, topic) = (link.clone(), format!("{prefix}/{}", record.topic));
                 publishes.spawn(async move {
                     let sent = link.publish(Publication::new(topic, record.payload)).await;
-                    sent.map(|()| record.sequence).inspect_err(|error| debug!(%error, "a record stays in the outbox")).ok()
+                    sent.map(|()| record.sequence)
+                        .inspect_err(|error| debug!(%error, "a record stays in the outbox"))
+                        .ok()
                 });
             }
             publishes.join_all().await.into_iter().flatten().collect()
@@ -428,9 +461,15 @@ impl Keeper {
 
     fn sent(&mut self, sequences: Vec<u64>) {
         if let Err(error) = self.store.acknowledge(&sequences) {
-            return error!(error = &error as &dyn std::error::Error, "sent records stay in the outbox and will be sent again");
+            return error!(
+                error = &error as &dyn std::error::Error,
+                "sent records stay in the outbox and will be sent again"
+            );
         }
-        let summaries = sequences.iter().filter(|sequence| self.summaries.remove(sequence).is_some()).count();
+        let summaries = sequences
+            .iter()
+            .filter(|sequence| self.summaries.remove(sequence).is_some())
+            .count();
         self.counters.send_modify(|counters| counters.sent += summaries as u64);
         self.count_waiting();
     }
@@ -501,7 +540,9 @@ impl Keeper {
 
     fn take_desired(&mut self, link: &Link, delivery: Delivery) {
         let signed = delivery.message.payload.to_vec();
-        let Some(key) = &self.key else { return delivery.acknowledge() };
+        let Some(key) = &self.key else {
+            return delivery.acknowledge();
+        };
         let desired = match key.verify::<Desired>(&signed) {
             Ok(desired) if desired.device == self.identity.device => desired,
             Ok(desired) => {
@@ -536,7 +577,12 @@ impl Keeper {
             Ok(None) => {
                 let request = fetch.request();
                 // What was pending is superseded: its delivery is dealt with.
-                if let Some(old) = self.pending.replace(Pending { desired, signed, delivery, fetch }) {
+                if let Some(old) = self.pending.replace(Pending {
+                    desired,
+                    signed,
+                    delivery,
+                    fetch,
+                }) {
                     old.delivery.acknowledge();
                 }
                 self.ask(link, &request);
@@ -576,7 +622,10 @@ impl Keeper {
             Ok(chosen) => self.accept(link, desired, signed, Some((chosen, &bytes))),
             Err(error) => {
                 let why = chain(&error);
-                self.refuse(link, format!("generation {}: policy {}: {why}", desired.generation, policy.name));
+                self.refuse(
+                    link,
+                    format!("generation {}: policy {}: {why}", desired.generation, policy.name),
+                );
             }
         }
     }
@@ -587,10 +636,13 @@ impl Keeper {
         let stored = || {
             if let Some((chosen, bytes)) = &policy {
                 let digest = offramp_store::Digest(chosen.named.digest.0);
-                self.store.set_roles(&Roles { pending: Some(digest), ..self.roles })?;
                 self.store.put_artifact(digest, bytes)?;
                 self.store.set_desired(generation.0, signed)?;
-                let roles = Roles { active: Some(digest), last_good: self.roles.active, pending: None };
+                let roles = Roles {
+                    active: Some(digest),
+                    last_good: self.roles.active,
+                    pending: None,
+                };
                 self.store.set_roles(&roles)?;
                 Ok(roles)
             } else {
@@ -602,7 +654,10 @@ impl Keeper {
             Ok(roles) => self.roles = roles,
             Err(error) => {
                 let error: offramp_store::StoreError = error;
-                return self.refuse(link, format!("generation {generation} cannot be stored: {}", chain(&error)));
+                return self.refuse(
+                    link,
+                    format!("generation {generation} cannot be stored: {}", chain(&error)),
+                );
             }
         }
         self.generation = generation;
@@ -611,7 +666,10 @@ impl Keeper {
         match policy {
             Some((chosen, _)) => {
                 // Reported once the lane has taken it up.
-                let _ = self.to_lane.send(Order::Swap { generation, chosen: Box::new(chosen) });
+                let _ = self.to_lane.send(Order::Swap {
+                    generation,
+                    chosen: Box::new(chosen),
+                });
             }
             None => {
                 self.counters.send_modify(|counters| counters.generation = generation.0);
@@ -655,7 +713,12 @@ fn stored_policy(store: &Store, workshop: &Workshop, policy: &DesiredPolicy) -> 
 }
 
 fn source(policy: &DesiredPolicy, bytes: Vec<u8>) -> PolicySource {
-    PolicySource { name: policy.name.clone(), version: policy.version, bytes, parameters: policy.parameters.clone() }
+    PolicySource {
+        name: policy.name.clone(),
+        version: policy.version,
+        bytes,
+        parameters: policy.parameters.clone(),
+    }
 }
 
 /// Keeps the most frequent classes, in the order of their indices.

@@ -110,11 +110,19 @@ pub type Listener = Box<dyn FnMut(&Prediction, &Frame) + Send>;
 /// From the lane to the keeper.
 pub(crate) enum Report {
     /// A window has ended.
-    Window { report: WindowReport, span: Window, policy: PolicyReport },
+    Window {
+        report: WindowReport,
+        span: Window,
+        policy: PolicyReport,
+    },
     /// The heads as they are.
     Checkpoint(Vec<u8>),
     /// Who decides has changed with this frame.
-    Policy { step: Step, policy: PolicyReport, frame: u64 },
+    Policy {
+        step: Step,
+        policy: PolicyReport,
+        frame: u64,
+    },
     /// The camera has ended or the agent was stopped; nothing follows.
     Ended,
 }
@@ -122,7 +130,10 @@ pub(crate) enum Report {
 /// From the keeper to the lane; taken between two frames.
 pub(crate) enum Order {
     /// Decide by this policy.
-    Swap { generation: Generation, chosen: Box<Chosen> },
+    Swap {
+        generation: Generation,
+        chosen: Box<Chosen>,
+    },
     /// Change the learner.
     Learner(LearnerSettings),
 }
@@ -195,13 +206,31 @@ impl Agent {
             .map_err(StartError::Thread)?;
         let keeper = keeper.connect(&runtime)?;
         let spawn = |name: &str| std::thread::Builder::new().name(name.into());
-        let keeper =
-            spawn("offramp-keeper").spawn(move || runtime.block_on(keeper.run(from_lane))).map_err(StartError::Thread)?;
+        let keeper = spawn("offramp-keeper")
+            .spawn(move || runtime.block_on(keeper.run(from_lane)))
+            .map_err(StartError::Thread)?;
         let stopped = Arc::clone(&stop);
         let frames = run::start_camera(camera, Arc::clone(&stop)).map_err(StartError::Thread)?;
-        let work = run::Run { lane, judge, frames, orders, reports, pace, stop: stopped, listener };
-        let lane = spawn("offramp-lane").spawn(move || work.run()).map_err(StartError::Thread)?;
-        Ok(Self { boot, stop, counters, lane, keeper })
+        let work = run::Run {
+            lane,
+            judge,
+            frames,
+            orders,
+            reports,
+            pace,
+            stop: stopped,
+            listener,
+        };
+        let lane = spawn("offramp-lane")
+            .spawn(move || work.run())
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            boot,
+            stop,
+            counters,
+            lane,
+            keeper,
+        })
     }
 
     /// What the keeper has done so far, and a way to wait for more.

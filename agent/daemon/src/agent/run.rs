@@ -41,7 +41,9 @@ pub(crate) fn start_camera(camera: Box<dyn Camera>, stop: Arc<AtomicBool>) -> st
     for _ in 0..FRAMES + 1 {
         let _ = empty.send(Frame::for_shape(camera.shape()));
     }
-    std::thread::Builder::new().name("offramp-camera".into()).spawn(move || film(camera, &empty_rx, &filled_tx, &stop))?;
+    std::thread::Builder::new()
+        .name("offramp-camera".into())
+        .spawn(move || film(camera, &empty_rx, &filled_tx, &stop))?;
     Ok(Frames { filled, empty })
 }
 
@@ -61,13 +63,18 @@ fn film(mut camera: Box<dyn Camera>, empty: &Receiver<Frame>, filled: &SyncSende
         }
     }
     if camera.skipped() > 0 {
-        warn!(images = camera.skipped(), "images were skipped because they could not be read");
+        warn!(
+            images = camera.skipped(),
+            "images were skipped because they could not be read"
+        );
     }
 }
 
 /// Milliseconds since 1970.
 pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }
 
 /// Everything that the lane's thread owns.
@@ -113,8 +120,15 @@ impl Run {
                 predicted += 1;
                 listener(prediction, &frame);
             };
-            if let Err(error) = self.lane.run(arrived, &frame.pixels, Facts::default(), &mut self.judge, emit) {
-                warn!(frame = arrived, error = &error as &dyn std::error::Error, "a frame has failed");
+            if let Err(error) = self
+                .lane
+                .run(arrived, &frame.pixels, Facts::default(), &mut self.judge, emit)
+            {
+                warn!(
+                    frame = arrived,
+                    error = &error as &dyn std::error::Error,
+                    "a frame has failed"
+                );
             }
             self.lane.learn();
             self.tell_policy_steps(arrived);
@@ -127,7 +141,11 @@ impl Run {
         let _ = self.reports.blocking_send(last);
         let _ = self.reports.blocking_send(Report::Checkpoint(heads.clone()));
         let _ = self.reports.blocking_send(Report::Ended);
-        Outcome { arrived, predicted, heads }
+        Outcome {
+            arrived,
+            predicted,
+            heads,
+        }
     }
 
     fn take_orders(&mut self) {
@@ -153,7 +171,10 @@ impl Run {
     fn window_report(&mut self, start: &mut u64) -> Report {
         let report = self.lane.core.close_window();
         let end = unix_ms().max(*start);
-        let span = Window { start: std::mem::replace(start, end), end };
+        let span = Window {
+            start: std::mem::replace(start, end),
+            end,
+        };
         let policy = self.judge.report(report.faults);
         Report::Window { report, span, policy }
     }

@@ -5,7 +5,6 @@
 
 mod report;
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +27,9 @@ use crate::agent::{Agent, Fleet, Listener, Options};
 use crate::evaluate::{self, Report};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::{Lane, SplitMix64};
+use crate::package;
 use crate::terminal;
 use crate::tool::{self, Images};
-use crate::package;
 
 pub use report::{Heads, PolicySwap, Summaries, Verdict};
 
@@ -72,7 +71,10 @@ pub struct Demo {
 /// # Errors
 /// When a part does not start, or does not do what it should.
 pub fn run(demo: &Demo) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(Box::pin(show(demo)))
 }
 
@@ -86,19 +88,38 @@ struct Scene {
 
 impl Scene {
     fn set(demo: &Demo) -> anyhow::Result<Self> {
-        let default = if demo.data.is_some() { "revcol-cifar100" } else { package::EMBEDDED };
+        let default = if demo.data.is_some() {
+            "revcol-cifar100"
+        } else {
+            package::EMBEDDED
+        };
         let package = package::open(demo.package.as_deref().unwrap_or(default))?;
         let images = tool::images(&package, demo.data.as_deref())?;
         let subsets = &package.manifest().subsets;
-        let preferred = ["footwear", "vehicles-1"].into_iter().find(|name| subsets.contains_key(*name));
+        let preferred = ["footwear", "vehicles-1"]
+            .into_iter()
+            .find(|name| subsets.contains_key(*name));
         let first = preferred.or_else(|| subsets.keys().next().map(String::as_str));
-        let subset = demo.subset.as_deref().or(first).context("the package names no subset of classes")?.to_owned();
+        let subset = demo
+            .subset
+            .as_deref()
+            .or(first)
+            .context("the package names no subset of classes")?
+            .to_owned();
         let Some(classes) = subsets.get(&subset) else {
             let known = subsets.keys().cloned().collect::<Vec<_>>().join(", ");
-            bail!("package {} has no subset `{subset}`; it has {known}", package.manifest().name);
+            bail!(
+                "package {} has no subset `{subset}`; it has {known}",
+                package.manifest().name
+            );
         };
         let classes = classes.iter().map(|class| *class as u16).collect();
-        Ok(Self { package, subset, classes, images })
+        Ok(Self {
+            package,
+            subset,
+            classes,
+            images,
+        })
     }
 
     /// All classes first, then the subset; images come again once all have been shown.
@@ -118,20 +139,31 @@ impl Scene {
     }
 }
 
+/// Quick to learn, as a demo must be, and audited often enough to show a bound.
 fn settings() -> Settings {
-    Settings { audit_rate: 0.05, learner: LearnerSettings::default(), ..Settings::default() }
+    Settings {
+        audit_rate: 0.05,
+        learner: LearnerSettings {
+            rate: 0.3,
+            ..LearnerSettings::default()
+        },
+        ..Settings::default()
+    }
 }
 
 /// The policy of the start.
 fn first_policy() -> PolicySource {
-    let parameters = [("threshold".to_owned(), Parameter::Number(0.9))];
-    PolicySource::threshold(parameters.into())
+    PolicySource::threshold([("threshold".to_owned(), Parameter::Number(0.97))].into())
 }
 
-/// The policy that the controller pushes half-way.
+/// The policy that the controller pushes half-way: as sure, or three exits of one mind.
 fn second_policy() -> PolicySource {
-    let parameters: BTreeMap<_, _> = [("threshold".to_owned(), Parameter::Number(0.8))].into();
-    PolicySource { version: 2, ..PolicySource::threshold(parameters) }
+    let parameters = [
+        ("threshold".to_owned(), Parameter::Number(0.97)),
+        ("floor".to_owned(), Parameter::Number(0.9)),
+        ("patience".to_owned(), Parameter::Integer(2)),
+    ];
+    PolicySource::patience(parameters.into())
 }
 
 async fn show(demo: &Demo) -> anyhow::Result<()> {
@@ -161,7 +193,12 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         policy: first_policy(),
         settings: settings(),
         state: folder.path().join("state.redb"),
-        fleet: Some(Fleet { broker: url, credentials: None, ca: None, key: controller.public_key() }),
+        fleet: Some(Fleet {
+            broker: url,
+            credentials: None,
+            ca: None,
+            key: controller.public_key(),
+        }),
         summary_every: Duration::from_millis(500),
         checkpoint_every: Duration::from_secs(2),
         frame_every: Some(FRAME_EVERY),
@@ -172,17 +209,40 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     let agent = Agent::start(options, &scene.package, Box::new(camera), listener)?;
     let mut counters = agent.counters();
     // The device must be known before a policy can be pushed to it.
-    timeout(PATIENCE, controller.summaries_ingested(1)).await.context("the controller heard nothing of the agent")?;
+    timeout(PATIENCE, controller.summaries_ingested(1))
+        .await
+        .context("the controller heard nothing of the agent")?;
 
     reached.await.context("the stream ended before its half")?;
     let to = second_policy();
-    bar.println(format!("controller: pushing policy {} {} over MQTT", to.name, to.version));
-    let upload =
-        PolicyUpload { name: to.name.clone(), version: to.version, bytes: to.bytes.clone(), parameters: to.parameters.clone() };
-    controller.push_policy(Target::All, upload).await?;
+    bar.println(format!(
+        "controller: pushing policy {} {} over MQTT",
+        to.name, to.version
+    ));
+    let upload = PolicyUpload {
+        name: to.name.clone(),
+        version: to.version,
+        bytes: to.bytes.clone(),
+        parameters: to.parameters.clone(),
+    };
+    let pushed = controller.push_policy(Target::All, upload).await?;
+    let generation = *pushed
+        .generations
+        .get(&device)
+        .context("the controller does not know the device")?;
+    let answer = timeout(PATIENCE, controller.reported(&device, generation)).await;
+    if let Some(why) = answer
+        .context("the agent did not answer to its desired state")??
+        .refused
+    {
+        bail!("the agent refused the policy: {why}");
+    }
     let swapped = timeout(PATIENCE, counters.wait_for(|counters| !counters.swaps.is_empty())).await;
     let swap = swapped.context("the agent did not swap its policy")??.swaps[0].clone();
-    bar.println(format!("agent: {} decides from frame {} on, after {}", swap.to, swap.frame, swap.from));
+    bar.println(format!(
+        "agent: {} decides from frame {} on, after {}",
+        swap.to, swap.frame, swap.from
+    ));
 
     let outcome = tokio::task::spawn_blocking(move || agent.join()).await?;
     bar.finish_and_clear();
@@ -192,7 +252,11 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
 
     let (subset, all) = tokio::task::spawn_blocking({
         let heads = outcome.heads;
-        let (package, evaluation, classes) = (scene.package.clone(), scene.images.evaluation.clone(), scene.classes.clone());
+        let (package, evaluation, classes) = (
+            scene.package.clone(),
+            scene.images.evaluation.clone(),
+            scene.classes.clone(),
+        );
         move || measure(&package, &evaluation, &classes, &to, &heads)
     })
     .await??;
@@ -200,8 +264,16 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     let verdict = Verdict {
         subset,
         all,
-        policy_swap: PolicySwap { from: swap.from, to: swap.to, frames_lost: outcome.arrived - outcome.predicted },
-        summaries: Summaries { sent, ingested: statistics.ingested, duplicates: statistics.duplicates },
+        policy_swap: PolicySwap {
+            from: swap.from,
+            to: swap.to,
+            frames_lost: outcome.arrived - outcome.predicted,
+        },
+        summaries: Summaries {
+            sent,
+            ingested: statistics.ingested,
+            duplicates: statistics.duplicates,
+        },
     };
     if demo.json {
         terminal::line(&serde_json::to_string(&verdict)?)?;
@@ -209,7 +281,10 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         terminal::line(&verdict.table(&scene.subset, outcome.arrived))?;
     }
     if demo.keep {
-        say(&format!("\nThe page stays at http://{}/ until Ctrl-C.", controller.address()));
+        say(&format!(
+            "\nThe page stays at http://{}/ until Ctrl-C.",
+            controller.address()
+        ));
         tokio::signal::ctrl_c().await?;
     }
     controller.shutdown().await;
@@ -259,7 +334,11 @@ fn watch_stream(scene: &Scene, half_way: oneshot::Sender<()>) -> (ProgressBar, L
                 macs += cost;
             }
             let share = macs as f64 / (full * recent.len() as u64) as f64;
-            shown.set_message(format!("exits {} %  cost {:.0} % of the full network", tool::model::shares(&taken), share * 100.0));
+            shown.set_message(format!(
+                "exits {} %  cost {:.0} % of the full network",
+                tool::model::shares(&taken),
+                share * 100.0
+            ));
             shown.set_position(seen as u64);
         }
     };
@@ -283,13 +362,25 @@ fn measure(
             lane.core.restore(heads)?;
         }
         let mut judge = PolicyJudge::new(workshop.prepare(policy)?);
-        measured.push(evaluate::subset_and_all(&mut lane, &mut judge, evaluation, classes, || bar.inc(1))?);
+        measured.push(evaluate::subset_and_all(
+            &mut lane,
+            &mut judge,
+            evaluation,
+            classes,
+            || bar.inc(1),
+        )?);
     }
     bar.finish_and_clear();
     let [(subset_before, all_before), (subset_after, all_after)]: [(Report, Report); 2] =
         measured.try_into().ok().context("two measurements")?;
     Ok((
-        Heads { frozen: subset_before, specialized: subset_after },
-        Heads { frozen: all_before, specialized: all_after },
+        Heads {
+            frozen: subset_before,
+            specialized: subset_after,
+        },
+        Heads {
+            frozen: all_before,
+            specialized: all_after,
+        },
     ))
 }

@@ -53,7 +53,12 @@ pub struct Verdict {
 impl Verdict {
     /// The table for a person.
     pub fn table(&self, subset: &str, frames: u64) -> String {
-        let columns = [&self.subset.frozen, &self.subset.specialized, &self.all.frozen, &self.all.specialized];
+        let columns = [
+            &self.subset.frozen,
+            &self.subset.specialized,
+            &self.all.frozen,
+            &self.all.specialized,
+        ];
         let mut table = Table::new(["", subset, "", "all classes", ""]);
         table.row(["", "frozen", "specialized", "frozen", "specialized"].map(str::to_owned));
         let mut row = |name: &str, show: &dyn Fn(&Report) -> String| {

@@ -15,8 +15,8 @@ use serde_json::json;
 
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::{Lane, SplitMix64};
-use crate::terminal::{self, Table};
 use crate::package;
+use crate::terminal::{self, Table};
 
 /// What the peer runs; it reads rounds from its standard input.
 const PEER: &str = include_str!("../../../../tests/bench/onnxruntime_peer.py");
@@ -57,7 +57,9 @@ pub fn engine(bench: &EngineBench) -> anyhow::Result<()> {
         rows.push(measure(&package::open(name)?, &python, bench)?);
     }
     if bench.json {
-        return Ok(terminal::line(&json!(rows.iter().map(Row::json).collect::<Vec<_>>()).to_string())?);
+        return Ok(terminal::line(
+            &json!(rows.iter().map(Row::json).collect::<Vec<_>>()).to_string(),
+        )?);
     }
     for row in &rows {
         terminal::line(&row.table())?;
@@ -96,8 +98,16 @@ impl Row {
             table.row([format!("tract, stage {}", stage + 1), format!("{ms:.3}"), String::new()]);
         }
         let ratio = |ms: f64| format!("{:.2}", ms / self.peer);
-        table.row(["tract, all stages".into(), format!("{:.3}", self.tract), ratio(self.tract)]);
-        table.row([format!("ONNX Runtime {}", self.peer_version), format!("{:.3}", self.peer), ratio(self.peer)]);
+        table.row([
+            "tract, all stages".into(),
+            format!("{:.3}", self.tract),
+            ratio(self.tract),
+        ]);
+        table.row([
+            format!("ONNX Runtime {}", self.peer_version),
+            format!("{:.3}", self.peer),
+            ratio(self.peer),
+        ]);
         let share = terminal::percent(self.overhead / self.agent);
         format!(
             "{table}\nagent beside the stages: {:.4} ms per frame, {share} (heads, policy in WebAssembly, learning)\n",
@@ -221,7 +231,13 @@ impl Peer {
             .with_context(|| format!("cannot start {}", python.display()))?;
         let input = child.stdin.take().context("the peer's input")?;
         let output = BufReader::new(child.stdout.take().context("the peer's output")?);
-        let mut peer = Self { child, input, output, version: String::new(), _folder: folder };
+        let mut peer = Self {
+            child,
+            input,
+            output,
+            version: String::new(),
+            _folder: folder,
+        };
         peer.version = peer.answer()?;
         Ok(peer)
     }
@@ -253,7 +269,9 @@ impl Drop for Peer {
 fn set_up_python() -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let folder = cache.context("neither XDG_CACHE_HOME nor HOME is set: give --python")?.join("offramp/bench-python");
+    let folder = cache
+        .context("neither XDG_CACHE_HOME nor HOME is set: give --python")?
+        .join("offramp/bench-python");
     let python = folder.join("bin/python");
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|have| have == REQUIREMENTS) {
@@ -264,14 +282,19 @@ fn set_up_python() -> anyhow::Result<PathBuf> {
     let wanted = folder.join("wanted.txt");
     fs::write(&wanted, REQUIREMENTS)?;
     let run = |command: &mut Command| -> anyhow::Result<()> {
-        let status = command.stdout(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
+        let status = command
+            .stdout(Stdio::null())
+            .status()
+            .with_context(|| format!("cannot start {command:?}"))?;
         if !status.success() {
             bail!("{command:?} failed; install Python 3.9 or newer with its venv module, or give --python");
         }
         Ok(())
     };
     run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&wanted))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "-r"])
+        .arg(&wanted))?;
     fs::rename(&wanted, &stamp)?;
     Ok(python)
 }

@@ -12,8 +12,15 @@ use offramp_model::Package;
 
 /// Settings for measuring heads as they are: nothing is learned, every frame is audited.
 pub fn measuring(threshold: f32) -> Settings {
-    let learner = LearnerSettings { enabled: false, ..LearnerSettings::default() };
-    Settings { threshold, audit_rate: 1.0, learner }
+    let learner = LearnerSettings {
+        enabled: false,
+        ..LearnerSettings::default()
+    };
+    Settings {
+        threshold,
+        audit_rate: 1.0,
+        learner,
+    }
 }
 
 /// Labelled images for a package.
@@ -36,7 +43,10 @@ pub fn images(package: &Package, data: Option<&std::path::Path>) -> anyhow::Resu
     let shape = FrameShape::new(input.height, input.width, input.channels)?;
     if package.label() == crate::package::EMBEDDED || manifest.name == crate::package::EMBEDDED {
         use offramp_camera::sample;
-        return Ok(Images { stream: sample::stream()?, evaluation: sample::evaluation()? });
+        return Ok(Images {
+            stream: sample::stream()?,
+            evaluation: sample::evaluation()?,
+        });
     }
     let Some(data) = data else {
         bail!(
@@ -47,9 +57,16 @@ pub fn images(package: &Package, data: Option<&std::path::Path>) -> anyhow::Resu
     };
     let folder = data.join("cifar-100");
     let load = |split| cifar::load(&folder, split).with_context(|| format!("the images of package {}", manifest.name));
-    let images = Images { stream: load(Split::Stream)?, evaluation: load(Split::Evaluation)? };
+    let images = Images {
+        stream: load(Split::Stream)?,
+        evaluation: load(Split::Evaluation)?,
+    };
     if images.stream.shape() != shape {
-        bail!("images are {} where package {} reads {shape}", images.stream.shape(), manifest.name);
+        bail!(
+            "images are {} where package {} reads {shape}",
+            images.stream.shape(),
+            manifest.name
+        );
     }
     Ok(images)
 }

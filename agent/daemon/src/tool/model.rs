@@ -23,25 +23,44 @@ pub fn check(name: &str) -> anyhow::Result<()> {
     let package = package::open(name)?;
     let mut lane = Lane::new(&package, tool::measuring(0.8), 1)?;
     let manifest = package.manifest();
-    terminal::line(&format!("{} version {} ({})", manifest.name, manifest.version, package.digest()))?;
+    terminal::line(&format!(
+        "{} version {} ({})",
+        manifest.name,
+        manifest.version,
+        package.digest()
+    ))?;
     terminal::line("  manifest, digests, heads and stages fit")?;
     let Some(vectors) = package.vectors()? else {
-        return Ok(terminal::line("  no reference vectors: what the stages compute was not compared")?);
+        return Ok(terminal::line(
+            "  no reference vectors: what the stages compute was not compared",
+        )?);
     };
     let (mut worst, mut agree, mut seen) = (0f32, 0u64, 0u64);
     let values = manifest.input.values();
-    for (image, logits) in vectors.images.chunks_exact(values).zip(vectors.logits.values.chunks_exact(vectors.logits.exits * vectors.logits.classes)) {
+    for (image, logits) in vectors.images.chunks_exact(values).zip(
+        vectors
+            .logits
+            .values
+            .chunks_exact(vectors.logits.exits * vectors.logits.classes),
+    ) {
         lane.run(seen, image, Facts::default(), &mut BuiltIn, |_| ())?;
         for (exit, expected) in logits.chunks_exact(vectors.logits.classes).enumerate() {
             let got = lane.core.probabilities(exit).context("every exit is reached")?;
             let reference = softmax(expected);
-            worst = got.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+            worst = got
+                .iter()
+                .zip(&reference)
+                .map(|(a, b)| (a - b).abs())
+                .fold(worst, f32::max);
             agree += u64::from(top(got) == top(&reference));
             seen += 1;
         }
     }
     let share = agree as f64 / seen.max(1) as f64;
-    terminal::line(&format!("  {seen} reference vectors: worst difference {worst:.1e}, same class in {}", percent(share)))?;
+    terminal::line(&format!(
+        "  {seen} reference vectors: worst difference {worst:.1e}, same class in {}",
+        percent(share)
+    ))?;
     if worst > TOLERANCE || share < 0.999 {
         bail!("the stages do not compute what they should on this machine");
     }
@@ -67,10 +86,15 @@ pub fn show(name: &str, as_json: bool) -> anyhow::Result<()> {
     let package = package::open(name)?;
     let manifest = package.manifest();
     if as_json {
-        let stages = manifest.stages.iter().map(|s| json!({"file": s.file, "macs": s.macs})).collect::<Vec<_>>();
-        let exits = manifest.exits.iter().map(|e| {
-            json!({"features": e.features, "temperature": e.temperature, "test_accuracy": e.test_accuracy})
-        });
+        let stages = manifest
+            .stages
+            .iter()
+            .map(|s| json!({"file": s.file, "macs": s.macs}))
+            .collect::<Vec<_>>();
+        let exits = manifest
+            .exits
+            .iter()
+            .map(|e| json!({"features": e.features, "temperature": e.temperature, "test_accuracy": e.test_accuracy}));
         let object = json!({
             "name": manifest.name, "version": manifest.version, "digest": package.digest().to_string(),
             "classes": manifest.classes, "subsets": manifest.subsets, "stages": stages, "exits": exits.collect::<Vec<_>>(),
@@ -78,15 +102,35 @@ pub fn show(name: &str, as_json: bool) -> anyhow::Result<()> {
         return Ok(terminal::line(&object.to_string())?);
     }
     let input = &manifest.input;
-    terminal::line(&format!("{} version {}: {}", manifest.name, manifest.version, manifest.description))?;
+    terminal::line(&format!(
+        "{} version {}: {}",
+        manifest.name, manifest.version, manifest.description
+    ))?;
     terminal::line(&format!("digest   {}", package.digest()))?;
     terminal::line(&format!("licence  {}", manifest.license))?;
-    terminal::line(&format!("input    {}x{}x{} (height, width, channels)", input.height, input.width, input.channels))?;
-    terminal::line(&format!("classes  {}: {}", manifest.classes.len(), shorten(&manifest.classes)))?;
-    terminal::line(&format!("subsets  {}\n", shorten(&manifest.subsets.keys().cloned().collect::<Vec<_>>())))?;
+    terminal::line(&format!(
+        "input    {}x{}x{} (height, width, channels)",
+        input.height, input.width, input.channels
+    ))?;
+    terminal::line(&format!(
+        "classes  {}: {}",
+        manifest.classes.len(),
+        shorten(&manifest.classes)
+    ))?;
+    terminal::line(&format!(
+        "subsets  {}\n",
+        shorten(&manifest.subsets.keys().cloned().collect::<Vec<_>>())
+    ))?;
     let total: u64 = manifest.stages.iter().map(|s| s.macs).sum();
     let mut spent = 0;
-    let mut table = Table::new(["exit", "multiply-adds", "share", "features", "temperature", "accuracy (test)"]);
+    let mut table = Table::new([
+        "exit",
+        "multiply-adds",
+        "share",
+        "features",
+        "temperature",
+        "accuracy (test)",
+    ]);
     for (i, (stage, exit)) in manifest.stages.iter().zip(&manifest.exits).enumerate() {
         spent += stage.macs;
         table.row([
@@ -105,7 +149,11 @@ fn shorten(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let more = names.len().saturating_sub(SHOWN);
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if more == 0 { shown } else { format!("{shown} and {more} more") }
+    if more == 0 {
+        shown
+    } else {
+        format!("{shown} and {more} more")
+    }
 }
 
 /// Measures a package on labelled images: each exit alone, then the cascade over a sweep of thresholds.
@@ -133,11 +181,18 @@ pub fn eval(name: &str, data: Option<&Path>, as_json: bool) -> anyhow::Result<()
     }
     bar.finish_and_clear();
     if as_json {
-        let sweep: Vec<_> = sweep.iter().map(|(t, report)| json!({"threshold": t, "report": report})).collect();
+        let sweep: Vec<_> = sweep
+            .iter()
+            .map(|(t, report)| json!({"threshold": t, "report": report}))
+            .collect();
         let object = json!({"images": images.len(), "exit_accuracy": alone, "full_ms": ms, "cascade": sweep});
         return Ok(terminal::line(&object.to_string())?);
     }
-    terminal::line(&format!("{} on {} images, {ms:.2} ms a frame all the way\n", package.label(), images.len()))?;
+    terminal::line(&format!(
+        "{} on {} images, {ms:.2} ms a frame all the way\n",
+        package.label(),
+        images.len()
+    ))?;
     let mut table = Table::new(["exit alone", "accuracy"]);
     for (exit, accuracy) in alone.iter().enumerate() {
         table.row([format!("{}", exit + 1), percent(*accuracy)]);
@@ -159,6 +214,9 @@ pub fn eval(name: &str, data: Option<&Path>, as_json: bool) -> anyhow::Result<()
 
 /// Shares of the exits, in whole percent.
 pub fn shares(shares: &[f64]) -> String {
-    shares.iter().map(|s| format!("{:3.0}", s * 100.0)).collect::<Vec<_>>().join("/")
+    shares
+        .iter()
+        .map(|s| format!("{:3.0}", s * 100.0))
+        .collect::<Vec<_>>()
+        .join("/")
 }
-

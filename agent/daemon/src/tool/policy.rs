@@ -32,9 +32,14 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// What is wrong with it.
 pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Result<()> {
     let component = read(path)?;
-    let parameters = parameters.iter().map(|text| parameter(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let parameters = parameters
+        .iter()
+        .map(|text| parameter(text))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let workshop = Workshop::new(&package::embedded()?)?;
-    let report = workshop.check(&component, &parameters).with_context(|| format!("policy {} is refused", path.display()))?;
+    let report = workshop
+        .check(&component, &parameters)
+        .with_context(|| format!("policy {} is refused", path.display()))?;
     if as_json {
         let object = json!({
             "digest": report.digest.to_string(), "bytes": report.bytes, "abi": report.abi.to_string(),
@@ -70,7 +75,11 @@ pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Resul
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+    if names.is_empty() {
+        "nothing".into()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// Reads `NAME=VALUE`; the value is a flag, a number or text, whichever it looks like first.
@@ -78,7 +87,9 @@ fn list(names: &[String]) -> String {
 /// # Errors
 /// When there is no `=`.
 pub fn parameter(text: &str) -> anyhow::Result<(String, Parameter)> {
-    let (name, value) = text.split_once('=').with_context(|| format!("parameter `{text}` is not NAME=VALUE"))?;
+    let (name, value) = text
+        .split_once('=')
+        .with_context(|| format!("parameter `{text}` is not NAME=VALUE"))?;
     let value = if let Ok(flag) = value.parse() {
         Parameter::Flag(flag)
     } else if let Ok(integer) = value.parse() {

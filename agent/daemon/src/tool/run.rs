@@ -60,7 +60,11 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         }),
     )?;
     let outcome = agent.join();
-    tracing::info!(frames = outcome.arrived, predictions = outcome.predicted, "the camera has ended");
+    tracing::info!(
+        frames = outcome.arrived,
+        predictions = outcome.predicted,
+        "the camera has ended"
+    );
     Ok(())
 }
 
@@ -72,9 +76,16 @@ fn options(config: Config) -> anyhow::Result<Options> {
             if fs::metadata(path).with_context(read)?.len() > MAX_POLICY {
                 bail!("policy {} is larger than {MAX_POLICY} bytes", path.display());
             }
-            let name = path.file_stem().map_or_else(|| "policy".into(), |stem| stem.to_string_lossy().into_owned());
+            let name = path
+                .file_stem()
+                .map_or_else(|| "policy".into(), |stem| stem.to_string_lossy().into_owned());
             let bytes = fs::read(path).with_context(read)?;
-            PolicySource { name, version: 0, bytes, parameters: config.policy.parameters.clone() }
+            PolicySource {
+                name,
+                version: 0,
+                bytes,
+                parameters: config.policy.parameters.clone(),
+            }
         }
     };
     let fleet = config.fleet.as_ref().map(fleet).transpose()?;
@@ -98,7 +109,10 @@ fn fleet(fleet: &config::Fleet) -> anyhow::Result<Fleet> {
             .with_context(|| format!("fleet.password_file {} cannot be read", path.display()))
     };
     let credentials = match (&fleet.username, &fleet.password_file) {
-        (Some(username), Some(file)) => Some(Credentials { username: username.clone(), password: password(file)? }),
+        (Some(username), Some(file)) => Some(Credentials {
+            username: username.clone(),
+            password: password(file)?,
+        }),
         (None, None) => None,
         _ => bail!("fleet.username and fleet.password_file go together"),
     };

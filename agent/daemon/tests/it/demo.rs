@@ -13,7 +13,11 @@ fn the_demo_specializes_swaps_the_policy_and_loses_nothing() {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     println!("{told:#}");
 
-    let number = |path: &str| told.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path}"));
+    let number = |path: &str| {
+        told.pointer(path)
+            .and_then(Value::as_f64)
+            .unwrap_or_else(|| panic!("no {path}"))
+    };
     for part in ["subset", "all"] {
         for heads in ["frozen", "specialized"] {
             for field in ["accuracy", "cost_macs", "cost_ms", "disagreement"] {
@@ -23,8 +27,14 @@ fn the_demo_specializes_swaps_the_policy_and_loses_nothing() {
             assert!((shares.iter().filter_map(Value::as_f64).sum::<f64>() - 1.0).abs() < 1e-6);
         }
     }
-    assert!(number("/subset/specialized/cost_macs") < number("/subset/frozen/cost_macs"), "what is often seen becomes cheap");
-    assert!(number("/subset/specialized/accuracy") >= number("/subset/frozen/accuracy"), "and not worse");
+    assert!(
+        number("/subset/specialized/cost_macs") < number("/subset/frozen/cost_macs"),
+        "what is often seen becomes cheap"
+    );
+    assert!(
+        number("/subset/specialized/accuracy") >= number("/subset/frozen/accuracy"),
+        "and not worse"
+    );
 
     assert_eq!(told["policy_swap"]["frames_lost"], 0);
     assert_ne!(told["policy_swap"]["from"], told["policy_swap"]["to"]);

@@ -33,7 +33,10 @@ impl Device {
              [state]\nsummary_seconds = 0.1\ncheckpoint_seconds = 0.1\n{fleet}"
         );
         std::fs::write(folder.join("offramp.toml"), config).unwrap();
-        Self { folder: folder.into(), images: sample::stream().unwrap() }
+        Self {
+            folder: folder.into(),
+            images: sample::stream().unwrap(),
+        }
     }
 
     /// Starts the agent.
@@ -56,7 +59,12 @@ impl Device {
             std::io::Read::read_to_string(&mut errors, &mut text).unwrap();
             text
         });
-        Running { child, input, output, log: Some(log) }
+        Running {
+            child,
+            input,
+            output,
+            log: Some(log),
+        }
     }
 
     /// Bytes of a frame.
@@ -66,7 +74,9 @@ impl Device {
 
     /// The device's store, while no agent runs.
     pub(crate) fn store(&self) -> Store {
-        Store::open(&self.folder.join("offramp-state.redb"), Limits::default()).unwrap().0
+        Store::open(&self.folder.join("offramp-state.redb"), Limits::default())
+            .unwrap()
+            .0
     }
 }
 
@@ -110,7 +120,9 @@ impl Running {
 
     fn log(&mut self) -> Vec<Value> {
         let text = self.log.take().unwrap().join().unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
     }
 }
 
@@ -123,5 +135,8 @@ impl Drop for Running {
 
 /// The lines of a log that say something.
 pub(crate) fn said<'a>(log: &'a [Value], what: &str) -> Vec<&'a Value> {
-    log.iter().map(|line| &line["fields"]).filter(|fields| fields["message"].as_str().is_some_and(|m| m.contains(what))).collect()
+    log.iter()
+        .map(|line| &line["fields"])
+        .filter(|fields| fields["message"].as_str().is_some_and(|m| m.contains(what)))
+        .collect()
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use offramp_broker::{Broker, Persistence};
 use offramp_fleet::{PolicyUpload, Target};
 use offramp_link::{Config, Link, Publication};
-use offramp_proto::{Desired, DeviceId, Generation, Kind, LearnerSettings, Reported, SigningKey, TenantId, Topic, decode, encode};
+use offramp_proto::{
+    Desired, DeviceId, Generation, Kind, LearnerSettings, Reported, SigningKey, TenantId, Topic, decode, encode,
+};
 use offramp_test_support::{PATIENCE, free_port, temp_dir};
 use tokio::time::timeout;
 
@@ -25,7 +27,9 @@ fn desired(device: &str, generation: u64) -> Desired {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with_its_reason() {
     let folder = temp_dir();
-    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory).await.unwrap();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
     let url = format!("mqtt://{}", broker.address());
     let key = SigningKey::from_seed(&[5; 32]);
     let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("wary").unwrap());
@@ -43,9 +47,21 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
     let cases = [
         (encode(&desired("wary", 9)).unwrap(), 0, Some("not signed")),
         (altered, 0, Some("altered")),
-        (SigningKey::from_seed(&[6; 32]).sign(&desired("wary", 9)).unwrap(), 0, Some("does not trust")),
-        (key.sign(&desired("other", 9)).unwrap(), 0, Some("signed for device other")),
-        (vec![0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], 0, Some("not signed")),
+        (
+            SigningKey::from_seed(&[6; 32]).sign(&desired("wary", 9)).unwrap(),
+            0,
+            Some("does not trust"),
+        ),
+        (
+            key.sign(&desired("other", 9)).unwrap(),
+            0,
+            Some("signed for device other"),
+        ),
+        (
+            vec![0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            0,
+            Some("not signed"),
+        ),
         (key.sign(&desired("wary", 9)).unwrap(), 9, None),
         (key.sign(&desired("wary", 8)).unwrap(), 9, Some("older than 9")),
     ];
@@ -66,7 +82,9 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
                 }
             }
         };
-        let reported = timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{refusal:?} was not reported"));
+        let reported = timeout(PATIENCE, told)
+            .await
+            .unwrap_or_else(|_| panic!("{refusal:?} was not reported"));
         assert_eq!(reported.generation, Generation(generation), "{refusal:?}");
     }
     assert_eq!(agent.show([device.frame(1)]).len(), 1, "frames go on");
@@ -77,7 +95,9 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() {
     let folder = temp_dir();
-    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory).await.unwrap();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
     let controller = controller(&broker).await;
     let url = format!("mqtt://{}", broker.address());
     let id = DeviceId::new("picky").unwrap();
@@ -89,8 +109,21 @@ async fn a_policy_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() 
     let good = upload(2, 0.5);
     let truncated = good.bytes[..good.bytes.len() / 2].to_vec();
     let refused = [
-        (PolicyUpload { name: "cut".into(), bytes: truncated, ..upload(1, 0.5) }, "damaged"),
-        (PolicyUpload { parameters: [("threshold".to_owned(), offramp_proto::Parameter::Number(7.0))].into(), ..upload(2, 0.5) }, "threshold"),
+        (
+            PolicyUpload {
+                name: "cut".into(),
+                bytes: truncated,
+                ..upload(1, 0.5)
+            },
+            "damaged",
+        ),
+        (
+            PolicyUpload {
+                parameters: [("threshold".to_owned(), offramp_proto::Parameter::Number(7.0))].into(),
+                ..upload(2, 0.5)
+            },
+            "threshold",
+        ),
     ];
     for (policy, why) in refused {
         // A controller may refuse what is plainly no component before any device sees it.
@@ -102,7 +135,10 @@ async fn a_policy_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() 
                 continue;
             }
         };
-        let answer = timeout(PATIENCE, controller.reported(&id, pushed.generations[&id])).await.unwrap().unwrap();
+        let answer = timeout(PATIENCE, controller.reported(&id, pushed.generations[&id]))
+            .await
+            .unwrap()
+            .unwrap();
         let said = answer.refused.unwrap_or_else(|| panic!("{name} was taken"));
         assert!(said.contains(why), "{said}");
         assert_eq!(agent.show([device.frame(1)]).len(), 1);
@@ -112,7 +148,11 @@ async fn a_policy_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() 
     let pushed = controller.push_policy(Target::All, upload(3, 0.5)).await.unwrap();
     loop {
         agent.show([device.frame(2)]);
-        let reported = timeout(Duration::from_millis(20), controller.reported(&id, pushed.generations[&id])).await;
+        let reported = timeout(
+            Duration::from_millis(20),
+            controller.reported(&id, pushed.generations[&id]),
+        )
+        .await;
         if let Ok(answer) = reported {
             let answer = answer.unwrap();
             assert_eq!((answer.policy.1, answer.refused), (3, None));

@@ -14,18 +14,30 @@ use crate::device::{Device, said};
 
 pub(crate) fn upload(version: u64, threshold: f64) -> PolicyUpload {
     let source = PolicySource::threshold([("threshold".to_owned(), Parameter::Number(threshold))].into());
-    PolicyUpload { name: source.name, version, bytes: source.bytes, parameters: source.parameters }
+    PolicyUpload {
+        name: source.name,
+        version,
+        bytes: source.bytes,
+        parameters: source.parameters,
+    }
 }
 
 pub(crate) async fn controller(broker: &Broker) -> Controller {
     let url = format!("mqtt://{}", broker.address()).parse().unwrap();
-    Controller::start(offramp_fleet::Options::temporary(url, TenantId::new("default").unwrap())).await.unwrap()
+    Controller::start(offramp_fleet::Options::temporary(
+        url,
+        TenantId::new("default").unwrap(),
+    ))
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_counts_twice() {
     let folder = temp_dir();
-    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory).await.unwrap();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
     let controller = controller(&broker).await;
     let id = DeviceId::new("killed").unwrap();
     let url = format!("mqtt://{}", broker.address());
@@ -44,7 +56,10 @@ async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_coun
             break answer.unwrap();
         }
     };
-    assert_eq!((answer.generation, answer.policy, answer.refused), (generation, ("threshold".to_owned(), 7), None));
+    assert_eq!(
+        (answer.generation, answer.policy, answer.refused),
+        (generation, ("threshold".to_owned(), 7), None)
+    );
     agent.kill();
 
     // Killed after a random number of frames, again and again.
@@ -54,7 +69,10 @@ async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_coun
         let frames = 1 + random.next() % 40;
         agent.show((0..frames).map(|i| device.frame((round * 40 + i) as usize)));
         let log = agent.kill();
-        assert!(said(&log, "cannot").is_empty() && said(&log, "not restored").is_empty(), "{log:#?}");
+        assert!(
+            said(&log, "cannot").is_empty() && said(&log, "not restored").is_empty(),
+            "{log:#?}"
+        );
     }
 
     // The last run ends in order; everything that was ever written must have arrived once.
@@ -68,12 +86,22 @@ async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_coun
     let log = agent.end();
     let restored = said(&log, "heads restored");
     assert_eq!(restored.len(), 1, "{log:#?}");
-    assert_eq!(restored[0]["checkpoint"], checkpoint[0].number, "the newest checkpoint is taken up");
-    assert!(said(&log, "policy swapped").is_empty(), "the policy was there from the first frame on");
+    assert_eq!(
+        restored[0]["checkpoint"], checkpoint[0].number,
+        "the newest checkpoint is taken up"
+    );
+    assert!(
+        said(&log, "policy swapped").is_empty(),
+        "the policy was there from the first frame on"
+    );
 
     let outbox = device.store().outbox().unwrap();
     assert_eq!((outbox.records, outbox.dropped), (0, 0), "everything was sent");
     let statistics = controller.statistics();
-    assert_eq!(statistics.ingested + statistics.events, outbox.last_sequence, "none lost, none counted twice");
+    assert_eq!(
+        statistics.ingested + statistics.events,
+        outbox.last_sequence,
+        "none lost, none counted twice"
+    );
     controller.shutdown().await;
 }

@@ -17,7 +17,11 @@ fn run(arguments: &[&str]) -> Output {
 
 fn printed(arguments: &[&str]) -> String {
     let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -36,7 +40,10 @@ fn every_shipped_package_passes_its_check() {
     for package in std::fs::read_dir(ZOO).unwrap() {
         let path = package.unwrap().path();
         let text = printed(&["model", "check", path.to_str().unwrap()]);
-        assert!(text.contains("reference vectors") && text.contains("same class in 100.0 %"), "{text}");
+        assert!(
+            text.contains("reference vectors") && text.contains("same class in 100.0 %"),
+            "{text}"
+        );
     }
 }
 
@@ -49,7 +56,11 @@ fn show_and_eval_tell_of_the_embedded_package() {
     assert_eq!(accuracy.len(), shown["exits"].as_array().unwrap().len());
     assert!(accuracy.last().unwrap().as_f64() > accuracy[0].as_f64(), "exits matter");
     // Thresholds rise, and with them the cost.
-    let costs = told["cascade"].as_array().unwrap().iter().map(|row| row["report"]["cost_macs"].as_f64().unwrap());
+    let costs = told["cascade"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["report"]["cost_macs"].as_f64().unwrap());
     assert!(costs.is_sorted());
 }
 
@@ -65,7 +76,10 @@ fn a_package_that_was_tampered_with_is_refused_by_the_name_of_its_part() {
     bytes.truncate(bytes.len() - 1);
     std::fs::write(&stage, bytes).unwrap();
     refused(&["model", "check", folder.path().to_str().unwrap()], &["stage-2.onnx"]);
-    refused(&["model", "check", "no-such-package"], &["no-such-package", "models/zoo"]);
+    refused(
+        &["model", "check", "no-such-package"],
+        &["no-such-package", "models/zoo"],
+    );
 }
 
 #[test]
@@ -73,7 +87,10 @@ fn the_shipped_policy_passes_its_check_and_a_damaged_one_does_not() {
     let prebuilt = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/threshold.wasm");
     let text = printed(&["policy", "check", prebuilt, "--parameter", "threshold=0.7"]);
     assert!(text.contains("offramp:policy@1") && text.contains("fuel"), "{text}");
-    refused(&["policy", "check", prebuilt, "--parameter", "threshold=7"], &["threshold"]);
+    refused(
+        &["policy", "check", prebuilt, "--parameter", "threshold=7"],
+        &["threshold"],
+    );
     let folder = temp_dir();
     let damaged = folder.path().join("damaged.wasm");
     std::fs::write(&damaged, b"\0asm").unwrap();
@@ -90,16 +107,31 @@ fn an_image_folder_is_classified_into_json_lines_and_what_is_no_image_is_skipped
         let shape = set.shape();
         let pixels = set.pixels(index).unwrap();
         let path = images.join(format!("{index}.png"));
-        image::save_buffer(path, pixels, shape.width() as u32, shape.height() as u32, image::ColorType::L8).unwrap();
+        image::save_buffer(
+            path,
+            pixels,
+            shape.width() as u32,
+            shape.height() as u32,
+            image::ColorType::L8,
+        )
+        .unwrap();
     }
     std::fs::write(images.join("3b.png"), b"no image").unwrap();
     let config = folder.path().join("offramp.toml");
-    std::fs::write(&config, "[device]\nid = \"folder\"\n[camera]\nsource = \"folder\"\npath = \"images\"\n").unwrap();
+    std::fs::write(
+        &config,
+        "[device]\nid = \"folder\"\n[camera]\nsource = \"folder\"\npath = \"images\"\n",
+    )
+    .unwrap();
     let text = printed(&["run", "--config", config.to_str().unwrap()]);
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<_> = lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["0.png", "1.png", "2.png", "3.png", "4.png"]);
-    assert!(lines.iter().all(|line| line["label"].is_string() && line["confidence"].as_f64() > Some(0.0)));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["label"].is_string() && line["confidence"].as_f64() > Some(0.0))
+    );
 }
 
 #[test]
@@ -109,11 +141,26 @@ fn a_wrong_configuration_is_refused_with_the_key_at_fault() {
     let path = config.to_str().unwrap();
     for (text, why) in [
         ("[device]\nid = \"a/b\"\n[camera]\nsource = \"stdin\"\n", "a/b"),
-        ("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[learner]\nrat = 0.1\n", "rat"),
-        ("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[learner]\nrate = 9.0\n", "learner"),
-        ("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[state]\nsummary_seconds = 0\n", "summary_seconds"),
-        ("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[fleet]\nbroker = \"mqtt://x\"\ncontroller_key = \"00\"\n", "controller_key"),
-        ("[device]\nid = \"a\"\n[camera]\nsource = \"folder\"\npath = \"nowhere\"\n", "nowhere"),
+        (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[learner]\nrat = 0.1\n",
+            "rat",
+        ),
+        (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[learner]\nrate = 9.0\n",
+            "learner",
+        ),
+        (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[state]\nsummary_seconds = 0\n",
+            "summary_seconds",
+        ),
+        (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[fleet]\nbroker = \"mqtt://x\"\ncontroller_key = \"00\"\n",
+            "controller_key",
+        ),
+        (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"folder\"\npath = \"nowhere\"\n",
+            "nowhere",
+        ),
     ] {
         std::fs::write(&config, text).unwrap();
         refused(&["run", "--config", path], &[why]);
