@@ -71,6 +71,7 @@ impl PolicyHost {
     ) -> Result<CheckReport, CheckError> {
         let policy = self.load(component)?;
         let mut instance = policy.configure(model, parameters)?;
+        let limits = policy.shared().limits;
         let inspection = policy.inspection();
         let mut report = CheckReport {
             digest: policy.digest(),
@@ -79,7 +80,7 @@ impl PolicyHost {
             imports: inspection.imports.clone(),
             exports: inspection.exports.clone(),
             memory_bytes: inspection.memory_bytes,
-            configure_fuel: instance.configure_fuel_used(),
+            configure_fuel: instance.fuel_used(limits.configure_fuel),
             decide_fuel: 0,
             dearest_view: first_view(model),
             views: 0,
@@ -90,8 +91,9 @@ impl PolicyHost {
                 fault,
             })?;
             report.views += 1;
-            if instance.decide_fuel_used() > report.decide_fuel {
-                report.decide_fuel = instance.decide_fuel_used();
+            let fuel = instance.fuel_used(limits.decide_fuel);
+            if fuel > report.decide_fuel {
+                report.decide_fuel = fuel;
                 report.dearest_view = view;
             }
         }

@@ -13,37 +13,28 @@ use crate::watchdog::Watchdog;
 
 /// A configured policy that decides, for the frames of one camera.
 pub struct Instance {
-    store: Store<Guest>,
-    exports: ExitPolicy,
+    /// What runs, or the fault that ended it.
+    running: Result<Running, Fault>,
     decide_fuel: u64,
-    /// The fault that ended it.
-    ended: Option<Fault>,
     policy: Policy,
     model: ModelFacts,
     parameters: Parameters,
-    configure_fuel_used: u64,
+}
+
+pub(crate) struct Running {
+    pub(crate) store: Store<Guest>,
+    pub(crate) exports: ExitPolicy,
 }
 
 impl Instance {
-    pub(crate) fn new(
-        policy: Policy,
-        store: Store<Guest>,
-        exports: ExitPolicy,
-        model: ModelFacts,
-        parameters: Parameters,
-    ) -> Instance {
-        let limits = policy.shared().limits;
-        let configure_fuel_used = limits.configure_fuel - fuel_left(&store);
-        let decide_fuel = limits.decide_fuel;
+    pub(crate) fn new(policy: Policy, running: Running, model: ModelFacts, parameters: Parameters) -> Instance {
+        let decide_fuel = policy.shared().limits.decide_fuel;
         Instance {
-            store,
-            exports,
+            running: Ok(running),
             decide_fuel,
-            ended: None,
             policy,
             model,
             parameters,
-            configure_fuel_used,
         }
     }
 
@@ -51,21 +42,15 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// When the call does not come to its end. The instance is gone then and gives the same fault
-    /// again; [`again`](Self::again) makes a new one.
+    /// When the call does not come to its end. What ran is gone then, with its memory: further calls
+    /// give the same fault, until [`restart`](Self::restart).
     #[inline]
     pub fn decide(&mut self, view: &ExitView) -> Result<Verdict, Fault> {
-        if let Some(fault) = self.ended {
-            return Err(fault);
-        }
-        self.store.data_mut().verdict_asked();
-        self.store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
-        self.store.set_epoch_deadline(Watchdog::GRANTED);
-        match self
-            .exports
-            .offramp_policy_guest()
-            .call_decide(&mut self.store, view.into())
-        {
+        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
+        store.data_mut().verdict_asked();
+        store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
+        store.set_epoch_deadline(Watchdog::GRANTED);
+        match exports.offramp_policy_guest().call_decide(store, view.into()) {
             Ok(verdict) => Ok(verdict.into()),
             Err(error) => Err(self.end(&error)),
         }
@@ -75,23 +60,24 @@ impl Instance {
     fn end(&mut self, error: &wasmtime::Error) -> Fault {
         let fault = Fault::of(error);
         tracing::debug!(policy = %self.policy.digest(), "decide failed: {error:#}");
-        self.ended = Some(fault);
+        self.running = Err(fault);
         fault
     }
 
-    /// Whether a fault ended it.
+    /// The fault that ended it, if one did.
     #[must_use]
     pub fn ended(&self) -> Option<Fault> {
-        self.ended
+        self.running.as_ref().err().copied()
     }
 
-    /// Makes a new instance of the same policy with the same configuration; its state starts afresh.
+    /// Starts the same policy anew with the same configuration; its state begins afresh.
     ///
     /// # Errors
     ///
-    /// As [`Policy::configure`].
-    pub fn again(&self) -> Result<Instance, ConfigureError> {
-        self.policy.configure(&self.model, &self.parameters)
+    /// As [`Policy::configure`]; the instance stays as it was.
+    pub fn restart(&mut self) -> Result<(), ConfigureError> {
+        self.running = Ok(self.policy.run(&self.model, &self.parameters)?);
+        Ok(())
     }
 
     /// What the policy is known by.
@@ -100,26 +86,19 @@ impl Instance {
         self.policy.digest()
     }
 
-    /// Fuel that the last [`decide`](Self::decide) used.
-    pub(crate) fn decide_fuel_used(&self) -> u64 {
-        self.decide_fuel - fuel_left(&self.store)
+    /// Fuel that the last call used: of [`decide`](Self::decide), or before the first of starting and
+    /// configuring.
+    pub(crate) fn fuel_used(&self, budget: u64) -> u64 {
+        let left = |running: &Running| running.store.get_fuel().expect("the engine meters fuel");
+        self.running.as_ref().map_or(budget, |running| budget - left(running))
     }
-
-    /// Fuel that starting and configuring it used.
-    pub(crate) fn configure_fuel_used(&self) -> u64 {
-        self.configure_fuel_used
-    }
-}
-
-fn fuel_left(store: &Store<Guest>) -> u64 {
-    store.get_fuel().expect("the engine meters fuel")
 }
 
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Instance")
             .field("policy", &self.digest())
-            .field("ended", &self.ended)
+            .field("ended", &self.ended())
             .finish_non_exhaustive()
     }
 }

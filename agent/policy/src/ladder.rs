@@ -200,17 +200,14 @@ impl Ladder {
         report(LadderEvent::Swapped { from, to });
     }
 
-    /// Replaces an instance that a fault ended by a new one of the same policy.
+    /// Starts a policy that a fault ended anew.
     fn revive(&mut self, report: &mut impl FnMut(LadderEvent)) {
         let Some(active) = self.active.as_mut().filter(|active| active.ended().is_some()) else {
             return;
         };
-        match active.again() {
-            Ok(new) => *active = new,
-            Err(error) => {
-                tracing::debug!(policy = %active.digest(), "restart failed: {error}");
-                self.fail(Fault::Restart, report);
-            }
+        if let Err(error) = active.restart() {
+            tracing::debug!(policy = %active.digest(), "restart failed: {error}");
+            self.fail(Fault::Restart, report);
         }
     }
 

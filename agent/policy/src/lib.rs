@@ -38,8 +38,8 @@
 //! Not covered: a bug in wasmtime or Cranelift itself, and side channels through the CPU's caches. A
 //! policy sees no secret worth reading that way.
 //!
-//! After a fault the instance is gone with its state: WebAssembly cannot be resumed. The same
-//! component can be [configured again](Instance::again).
+//! A fault takes the instance's memory and state with it: WebAssembly cannot be resumed. The policy can
+//! be [started anew](Instance::restart).
 
 mod bindings;
 mod check;

@@ -2,15 +2,13 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use wasmtime::Store;
-
-use crate::bindings::{ExitPolicy, ExitPolicyPre, parameters as lower};
+use crate::bindings::{ExitPolicyPre, parameters as lower};
 use crate::digest::PolicyDigest;
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, Shared, printable};
 use crate::inspect::{AbiVersion, Inspection};
-use crate::instance::Instance;
+use crate::instance::{Instance, Running};
 use crate::watchdog::Watchdog;
 
 /// Longest reason for a refusal that is passed on, in bytes.
@@ -185,24 +183,22 @@ impl Policy {
     ///
     /// When the policy refuses the parameters or the network, or faults.
     pub fn configure(&self, model: &ModelFacts, parameters: &Parameters) -> Result<Instance, ConfigureError> {
-        let (mut store, exports) = self.start().map_err(|error| match error {
+        let running = self.run(model, parameters)?;
+        Ok(Instance::new(self.clone(), running, model.clone(), parameters.clone()))
+    }
+
+    pub(crate) fn run(&self, model: &ModelFacts, parameters: &Parameters) -> Result<Running, ConfigureError> {
+        let mut running = self.start().map_err(|error| match error {
             Start::Exhausted => ConfigureError::Exhausted {
                 instances: self.shared().limits.instances,
             },
             Start::Mismatch(_) => ConfigureError::Fault(Fault::Contract),
             Start::Fault(fault) => ConfigureError::Fault(fault),
         })?;
-        let answer = exports
-            .offramp_policy_guest()
-            .call_configure(&mut store, &model.into(), &lower(parameters));
-        match answer {
-            Ok(Ok(())) => Ok(Instance::new(
-                self.clone(),
-                store,
-                exports,
-                model.clone(),
-                parameters.clone(),
-            )),
+        let Running { store, exports } = &mut running;
+        let guest = exports.offramp_policy_guest();
+        match guest.call_configure(store, &model.into(), &lower(parameters)) {
+            Ok(Ok(())) => Ok(running),
             Ok(Err(reason)) => Err(ConfigureError::Refused {
                 reason: printable(&reason, REASON_BYTES),
             }),
@@ -226,7 +222,7 @@ impl Policy {
     }
 
     /// A new instance, with the fuel and time of `configure`.
-    fn start(&self) -> Result<(Store<Guest>, ExitPolicy), Start> {
+    fn start(&self) -> Result<Running, Start> {
         let shared = self.shared();
         let mut store = shared.store(Guest::new(self.digest(), &shared.limits));
         store
@@ -234,7 +230,7 @@ impl Policy {
             .expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
         match self.0.pre.instantiate(&mut store) {
-            Ok(exports) => Ok((store, exports)),
+            Ok(exports) => Ok(Running { store, exports }),
             Err(error) => Err(Start::of(error)),
         }
     }

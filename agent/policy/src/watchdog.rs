@@ -43,3 +43,15 @@ impl Drop for Watchdog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_it_stops_its_thread_without_waiting_for_a_tick() {
+        // With its tick of half a year, this test would not come to its end otherwise.
+        let watchdog = Watchdog::start(Engine::default(), Duration::from_secs(365 * 24 * 3600)).unwrap();
+        drop(watchdog);
+    }
+}

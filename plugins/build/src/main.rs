@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs, io};
 
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(64);
     }
-    match build(PathBuf::from(policy), PathBuf::from(file)) {
+    match build(Path::new(policy), Path::new(file)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -35,12 +35,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn build(policy: PathBuf, file: PathBuf) -> Result<(), Box<dyn Error>> {
+fn build(policy: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
     // Beside the outputs of an outer cargo, whose folder may be locked.
     let target = env::var_os("CARGO_TARGET_DIR").map(|folder| PathBuf::from(folder).join("policies"));
-    let module = Toolchain::find_or_install()?.module(&policy, target.as_deref())?;
+    let module = Toolchain::find_or_install()?.module(policy, target.as_deref())?;
     let component = component(&module)?;
-    fs::write(&file, &component)
+    fs::write(file, &component)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write `{}`: {error}", file.display())))?;
     eprintln!("{}: {} bytes", file.display(), component.len());
     Ok(())

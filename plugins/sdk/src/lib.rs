@@ -1,9 +1,9 @@
 //! Guest side of exit policies: write a policy in Rust, ship it as a WebAssembly component.
 //!
-//! A policy is a type that implements [`Policy`], named once to [`export_policy!`]:
+//! A policy is a type that implements [`Policy`], named once to [`export_policy!`], in a library crate
+//! that is `#![no_std]`:
 //!
 //! ```
-//! #![no_std]
 //! extern crate alloc;
 //!
 //! use alloc::string::String;

@@ -24,7 +24,9 @@ pub struct Threshold {
 
 impl Policy for Threshold {
     fn configure(model: &ModelFacts, mut parameters: Parameters) -> Result<Self, String> {
-        let all = parameters.take_number("threshold", 0.0..=1.0, MEANING)?.map_or(DEFAULT, |number| number as f32);
+        let all = parameters
+            .take_number("threshold", 0.0..=1.0, MEANING)?
+            .map_or(DEFAULT, |number| number as f32);
         let mut thresholds = Vec::with_capacity(model.exit_costs.len());
         for exit in 0..model.exit_costs.len() {
             let name = ["threshold.", &exit.to_string()].concat();
@@ -37,8 +39,15 @@ impl Policy for Threshold {
 
     fn decide(&mut self, view: &ExitView) -> Verdict {
         // An unknown confidence is NaN and reaches no threshold.
-        let reached = self.thresholds.get(view.exit as usize).is_some_and(|threshold| view.confidence >= *threshold);
-        if reached || view.exit + 1 >= view.exits { Verdict::Leave } else { Verdict::GoOn }
+        let reached = self
+            .thresholds
+            .get(view.exit as usize)
+            .is_some_and(|threshold| view.confidence >= *threshold);
+        if reached || view.exit + 1 >= view.exits {
+            Verdict::Leave
+        } else {
+            Verdict::GoOn
+        }
     }
 }
 
@@ -53,8 +62,14 @@ mod tests {
     use super::*;
 
     fn configured(parameters: &[(&str, Value)]) -> Result<Threshold, String> {
-        let model = ModelFacts { classes: 10, exit_costs: vec![0.2, 0.5, 1.0] };
-        let parameters = parameters.iter().map(|(name, value)| Parameter { name: (*name).into(), value: value.clone() });
+        let model = ModelFacts {
+            classes: 10,
+            exit_costs: vec![0.2, 0.5, 1.0],
+        };
+        let parameters = parameters.iter().map(|(name, value)| Parameter {
+            name: (*name).into(),
+            value: value.clone(),
+        });
         Threshold::configure(&model, Parameters::from(parameters.collect::<Vec<_>>()))
     }
 
@@ -81,7 +96,12 @@ mod tests {
     #[test]
     fn an_exit_of_its_own_threshold_overrides_the_common_one() {
         let policy = configured(&[("threshold", Value::Number(0.5)), ("threshold.1", Value::Number(0.9))]);
-        assert_eq!(policy, Ok(Threshold { thresholds: vec![0.5, 0.9, 0.5] }));
+        assert_eq!(
+            policy,
+            Ok(Threshold {
+                thresholds: vec![0.5, 0.9, 0.5]
+            })
+        );
     }
 
     #[test]
@@ -99,8 +119,16 @@ mod tests {
         for (name, value, reason) in [
             ("treshold", Value::Number(0.5), "unknown parameter `treshold`"),
             ("threshold.3", Value::Number(0.5), "unknown parameter `threshold.3`"),
-            ("threshold", Value::Number(1.01), "parameter `threshold` must be a number from 0 to 1"),
-            ("threshold.0", Value::Flag(true), "parameter `threshold.0` must be a number from 0 to 1"),
+            (
+                "threshold",
+                Value::Number(1.01),
+                "parameter `threshold` must be a number from 0 to 1",
+            ),
+            (
+                "threshold.0",
+                Value::Flag(true),
+                "parameter `threshold.0` must be a number from 0 to 1",
+            ),
         ] {
             assert_eq!(configured(&[(name, value)]), Err(reason.into()));
         }

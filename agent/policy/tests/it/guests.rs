@@ -1,0 +1,159 @@
+//! Small guests, written by hand in the text format of core modules and wrapped by wit-component.
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// The contract as it is shipped.
+pub(crate) const WIT: &str = include_str!("../../../../plugins/wit/policy.wit");
+
+/// Wraps a core module into a component of the world `exit-policy` of a WIT.
+pub(crate) fn component(wit: &str, module: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_source("policy.wit", wit).unwrap();
+    let world = resolve.select_world(&[package], Some("exit-policy")).unwrap();
+    let mut module = wat::parse_str(module).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .and_then(|mut encoder| encoder.encode())
+        .unwrap()
+}
+
+/// How a [`Guest`] of version 1.0.0 imports its voice.
+pub(crate) const LOG_IMPORT: &str = r#"(import "offramp:policy/host@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
+
+/// A guest of the contract: what it adds to a policy that always goes on.
+pub(crate) struct Guest<'a> {
+    pub(crate) wit: &'a str,
+    /// The version in the names of its imports and exports.
+    pub(crate) version: &'a str,
+    /// Pages of its memory.
+    pub(crate) pages: u32,
+    /// Body of `configure`; leaves the address of its result. Address 0 holds `ok`.
+    pub(crate) configure: &'a str,
+    /// Body of `decide`; leaves the verdict.
+    pub(crate) decide: &'a str,
+    /// Further fields of the module.
+    pub(crate) fields: &'a str,
+}
+
+impl Default for Guest<'_> {
+    fn default() -> Self {
+        Guest {
+            wit: WIT,
+            version: "1.0.0",
+            pages: 1,
+            configure: "i32.const 0",
+            decide: "i32.const 0",
+            fields: "",
+        }
+    }
+}
+
+impl Guest<'_> {
+    pub(crate) fn module(&self) -> String {
+        let Guest {
+            version,
+            pages,
+            configure,
+            decide,
+            fields,
+            ..
+        } = self;
+        format!(
+            r#"(module
+                (import "offramp:policy/host@{version}" "log" (func $log (param i32 i32 i32)))
+                (memory (export "memory") {pages})
+                (table $table 1 funcref)
+                (global $heap (mut i32) (i32.const 1024))
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                    (local $at i32)
+                    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+                    (global.set $heap (i32.add (local.get $at) (local.get 3)))
+                    (local.get $at))
+                (func (export "offramp:policy/guest@{version}#configure") (param i32 i32 i32 i32 i32) (result i32)
+                    {configure})
+                (func (export "offramp:policy/guest@{version}#decide")
+                    (param $exit i32) (param $exits i32) (param $class i32) (param $confidence f32)
+                    (param f32 f32 i32 f32 f32 f32 f32 i32 f32 f32 f32) (result i32)
+                    {decide})
+                {fields})"#
+        )
+    }
+
+    pub(crate) fn component(&self) -> Vec<u8> {
+        component(self.wit, &self.module())
+    }
+}
+
+/// Classes that make the [`puppet`] misbehave.
+pub(crate) mod class {
+    pub(crate) const TRAP: u32 = 100;
+    pub(crate) const LOOP: u32 = 101;
+    pub(crate) const RECURSE: u32 = 102;
+    pub(crate) const GROW_TO_4_GIB: u32 = 103;
+    pub(crate) const GROW_TABLE: u32 = 104;
+    pub(crate) const NO_VERDICT: u32 = 105;
+    pub(crate) const OUT_OF_BOUNDS: u32 = 106;
+    pub(crate) const DIVIDE_BY_ZERO: u32 = 107;
+    pub(crate) const FILL_FOREVER: u32 = 108;
+    pub(crate) const LOG: u32 = 109;
+    pub(crate) const LOG_5000_BYTES: u32 = 110;
+    pub(crate) const LOG_NO_UTF8: u32 = 111;
+    pub(crate) const LOG_FOREVER: u32 = 112;
+    pub(crate) const CALL_NULL: u32 = 113;
+}
+
+/// A guest that does what the class says: 0 to 3 is the verdict, others are in [`class`]. Puppets of
+/// different `name`s have different digests.
+pub(crate) fn puppet(name: &str) -> Vec<u8> {
+    let on = |class: u32, body: &str| format!("(if (i32.eq (local.get $class) (i32.const {class})) (then {body}))");
+    let decide = [
+        on(class::TRAP, "unreachable"),
+        on(class::LOOP, "(loop $l (br $l))"),
+        on(class::RECURSE, "(call $recurse)"),
+        on(class::GROW_TO_4_GIB, "(drop (memory.grow (i32.const 65535)))"),
+        on(
+            class::GROW_TABLE,
+            "(drop (table.grow $table (ref.null func) (i32.const 5000)))",
+        ),
+        on(class::NO_VERDICT, "(return (i32.const 7))"),
+        on(class::OUT_OF_BOUNDS, "(drop (i32.load (i32.const 65536)))"),
+        on(class::DIVIDE_BY_ZERO, "(drop (i32.div_s (i32.const 1) (i32.const 0)))"),
+        on(
+            class::FILL_FOREVER,
+            "(loop $l (memory.fill (i32.const 0) (i32.const 0) (i32.const 65536)) (br $l))",
+        ),
+        on(
+            class::LOG,
+            "(call $log (i32.const 0) (i32.const 16) (i32.const 5)) (return (i32.const 1))",
+        ),
+        on(
+            class::LOG_5000_BYTES,
+            "(call $log (i32.const 0) (i32.const 1024) (i32.const 5000))",
+        ),
+        on(
+            class::LOG_NO_UTF8,
+            "(call $log (i32.const 0) (i32.const 32) (i32.const 1))",
+        ),
+        on(
+            class::LOG_FOREVER,
+            "(loop $l (call $log (i32.const 3) (i32.const 16) (i32.const 5)) (br $l))",
+        ),
+        on(class::CALL_NULL, "(call_indirect $table (i32.const 0))"),
+        "local.get $class".to_owned(),
+    ];
+    let fields = format!(
+        r#"(func $recurse (call $recurse) (call $recurse))
+           (data (i32.const 16) "hello")
+           (data (i32.const 32) "\ff")
+           (data (i32.const 64) "{name}")"#
+    );
+    let guest = Guest {
+        decide: &decide.join("\n"),
+        fields: &fields,
+        ..Guest::default()
+    };
+    guest.component()
+}
