@@ -25,7 +25,7 @@ impl Mosaic {
         } else {
             ColorType::Rgb8
         };
-        if picture.color() != color || width % tile.width() != 0 || height % tile.height() != 0 {
+        if picture.color() != color || !width.is_multiple_of(tile.width()) || !height.is_multiple_of(tile.height()) {
             return Err(Error::Mosaic {
                 path: path.to_owned(),
                 width: picture.width(),
@@ -63,7 +63,7 @@ pub(crate) fn label_records<'a>(
     record: usize,
 ) -> Result<std::slice::ChunksExact<'a, u8>, Error> {
     let images = bytes.len() / record;
-    if bytes.len() % record != 0 || images == 0 || images > ImageSet::MAX_IMAGES {
+    if !bytes.len().is_multiple_of(record) || images == 0 || images > ImageSet::MAX_IMAGES {
         return Err(Error::Labels {
             path: path.to_owned(),
             bytes: bytes.len(),

@@ -10,6 +10,17 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// Cargo's switch for giving a crate the features that the whole workspace asks for.
+pub(crate) const FEATURE_UNIFICATION: &str = "CARGO_RESOLVER_FEATURE_UNIFICATION";
+
+/// Like [`cargo`], for a command about one crate with the features that it asks for itself, whatever the shell says.
+#[must_use]
+pub fn cargo_for_one_crate() -> Command {
+    let mut cargo = cargo();
+    cargo.env_remove(FEATURE_UNIFICATION);
+    cargo
+}
+
 /// Runs a command to its end and returns what it wrote to standard output; its standard error is passed on.
 ///
 /// # Errors

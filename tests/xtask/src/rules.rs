@@ -111,7 +111,6 @@ pub const CRATES: &[Crate] = &[
         )
     },
     // Only the tests see both sides.
-    tests("offramp-e2e"),
     tests("offramp-test-support"),
     tests("xtask"),
 ];

@@ -54,7 +54,7 @@ impl Toolchain {
     #[must_use]
     pub fn cargo(self) -> Command {
         match self {
-            Self::Installed => process::cargo(),
+            Self::Installed => process::cargo_for_one_crate(),
             Self::Debian => {
                 let mut cargo = Command::new(DEBIAN_CARGO);
                 // `-Z` on a stable compiler: the library is built by the compiler that it came with.
@@ -63,7 +63,13 @@ impl Toolchain {
                     .env("RUSTC_BOOTSTRAP", "1")
                     .arg("-Zbuild-std=core,alloc");
                 // Set by Cargo and rustup for this program; meant for another compiler.
-                for variable in ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC", "LD_LIBRARY_PATH"] {
+                for variable in [
+                    "RUSTUP_TOOLCHAIN",
+                    process::FEATURE_UNIFICATION,
+                    "RUSTC_WRAPPER",
+                    "RUSTDOC",
+                    "LD_LIBRARY_PATH",
+                ] {
                     cargo.env_remove(variable);
                 }
                 cargo

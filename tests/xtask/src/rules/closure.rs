@@ -1,13 +1,13 @@
 //! What one crate pulls in when it is built by itself in its smallest form.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{Broken, NeverPulledIn, matches};
 use crate::process;
 
 /// What `cargo tree` prints for the crate of a rule: one line a package, its depth before its name.
 pub(super) fn tree(rule: &NeverPulledIn) -> Result<String> {
-    let mut command = process::cargo();
+    let mut command = process::cargo_for_one_crate();
     // Procedural macros and what they use run while building, and are not part of the result.
     command.args(["tree", "--locked", "--package", rule.package, "--no-default-features"]);
     command.args([
@@ -21,7 +21,14 @@ pub(super) fn tree(rule: &NeverPulledIn) -> Result<String> {
     if let Some(target) = rule.target {
         command.args(["--target", target]);
     }
-    process::output(&mut command)
+    let tree = process::output(&mut command)?;
+    let roots = tree.lines().filter(|line| line.starts_with('0')).count();
+    ensure!(
+        roots == 1,
+        "`cargo tree --package {}` prints {roots} crates: unset resolver.feature-unification in Cargo's configuration",
+        rule.package
+    );
+    Ok(tree)
 }
 
 /// The forbidden packages of a tree, each with the way to it. Cargo prints what a package uses where it first comes up,
@@ -39,7 +46,7 @@ pub(super) fn check(rule: &NeverPulledIn, tree: &str) -> Vec<Broken> {
         let Some((last, above)) = path.split_last() else {
             continue;
         };
-        if forbidden(last) && !above.iter().any(|name| forbidden(name)) {
+        if forbidden(last) && !above.iter().any(forbidden) {
             broken.push(Broken {
                 edge: path.join(" -> "),
                 rule: rule.why.into(),

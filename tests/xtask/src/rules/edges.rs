@@ -57,7 +57,11 @@ fn check_edge(package: &Package, dependency: &Dependency, rule: &Crate) -> Optio
     };
     match rule.behind_feature {
         Some((feature, behind)) if behind.contains(&to) => {
-            if !dependency.optional {
+            if for_tests {
+                broken(format!(
+                    "the tests have {to} through the feature `{feature}`: remove the dev-dependency"
+                ))
+            } else if !dependency.optional {
                 broken(format!("{to} is optional, behind the feature `{feature}`"))
             } else if let Some(other) = turned_on_without(package, dependency, feature) {
                 broken(format!(
