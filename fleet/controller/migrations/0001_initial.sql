@@ -88,7 +88,7 @@ CREATE TABLE events (
     sequence    INTEGER NOT NULL,
     boot        BLOB NOT NULL,
     received_at INTEGER NOT NULL,
-    at          INTEGER NOT NULL,
+    at          INTEGER NOT NULL, -- by the device's clock, but not after received_at
     kind        TEXT NOT NULL,
     message     TEXT NOT NULL,
     facts       TEXT NOT NULL, -- JSON object of texts
@@ -96,7 +96,8 @@ CREATE TABLE events (
     PRIMARY KEY (device, sequence, boot)
 ) STRICT;
 
-CREATE INDEX events_by_arrival ON events (received_at);
+CREATE INDEX events_by_time ON events (at);
+CREATE INDEX events_of_device ON events (device, at);
 
 -- Content-addressed: the digest is the SHA-256 of the bytes.
 CREATE TABLE artifacts (

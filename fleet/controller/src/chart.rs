@@ -142,11 +142,7 @@ impl Frame {
     }
 
     /// Draws grid, content and marks; none when the backend fails, which it does not in memory.
-    fn draw(
-        &self,
-        grid: &[f64],
-        content: impl FnOnce(&mut Canvas<'_>) -> Result<(), DrawingFailed>,
-    ) -> Option<String> {
+    fn draw(&self, grid: &[f64], content: impl FnOnce(&mut Canvas<'_>) -> Result<(), DrawingFailed>) -> Option<String> {
         let mut svg = String::new();
         let drawn = (|| {
             let size = (to_i32(WIDTH), to_i32(HEIGHT));
@@ -215,12 +211,7 @@ impl Canvas<'_> {
     }
 
     /// Draws a value over time.
-    fn line(
-        &mut self,
-        points: &[Point],
-        value: impl Fn(&Point) -> f64,
-        colour: RGBColor,
-    ) -> Result<(), DrawingFailed> {
+    fn line(&mut self, points: &[Point], value: impl Fn(&Point) -> f64, colour: RGBColor) -> Result<(), DrawingFailed> {
         self.path(outline(points, value), colour)
     }
 
@@ -254,17 +245,18 @@ fn nice_share(value: f64) -> f64 {
     NICE.into_iter().find(|nice| value <= *nice).unwrap_or(1.0)
 }
 
-/// A share as a label of an axis that ends at `highest`: no more decimals than its ticks need.
+/// A share as a label of an axis that ends at `highest`: the decimals that the middle of the axis needs.
 fn percent_axis(share: f64, highest: f64) -> String {
-    let decimals = match highest {
-        h if h < 0.01 => 2,
-        h if h < 0.05 => 1,
-        _ => 0,
+    let middle = highest * 50.0;
+    let exact = |decimals: &i32| {
+        let scaled = middle * 10f64.powi(*decimals);
+        (scaled - scaled.round()).abs() < 1e-6
     };
+    let decimals = (0..2).find(exact).unwrap_or(2).unsigned_abs() as usize;
     format!("{:.decimals$} %", share * 100.0)
 }
 
-/// Labels back from the latest moment, at most six, at round distances.
+/// Labels back from the latest moment, at most seven, at round distances.
 fn time_ticks(span: f64) -> Vec<Tick> {
     const STEPS: [(f64, f64, &str); 17] = [
         (1.0, 1.0, "s"),
@@ -291,7 +283,6 @@ fn time_ticks(span: f64) -> Vec<Tick> {
     let (step, unit, name) = fitting.unwrap_or(((seconds / 6.0 / 86_400.0).ceil() * 86_400.0, 86_400.0, "d"));
     let mut ticks = Vec::new();
     let mut back = step;
-    // The last label needs room of its own.
     while back < seconds * 0.97 {
         ticks.push(Tick {
             at: 1.0 - back / seconds,
@@ -318,7 +309,10 @@ mod tests {
     #[test]
     fn time_is_labelled_at_round_distances() {
         assert_eq!(labels(110.0), ["−100 s", "−80 s", "−60 s", "−40 s", "−20 s", "latest"]);
-        assert_eq!(labels(3600.0), ["−50 min", "−40 min", "−30 min", "−20 min", "−10 min", "latest"]);
+        assert_eq!(
+            labels(3600.0),
+            ["−50 min", "−40 min", "−30 min", "−20 min", "−10 min", "latest"]
+        );
         assert_eq!(labels(0.001), ["latest"]);
         assert!(labels(3600.0 * 24.0 * 400.0).len() <= 7);
     }
@@ -335,7 +329,9 @@ mod tests {
     #[test]
     fn axis_labels_have_the_decimals_they_need() {
         assert_eq!(percent_axis(0.0025, 0.005), "0.25 %");
-        assert_eq!(percent_axis(0.01, 0.02), "1.0 %");
+        assert_eq!(percent_axis(0.01, 0.02), "1 %");
+        assert_eq!(percent_axis(0.025, 0.05), "2.5 %");
+        assert_eq!(percent_axis(0.005, 0.01), "0.5 %");
         assert_eq!(percent_axis(0.5, 1.0), "50 %");
     }
 

@@ -208,10 +208,22 @@ impl Controller {
         };
         let serve = web::serve(listener, Arc::clone(&shared));
         let mut parts = JoinSet::new();
-        parts.spawn(async { ingest.run(inbox).await; "ingest" });
-        parts.spawn(async { artifacts.run(requests_receiver).await; "artifacts" });
-        parts.spawn(async { publisher.run().await; "publisher" });
-        parts.spawn(async { serve.await; "page" });
+        parts.spawn(async {
+            ingest.run(inbox).await;
+            "ingest"
+        });
+        parts.spawn(async {
+            artifacts.run(requests_receiver).await;
+            "artifacts"
+        });
+        parts.spawn(async {
+            publisher.run().await;
+            "publisher"
+        });
+        parts.spawn(async {
+            serve.await;
+            "page"
+        });
         Ok(Self {
             shared,
             link,
@@ -270,8 +282,18 @@ impl Controller {
         loop {
             // Seen before the database is read, so that no later change is missed.
             statistics.mark_unchanged();
-            let issued_at = self.shared.store.desired_fetch(device.as_str()).await?.map_or(0, |d| d.issued_at);
-            let reported = self.shared.store.device_fetch(device.as_str()).await?.and_then(|d| d.reported);
+            let issued_at = self
+                .shared
+                .store
+                .desired_fetch(device.as_str())
+                .await?
+                .map_or(0, |d| d.issued_at);
+            let reported = self
+                .shared
+                .store
+                .device_fetch(device.as_str())
+                .await?
+                .and_then(|d| d.reported);
             if let Some(answer) = reported.and_then(|r| answer(r, generation, issued_at)) {
                 return Ok(answer);
             }

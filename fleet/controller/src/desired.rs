@@ -82,7 +82,9 @@ pub enum PushError {
         hint: &'static str,
     },
     /// More bytes than a policy may have.
-    #[error("policy `{name}` has {found} bytes, more than the {MAX_POLICY} allowed: build it without debug information")]
+    #[error(
+        "policy `{name}` has {found} bytes, more than the {MAX_POLICY} allowed: build it without debug information"
+    )]
     TooLarge {
         /// The name.
         name: String,
@@ -90,7 +92,9 @@ pub enum PushError {
         found: usize,
     },
     /// Too many parameters, or too long ones.
-    #[error("policy `{name}` has parameters outside their bounds: at most 64, texts of at most 512 bytes, finite numbers")]
+    #[error(
+        "policy `{name}` has parameters outside their bounds: at most 64, texts of at most 512 bytes, finite numbers"
+    )]
     Parameters {
         /// The name.
         name: String,
@@ -284,7 +288,10 @@ impl Publisher {
         let mut desired = match self.store.desired_list().await {
             Ok(desired) => desired,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "desired states cannot be read");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "desired states cannot be read"
+                );
                 return false;
             }
         };

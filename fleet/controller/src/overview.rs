@@ -112,7 +112,9 @@ impl Recent {
             }
         }
         recent.classes = classes.into_iter().collect();
-        recent.classes.sort_by_key(|(class, count)| (std::cmp::Reverse(*count), *class));
+        recent
+            .classes
+            .sort_by_key(|(class, count)| (std::cmp::Reverse(*count), *class));
         recent
     }
 
@@ -145,6 +147,13 @@ impl Run {
 }
 
 impl DeviceOverview {
+    /// The policy that it should run, when it runs another.
+    pub(crate) fn wanted(&self) -> Option<(&str, u64)> {
+        let (name, version) = self.desired.as_ref()?.policy.as_ref()?;
+        let runs = self.running.as_ref().map(|r| (&r.policy, r.version));
+        (runs != Some((name, *version))).then_some((name, *version))
+    }
+
     fn of(
         device: Device,
         windows: &[Window],

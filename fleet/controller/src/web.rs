@@ -36,7 +36,9 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         // An error means that the controller was dropped.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let served = axum::serve(listener, router(shared)).with_graceful_shutdown(stopped).await;
+    let served = axum::serve(listener, router(shared))
+        .with_graceful_shutdown(stopped)
+        .await;
     if let Err(error) = served {
         tracing::error!(%error, "page and API are no longer served");
     }
@@ -79,47 +81,53 @@ async fn changes(State(shared): Fleet) -> Response {
     };
     let (statistics, link, stop) = (shared.statistics.clone(), shared.link.clone(), shared.stop.clone());
     let followed = (statistics, link, stop, permit, true);
-    let stream = futures_util::stream::unfold(followed, |(mut statistics, mut link, mut stop, permit, first)| async move {
-        if !first {
-            let stopped = stop.wait_for(|stop| *stop);
-            let news = async {
+    let stream = futures_util::stream::unfold(
+        followed,
+        |(mut statistics, mut link, mut stop, permit, first)| async move {
+            if !first {
+                let stopped = stop.wait_for(|stop| *stop);
+                let news = async {
+                    tokio::select! {
+                        changed = statistics.changed() => changed.is_ok(),
+                        changed = link.changed() => changed.is_ok(),
+                    }
+                };
                 tokio::select! {
-                    changed = statistics.changed() => changed.is_ok(),
-                    changed = link.changed() => changed.is_ok(),
+                    _ = stopped => return None,
+                    more = news => if !more {
+                        return None;
+                    },
                 }
-            };
-            tokio::select! {
-                _ = stopped => return None,
-                more = news => if !more {
-                    return None;
-                },
+                tokio::time::sleep(PACE).await;
             }
-            tokio::time::sleep(PACE).await;
-        }
-        let received = statistics.borrow_and_update().received;
-        link.mark_unchanged();
-        let event = Event::default().data(received.to_string());
-        Some((Ok::<_, Infallible>(event), (statistics, link, stop, permit, false)))
-    });
+            let received = statistics.borrow_and_update().received;
+            link.mark_unchanged();
+            let event = Event::default().data(received.to_string());
+            Some((Ok::<_, Infallible>(event), (statistics, link, stop, permit, false)))
+        },
+    );
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
 /// Lets through what a person or program on this machine may have meant, and adds to every answer what
 /// browsers need to know.
 async fn guard(State(shared): Fleet, request: Request, next: Next) -> Response {
-    let refused = foreign_host(&shared, request.headers()).or_else(|| foreign_site(request.method(), request.headers()));
+    let refused =
+        foreign_host(&shared, request.headers()).or_else(|| foreign_site(request.method(), request.headers()));
     let is_stream = request.uri().path() == "/changes";
     let mut response = match refused {
         Some(error) => error.into_response(),
         None if is_stream => next.run(request).await,
-        None => tokio::time::timeout(PATIENCE, next.run(request)).await.unwrap_or_else(|_| {
-            ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request took too long",
-                "send it faster, or ask for less",
-            )
-            .into_response()
-        }),
+        None => tokio::time::timeout(PATIENCE, next.run(request))
+            .await
+            .unwrap_or_else(|_| {
+                ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the request took too long",
+                    "send it faster, or ask for less",
+                )
+                .into_response()
+            }),
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -143,7 +151,10 @@ fn foreign_host(shared: &Shared, headers: &HeaderMap) -> Option<ApiError> {
     if !shared.address.ip().is_loopback() {
         return None;
     }
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .unwrap_or_default();
     (!is_local(host)).then(|| {
         ApiError::new(
             StatusCode::FORBIDDEN,
@@ -190,10 +201,24 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_are_local() {
-        for host in ["localhost", "localhost:80", "LOCALHOST", "127.0.0.1:8470", "[::1]:8470", "::1", "10.0.0.7"] {
+        for host in [
+            "localhost",
+            "localhost:80",
+            "LOCALHOST",
+            "127.0.0.1:8470",
+            "[::1]:8470",
+            "10.0.0.7",
+        ] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "evil.example", "evil.example:8470", "localhost.evil.example", "127.0.0.1.evil.example", ":80"] {
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8470",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            ":80",
+        ] {
             assert!(!is_local(host), "{host}");
         }
     }
@@ -217,6 +242,9 @@ mod tests {
         assert!(refused(Method::POST, &[("origin", "http://evil.example")]));
         assert!(refused(Method::POST, &[("origin", "http://127.0.0.1:9000")]));
         assert!(refused(Method::POST, &[("origin", "null")]));
-        assert!(refused(Method::DELETE, &[("origin", "http://127.0.0.1:8470.evil.example")]));
+        assert!(refused(
+            Method::DELETE,
+            &[("origin", "http://127.0.0.1:8470.evil.example")]
+        ));
     }
 }

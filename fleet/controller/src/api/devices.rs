@@ -142,7 +142,11 @@ impl From<DeviceOverview> for DeviceView {
                 macs: recent.macs,
                 full_macs: recent.full_macs,
                 cost_share: recent.cost(),
-                exit_share: recent.exits.iter().filter_map(|taken| share(*taken, recent.frames)).collect(),
+                exit_share: recent
+                    .exits
+                    .iter()
+                    .filter_map(|taken| share(*taken, recent.frames))
+                    .collect(),
             },
             disagreement: disagreement.map(|d| DisagreementView {
                 estimate: d.estimate,
@@ -213,7 +217,12 @@ struct ClassView {
 pub(super) async fn fetch(State(shared): Fleet, Path(device): Path<String>) -> Result<Json<DeviceDetail>, ApiError> {
     let overview = shared.store.device_overview_fetch(&device, now()).await?;
     let overview = overview.ok_or_else(unknown)?;
-    let classes = overview.device.model.as_ref().map(|m| m.classes.clone()).unwrap_or_default();
+    let classes = overview
+        .device
+        .model
+        .as_ref()
+        .map(|m| m.classes.clone())
+        .unwrap_or_default();
     let class_count = overview.recent.classes.iter().map(|(class, count)| ClassView {
         class: *class,
         name: classes.get(*class as usize).cloned(),
@@ -321,7 +330,10 @@ pub(super) async fn summaries(
     if shared.store.device_fetch(&device).await?.is_none() {
         return Err(unknown());
     }
-    let summaries = shared.store.summary_list(&device, query.since.unwrap_or(0), limit).await?;
+    let summaries = shared
+        .store
+        .summary_list(&device, query.since.unwrap_or(0), limit)
+        .await?;
     Ok(Json(SummaryList {
         summaries: summaries.into_iter().map(SummaryView::from).collect(),
     }))

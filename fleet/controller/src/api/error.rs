@@ -58,7 +58,10 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "a request met a broken database");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a request met a broken database"
+        );
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "the database cannot be used",

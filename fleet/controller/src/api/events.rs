@@ -20,7 +20,7 @@ pub(super) struct EventQuery {
 
 #[derive(Serialize)]
 pub(super) struct EventList {
-    /// The last to arrive first.
+    /// The last to happen first.
     events: Vec<EventView>,
 }
 

@@ -107,7 +107,9 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
         match key.as_str() {
             "name" => name = Some(value),
             "version" => {
-                let number = value.parse().map_err(|_| ApiError::bad_request("version is not a number", usage))?;
+                let number = value
+                    .parse()
+                    .map_err(|_| ApiError::bad_request("version is not a number", usage))?;
                 version = Some(number);
             }
             "parameter" => {
@@ -122,7 +124,11 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
         }
     }
     let missing = |what: &'static str| ApiError::bad_request(format!("{what} is missing"), usage);
-    let target = if devices.is_empty() { Target::All } else { Target::Devices(devices) };
+    let target = if devices.is_empty() {
+        Target::All
+    } else {
+        Target::Devices(devices)
+    };
     let upload = PolicyUpload {
         name: name.ok_or_else(|| missing("name"))?,
         version: version.ok_or_else(|| missing("version"))?,

@@ -57,7 +57,10 @@ impl Client {
 
     fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<String> {
         let mut answer = answer.with_context(|| {
-            format!("no controller answers at {}: start one with `offramp-fleet serve`, or give its --url", self.base)
+            format!(
+                "no controller answers at {}: start one with `offramp-fleet serve`, or give its --url",
+                self.base
+            )
         })?;
         let body = answer.body_mut().with_config().limit(LARGEST).read_to_string();
         let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;

@@ -105,7 +105,11 @@ impl Devices {
 
 fn row(device: Device) -> Vec<String> {
     let none = || "-".to_owned();
-    let named = |named: Option<Named>| named.map_or_else(none, |n| format!("{} {}", n.name, n.version));
+    let named = |named: Option<Named>| match named {
+        Some(named) if named.name == "built-in" => named.name,
+        Some(named) => format!("{} {}", named.name, named.version),
+        None => none(),
+    };
     let reported = device.reported.map(|r| r.generation);
     let desired = device.desired.map(|d| d.generation);
     let generation = match (reported, desired) {
@@ -122,7 +126,10 @@ fn row(device: Device) -> Vec<String> {
         generation,
         device.progress,
         device.frames.to_string(),
-        device.recent.cost_share.map_or_else(none, |c| format!("{:.1} %", c * 100.0)),
+        device
+            .recent
+            .cost_share
+            .map_or_else(none, |c| format!("{:.1} %", c * 100.0)),
         device.disagreement.map_or_else(none, |d| {
             format!("{:.1} % (<= {:.1} %)", d.estimate * 100.0, d.bound * 100.0)
         }),

@@ -18,7 +18,11 @@ const DATABASE: &str = "offramp-fleet.db";
 /// publishes what devices should run, and serves a web page and an API. The other commands talk to a
 /// running controller, except `key`.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +45,12 @@ enum Command {
 #[derive(Debug, Args)]
 struct Server {
     /// Address of the controller's page and API.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8470", env = "OFFRAMP_FLEET_URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8470",
+        env = "OFFRAMP_FLEET_URL"
+    )]
     url: String,
 }
 
@@ -78,7 +87,10 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// Rows as aligned columns, the first row being the heads; numbers to the right.
 fn table(heads: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.chain([heads[column].0.len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();

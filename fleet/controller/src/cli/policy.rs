@@ -98,8 +98,13 @@ impl Policy {
 impl Push {
     fn run(self) -> anyhow::Result<()> {
         let path = self.file.display();
-        let size = std::fs::metadata(&self.file).with_context(|| format!("cannot read policy {path}"))?.len();
-        anyhow::ensure!(size <= MAX_POLICY as u64, "policy {path} has {size} bytes, more than the {MAX_POLICY} allowed");
+        let size = std::fs::metadata(&self.file)
+            .with_context(|| format!("cannot read policy {path}"))?
+            .len();
+        anyhow::ensure!(
+            size <= MAX_POLICY as u64,
+            "policy {path} has {size} bytes, more than the {MAX_POLICY} allowed"
+        );
         let bytes = std::fs::read(&self.file).with_context(|| format!("cannot read policy {path}"))?;
         let version = self.version.to_string();
         let mut query = vec![("name", self.name.as_str()), ("version", &version)];
@@ -113,7 +118,10 @@ impl Push {
         if self.json {
             return print(&format!("{answer}\n"));
         }
-        let lines = pushed.devices.iter().map(|d| format!("{} {}\n", d.device, d.generation));
+        let lines = pushed
+            .devices
+            .iter()
+            .map(|d| format!("{} {}\n", d.device, d.generation));
         print(&lines.collect::<String>())
     }
 }

@@ -1,5 +1,6 @@
 //! `offramp-fleet serve`
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,13 +15,23 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// The MQTT v5 broker: mqtt://HOST[:PORT], or mqtts:// for TLS.
-    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", env = "OFFRAMP_BROKER")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "mqtt://127.0.0.1:1883",
+        env = "OFFRAMP_BROKER"
+    )]
     broker: BrokerUrl,
     /// The SQLite database; made, with a signing key beside it in FILE.key, when it is missing.
     #[arg(long, value_name = "FILE", default_value = super::DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
     database: PathBuf,
     /// Where to serve page and API. There is no login yet: keep it on a loopback address.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8470", env = "OFFRAMP_FLEET_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8470",
+        env = "OFFRAMP_FLEET_LISTEN"
+    )]
     listen: SocketAddr,
     /// Name of the fleet on the broker.
     #[arg(long, value_name = "NAME", default_value = "default", env = "OFFRAMP_TENANT")]
@@ -77,7 +88,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),

@@ -3,11 +3,10 @@
 use maud::{Markup, html};
 
 use super::chart::figure;
-use super::fleet::{policy_cell, shares};
-use super::format::{count, iso, macs, percent, utc};
-use super::parts::{age, disagreement, events, exit_bar, exit_legend, exit_name, life, policy};
+use super::format::{count, iso, macs, percent, percent_round, utc};
+use super::parts::{age, disagreement, events, exit_bar, exit_legend, exit_name, life, policy, progress};
 use crate::chart;
-use crate::overview::{DeviceOverview, Progress, RECENT};
+use crate::overview::{DeviceOverview, Progress, RECENT, share};
 use crate::series::{Point, Series};
 use crate::store::{Event, History};
 
@@ -43,7 +42,7 @@ impl Range {
 pub(super) struct DevicePage {
     pub(super) overview: DeviceOverview,
     pub(super) history: History,
-    /// The last to arrive first.
+    /// The last to happen first.
     pub(super) events: Vec<Event>,
     pub(super) range: Range,
     pub(super) now: u64,
@@ -90,7 +89,7 @@ impl DevicePage {
                             None => span class="none" { "–" },
                         }
                     }
-                    p class="sub" { "Over the latest " (RECENT) " windows, audits included" }
+                    p class="sub" { "Latest " (RECENT) " windows, audits included" }
                 }
                 article class="tile" {
                     h2 { "Disagreement with last exit" }
@@ -102,7 +101,7 @@ impl DevicePage {
                     }
                     p class="sub" {
                         @match overview.disagreement {
-                            Some(d) => { "At most " (percent(d.bound)) ", 95\u{202f}% sure, after " (count(d.audits)) " audits" },
+                            Some(d) => { "≤\u{202f}" (percent(d.bound)) " (95\u{202f}%), " (count(d.audits)) " audits" },
                             None => "No audits yet",
                         }
                     }
@@ -111,8 +110,9 @@ impl DevicePage {
                     h2 { "Exits now" }
                     div class="big" { (exit_bar(&overview.recent)) }
                     p class="sub" {
-                        @let shares = shares(overview);
-                        @if shares.is_empty() { "No frames yet" } @else { (shares.join(" · ")) " of " (count(overview.recent.frames)) " frames" }
+                        @let recent = &overview.recent;
+                        @let shares: Vec<String> = recent.exits.iter().filter_map(|taken| share(*taken, recent.frames)).map(percent_round).collect();
+                        @if shares.is_empty() { "No frames yet" } @else { (shares.join(" · ")) }
                     }
                 }
                 article class="tile" {
@@ -123,7 +123,15 @@ impl DevicePage {
                             None => span class="none" { "–" },
                         }
                     }
-                    p class="sub" { (policy_cell(overview)) }
+                    p class="sub" {
+                        @let source = overview.running.as_ref().and_then(|r| r.source.as_deref());
+                        (progress(&overview.progress, source))
+                        @match (overview.wanted(), &overview.desired) {
+                            (Some((name, version)), _) => { " wanted: " (policy(name, version)) },
+                            (None, Some(desired)) => { " generation " (desired.generation) },
+                            (None, None) => "Nothing was pushed to it yet",
+                        }
+                    }
                 }
             }
         }
@@ -176,7 +184,13 @@ impl DevicePage {
 
     fn classes(&self) -> Markup {
         let recent = &self.overview.recent;
-        let names = self.overview.device.model.as_ref().map(|m| m.classes.as_slice()).unwrap_or_default();
+        let names = self
+            .overview
+            .device
+            .model
+            .as_ref()
+            .map(|m| m.classes.as_slice())
+            .unwrap_or_default();
         let most = recent.classes.first().map_or(1, |(_, count)| (*count).max(1));
         let rest = recent.classes.len().saturating_sub(MOST_CLASSES);
         html! {
@@ -270,7 +284,12 @@ fn exits_in_words(series: &Series) -> String {
         .zip(&last.exits)
         .enumerate()
         .map(|(exit, (first, last))| {
-            format!("{} from {} to {}", exit_name(exit, series.exits), percent(*first), percent(*last))
+            format!(
+                "{} from {} to {}",
+                exit_name(exit, series.exits),
+                percent(*first),
+                percent(*last)
+            )
         })
         .collect();
     format!("Share of frames per exit, from first to last: {}.", words.join("; "))

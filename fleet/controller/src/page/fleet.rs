@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::format::{bytes, count, percent, percent_round};
+use super::format::{bytes, count, percent};
 use super::parts::{age, disagreement, events, exit_bar, exit_legend, life, policy, progress};
 use crate::overview::{DeviceOverview, Life, Overview, Progress, RECENT};
 use crate::store::{Event, Policy};
@@ -11,7 +11,7 @@ pub(super) struct FleetPage {
     pub(super) overview: Overview,
     /// The newest first.
     pub(super) policies: Vec<Policy>,
-    /// The last to arrive first.
+    /// The last to happen first.
     pub(super) events: Vec<Event>,
     /// Address of the broker, for whoever has no device yet.
     pub(super) broker: String,
@@ -47,30 +47,44 @@ impl FleetPage {
     }
 
     fn alive(&self) -> Markup {
-        let all = self.overview.devices.len();
-        let (alive, silent) = (self.overview.count(Life::Alive), self.overview.count(Life::Silent));
-        let gone = all - alive - silent;
-        let class = match (silent, gone) {
-            _ if all == 0 => "",
-            (0, 0) => "good",
-            (_, 0) => "warn",
-            _ => "bad",
+        let all = &self.overview.devices;
+        let alive = self.overview.count(Life::Alive);
+        let silent = self.named(|d| d.life == Life::Silent);
+        let gone = self.named(|d| d.life == Life::Gone);
+        let class = match (&silent, &gone) {
+            _ if all.is_empty() => "",
+            (_, Some(_)) => "bad",
+            (Some(_), None) => "warn",
+            (None, None) => "good",
         };
         html! {
             article class={ "tile " (class) } {
                 h2 { "Alive" }
-                p class="big" { (count(alive as u64)) small { " of " (count(all as u64)) @if self.overview.cut { "+" } } }
+                p class="big" { (count(alive as u64)) small { " of " (count(all.len() as u64)) @if self.overview.cut { "+" } } }
                 p class="sub" {
-                    @match (silent, gone) {
-                        _ if all == 0 => "No device has been heard of yet",
-                        (0, 0) => "Every device is heard from",
-                        (_, 0) => { (count(silent as u64)) " silent" },
-                        (0, _) => { (count(gone as u64)) " gone" },
-                        _ => { (count(silent as u64)) " silent, " (count(gone as u64)) " gone" },
-                    }
+                    @if all.is_empty() { "No device has been heard of yet" }
+                    @else if silent.is_none() && gone.is_none() { "Every device is heard from" }
+                    @if let Some(gone) = &gone { span { "gone: " (gone) } " " }
+                    @if let Some(silent) = &silent { span { "silent: " (silent) } }
                 }
             }
         }
+    }
+
+    /// Links to the devices that a condition holds for, the first by name; none when there are none.
+    fn named(&self, holds: impl Fn(&DeviceOverview) -> bool) -> Option<Markup> {
+        let found: Vec<&str> = self
+            .overview
+            .devices
+            .iter()
+            .filter(|d| holds(d))
+            .map(|d| d.device.device.as_str())
+            .collect();
+        let (first, more) = found.split_first()?;
+        Some(html! {
+            a href={ "/devices/" (first) } { (first) }
+            @if !more.is_empty() { " and " (count(more.len() as u64)) " more" }
+        })
     }
 
     fn cost(&self) -> Markup {
@@ -86,8 +100,8 @@ impl FleetPage {
                 }
                 p class="sub" {
                     @match cost {
-                        Some(cost) if cost <= 1.0 => { (percent(1.0 - cost)) " of multiply-adds saved, audits included" },
-                        Some(cost) => { (percent(cost - 1.0)) " more than without exits: audits and learning cost more than they save" },
+                        Some(cost) if cost <= 1.0 => { (percent(1.0 - cost)) " saved, audits included" },
+                        Some(cost) => { (percent(cost - 1.0)) " more than it, audits included" },
                         None => "No frames yet",
                     }
                 }
@@ -108,9 +122,9 @@ impl FleetPage {
                 p class="sub" {
                     @match self.overview.riskiest() {
                         Some((device, d)) => {
-                            "At most " (percent(d.bound))
+                            "≤\u{202f}" (percent(d.bound))
                             @if self.overview.devices.len() > 1 { " on " a href={ "/devices/" (device.device.device) } { (device.device.device) } }
-                            ", 95\u{202f}% sure"
+                            " (95\u{202f}%)"
                         },
                         None => "No audits yet",
                     }
@@ -120,16 +134,16 @@ impl FleetPage {
     }
 
     fn in_force(&self) -> Markup {
-        let is = |want: fn(&Progress) -> bool| self.overview.devices.iter().filter(move |d| want(&d.progress));
-        let managed = is(|p| *p != Progress::Unmanaged).count();
-        let in_force = is(|p| *p == Progress::InForce).count();
-        let refused = is(|p| matches!(p, Progress::Refused(_))).count();
-        let pending = managed - in_force - refused;
-        let class = match (pending, refused) {
+        let devices = &self.overview.devices;
+        let managed = devices.iter().filter(|d| d.progress != Progress::Unmanaged).count();
+        let in_force = devices.iter().filter(|d| d.progress == Progress::InForce).count();
+        let refused = self.named(|d| matches!(d.progress, Progress::Refused(_)));
+        let pending = self.named(|d| d.progress == Progress::Pending);
+        let class = match (&pending, &refused) {
             _ if managed == 0 => "",
-            (0, 0) => "good",
-            (_, 0) => "wait",
-            _ => "bad",
+            (_, Some(_)) => "bad",
+            (Some(_), None) => "wait",
+            (None, None) => "good",
         };
         html! {
             article class={ "tile " (class) } {
@@ -139,13 +153,10 @@ impl FleetPage {
                     @else { (count(in_force as u64)) small { " of " (count(managed as u64)) } }
                 }
                 p class="sub" {
-                    @match (pending, refused) {
-                        _ if managed == 0 => "Nothing was pushed yet",
-                        (0, 0) => "Every device runs what it should",
-                        (_, 0) => { (count(pending as u64)) " pending" },
-                        (0, _) => { (count(refused as u64)) " refused" },
-                        _ => { (count(pending as u64)) " pending, " (count(refused as u64)) " refused" },
-                    }
+                    @if managed == 0 { "Nothing was pushed yet" }
+                    @else if refused.is_none() && pending.is_none() { "Every device runs what it should" }
+                    @if let Some(refused) = &refused { span { "refused: " (refused) } " " }
+                    @if let Some(pending) = &pending { span { "pending: " (pending) } }
                 }
             }
         }
@@ -205,13 +216,13 @@ impl FleetPage {
                 td role="cell" data-label="Last seen" {
                     @if device.last_seen > 0 { (age(device.last_seen, self.now)) } @else { span class="none" { "never" } }
                 }
-                td role="cell" data-label="Model" {
+                td role="cell" class="model" data-label="Model" {
                     @match &device.model {
-                        Some(model) => span class="model" { (model.name) " " span class="version" { (model.version) } },
+                        Some(model) => { (model.name) " " span class="version" { (model.version) } },
                         None => span class="none" { "not born yet" },
                     }
                 }
-                td role="cell" data-label="Policy" { (policy_cell(overview)) }
+                td role="cell" class="runs" data-label="Policy" { (policy_cell(overview)) }
                 td role="cell" class="number" data-label="Generation" {
                     @match (reported, desired) {
                         (None, None) => span class="none" { "–" },
@@ -247,6 +258,7 @@ impl FleetPage {
                             th scope="col" { "Policy" }
                             th scope="col" { "Pushed" }
                             th scope="col" class="number" { "Size" }
+                            th scope="col" class="number" { "Wanted on" }
                             th scope="col" class="number" { "Runs on" }
                         } }
                         tbody { @for p in &self.policies {
@@ -254,7 +266,8 @@ impl FleetPage {
                                 th scope="row" title=[p.digest.map(|d| format!("sha256 {d}"))] { (policy(&p.name, p.version)) }
                                 td { (age(p.added_at, self.now)) }
                                 td class="number" { (bytes(p.size)) }
-                                td class="number" { (count(p.reported)) small { " of " (count(p.desired)) } }
+                                td class="number" { (count(p.desired)) }
+                                td class="number" { (count(p.reported)) }
                             }
                         } }
                     }
@@ -265,31 +278,14 @@ impl FleetPage {
 }
 
 /// What runs, and what should run where that is something else.
-pub(super) fn policy_cell(overview: &DeviceOverview) -> Markup {
-    let wanted = overview.desired.as_ref().and_then(|d| d.policy.as_ref());
+fn policy_cell(overview: &DeviceOverview) -> Markup {
     let running = overview.running.as_ref();
-    let differs = |(name, version): &(String, u64)| {
-        running.is_none_or(|r| (&r.policy, r.version) != (name, *version))
-    };
     html! {
         @match running {
             Some(r) => (policy(&r.policy, r.version)),
             None => span class="none" { "unknown" },
         }
-        @if let Some((name, version)) = wanted.filter(|wanted| differs(wanted)) {
-            " → " (policy(name, *version))
-        }
+        @if let Some((name, version)) = overview.wanted() { " → " (policy(name, version)) }
         " " (progress(&overview.progress, running.and_then(|r| r.source.as_deref())))
     }
-}
-
-/// Shares in words, for the tile of one device.
-pub(super) fn shares(overview: &DeviceOverview) -> Vec<String> {
-    let recent = &overview.recent;
-    recent
-        .exits
-        .iter()
-        .filter_map(|taken| crate::overview::share(*taken, recent.frames))
-        .map(percent_round)
-        .collect()
 }

@@ -49,8 +49,14 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(fleet))
         .route("/devices/{device}", get(device))
-        .route("/assets/{version}/style.css", get(|| asset("text/css; charset=utf-8", STYLE)))
-        .route("/assets/{version}/live.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))
+        .route(
+            "/assets/{version}/style.css",
+            get(|| asset("text/css; charset=utf-8", STYLE)),
+        )
+        .route(
+            "/assets/{version}/live.js",
+            get(|| asset("text/javascript; charset=utf-8", SCRIPT)),
+        )
         .route("/assets/{version}/icon.svg", get(|| asset("image/svg+xml", ICON)))
 }
 
@@ -100,7 +106,10 @@ async fn device(
         limit: MOST_EVENTS,
     };
     let page = DevicePage {
-        history: shared.store.history_fetch(&device, range.milliseconds(), MOST_WINDOWS).await?,
+        history: shared
+            .store
+            .history_fetch(&device, range.milliseconds(), MOST_WINDOWS)
+            .await?,
         events: shared.store.event_list(filter).await?,
         overview,
         range,

@@ -48,7 +48,11 @@ pub(super) fn exit_name(exit: usize, exits: usize) -> String {
 /// Shares of the exits as one bar.
 pub(super) fn exit_bar(recent: &Recent) -> Markup {
     let exits = recent.exits.len();
-    let shares: Vec<f64> = recent.exits.iter().filter_map(|taken| share(*taken, recent.frames)).collect();
+    let shares: Vec<f64> = recent
+        .exits
+        .iter()
+        .filter_map(|taken| share(*taken, recent.frames))
+        .collect();
     let words: Vec<String> = shares
         .iter()
         .enumerate()
@@ -115,8 +119,10 @@ pub(super) fn events(events: &[Event], with_device: bool, now: u64) -> Markup {
                     li {
                         span class="when" { (age(event.at, now)) }
                         span class={ "chip " (event_class(&event.kind)) } { (event.kind) }
-                        @if with_device { a href={ "/devices/" (event.device) } { (event.device) } }
-                        span class="message" { (event.message) }
+                        span class="message" {
+                            @if with_device { a href={ "/devices/" (event.device) } { (event.device) } " " }
+                            (event.message)
+                        }
                     }
                 }
             }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use offramp_proto::{BootId, Digest};
 
 use super::*;
-use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
 use crate::overview::DeviceOverview;
+use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
 use crate::store::{DesiredState, Device, Event, History, Model, Policy, ReportedState, Run, Window};
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
@@ -147,7 +147,16 @@ fn device_page(text: &str, windows: Vec<Window>) -> String {
 #[test]
 fn first_page_answers_the_questions() {
     let page = fleet_page("threshold");
-    for answer in ["cam-1", "41.0\u{202f}%", "1.2\u{202f}%", "3.4\u{202f}%", "123\u{202f}456", "4 → 5", "refused", "10\u{202f}s ago"] {
+    for answer in [
+        "cam-1",
+        "41.0\u{202f}%",
+        "1.2\u{202f}%",
+        "3.4\u{202f}%",
+        "123\u{202f}456",
+        "4 → 5",
+        "refused",
+        "10\u{202f}s ago",
+    ] {
         assert!(page.contains(answer), "{answer} is missing");
     }
     assert!(page.contains("exit 1 60\u{202f}%, exit 2 30\u{202f}%, exit 3 (whole network) 10\u{202f}%"));
@@ -184,11 +193,16 @@ fn nothing_that_a_device_says_becomes_markup() {
 
 #[test]
 fn charts_are_drawn_and_told_in_words() {
-    let page = device_page("threshold", (0..30).map(|i| window(i, if i < 15 { "one" } else { "two" })).collect());
+    let page = device_page(
+        "threshold",
+        (0..30).map(|i| window(i, if i < 15 { "one" } else { "two" })).collect(),
+    );
     assert_eq!(page.matches("class=\"drawing\"").count(), 3);
     assert!(page.contains("▾ two 1"));
     assert!(page.contains("exit 1 from 60.0\u{202f}% to 60.0\u{202f}%"));
-    assert!(page.contains("Cost as a share of the full network: from 40.0\u{202f}% at first to 40.0\u{202f}% at last."));
+    assert!(
+        page.contains("Cost as a share of the full network: from 40.0\u{202f}% at first to 40.0\u{202f}% at last.")
+    );
 }
 
 #[test]

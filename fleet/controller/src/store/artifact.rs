@@ -1,7 +1,8 @@
 //! Artifacts, by the digest of their bytes, and the policies that name them.
 
 use offramp_proto::{CHUNK, Digest};
-use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::{Store, StoreError, Task as _, device, int, uint};
 
@@ -29,31 +30,36 @@ pub(crate) struct Part {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl FromRow<'_, SqliteRow> for Policy {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            version: uint(row.try_get("version")?),
+            digest: device::digest(row.try_get("digest")?),
+            size: uint(row.try_get("size")?),
+            added_at: uint(row.try_get("added_at")?),
+            desired: uint(row.try_get("desired")?),
+            reported: uint(row.try_get("reported")?),
+        })
+    }
+}
+
 impl Store {
     /// The policies that were ever pushed, the newest first.
     pub(crate) async fn policy_list(&self, limit: u32) -> Result<Vec<Policy>, StoreError> {
-        let rows: Vec<(String, i64, Vec<u8>, i64, i64, i64, i64)> = sqlx::query_as(
+        sqlx::query_as(
             "SELECT p.name, p.version, p.digest, a.size, p.added_at, \
              (SELECT count(*) FROM desired d WHERE d.policy = p.name AND d.policy_version = p.version \
-              AND d.generation = (SELECT max(generation) FROM desired WHERE device = d.device)), \
-             (SELECT count(*) FROM devices d WHERE d.reported_policy = p.name AND d.reported_version = p.version) \
+              AND d.generation = (SELECT max(generation) FROM desired WHERE device = d.device)) AS desired, \
+             (SELECT count(*) FROM devices d WHERE d.reported_policy = p.name \
+              AND d.reported_version = p.version) AS reported \
              FROM policies p JOIN artifacts a ON a.digest = p.digest \
              ORDER BY p.added_at DESC, p.name, p.version DESC LIMIT $1",
         )
         .bind(limit)
         .fetch_all(&self.readers)
         .await
-        .task("list policies")?;
-        let policy = |(name, version, digest, size, added_at, desired, reported)| Policy {
-            name,
-            version: uint(version),
-            digest: device::digest(Some(digest)),
-            size: uint(size),
-            added_at: uint(added_at),
-            desired: uint(desired),
-            reported: uint(reported),
-        };
-        Ok(rows.into_iter().map(policy).collect())
+        .task("list policies")
     }
 
     /// A part of an artifact, from `offset` on; none when the artifact is unknown.
@@ -115,13 +121,15 @@ pub(super) async fn policy_insert_in_txn(
     digest: Digest,
     now: u64,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO policies (name, version, digest, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
-        .bind(name)
-        .bind(int(version))
-        .bind(&digest.0[..])
-        .bind(int(now))
-        .execute(connection)
-        .await
-        .task("keep a policy")?;
+    sqlx::query(
+        "INSERT INTO policies (name, version, digest, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+    )
+    .bind(name)
+    .bind(int(version))
+    .bind(&digest.0[..])
+    .bind(int(now))
+    .execute(connection)
+    .await
+    .task("keep a policy")?;
     Ok(())
 }

@@ -121,7 +121,9 @@ impl FromRow<'_, SqliteRow> for Device {
 
 /// Reads a list that was written by [`json`]; a column that is null or damaged is an empty list.
 pub(super) fn list<T: serde::de::DeserializeOwned>(column: Option<String>) -> Vec<T> {
-    column.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    column
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default()
 }
 
 /// A list or map of plain values as SQLite keeps it.
@@ -319,11 +321,7 @@ pub(super) fn source(source: offramp_proto::PolicySource) -> &'static str {
     }
 }
 
-async fn note_run_in_txn(
-    connection: &mut SqliteConnection,
-    device: &DeviceId,
-    boot: BootId,
-) -> Result<(), StoreError> {
+async fn note_run_in_txn(connection: &mut SqliteConnection, device: &DeviceId, boot: BootId) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(device.as_str())
         .bind(&boot.0[..])

@@ -15,6 +15,8 @@ pub(crate) struct Event {
     pub(crate) device: String,
     pub(crate) sequence: u64,
     pub(crate) received_at: u64,
+    /// When it happened by the device's clock, but not after it arrived: a clock that is ahead would keep
+    /// an event on top of all others.
     pub(crate) at: u64,
     pub(crate) kind: String,
     pub(crate) message: String,
@@ -48,12 +50,12 @@ impl FromRow<'_, SqliteRow> for Event {
 }
 
 impl Store {
-    /// Events, the last to arrive first.
+    /// Events, the last to happen first.
     pub(crate) async fn event_list(&self, filter: EventFilter<'_>) -> Result<Vec<Event>, StoreError> {
         sqlx::query_as(
             "SELECT device, sequence, received_at, at, kind, message, facts FROM events \
              WHERE ($1 IS NULL OR device = $1) AND received_at > $2 \
-             ORDER BY received_at DESC, device, sequence DESC LIMIT $3",
+             ORDER BY at DESC, device, sequence DESC LIMIT $3",
         )
         .bind(filter.device)
         .bind(int(filter.since))
@@ -78,7 +80,7 @@ pub(super) async fn insert_in_txn(
     .bind(int(event.sequence.0))
     .bind(&event.boot.0[..])
     .bind(int(arrival.at))
-    .bind(int(event.at))
+    .bind(int(event.at.min(arrival.at)))
     .bind(&event.kind)
     .bind(&event.message)
     .bind(json(&event.facts))

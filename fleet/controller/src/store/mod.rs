@@ -113,13 +113,20 @@ impl<T> Task<T> for Result<T, sqlx::Error> {
     }
 }
 
+/// What the writer is told.
+enum Order {
+    Run(Job),
+    /// Close the database, then answer.
+    Close(oneshot::Sender<()>),
+}
+
 type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()> + Send>;
 
 /// The database. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     readers: SqlitePool,
-    writer: mpsc::Sender<Job>,
+    writer: mpsc::Sender<Order>,
     /// Held as long as any clone lives.
     _lock: Arc<File>,
 }
@@ -164,8 +171,8 @@ impl Store {
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(cannot_open)?;
-        let (writer, jobs) = mpsc::channel(QUEUE);
-        tokio::spawn(write(connection, jobs));
+        let (writer, orders) = mpsc::channel(QUEUE);
+        tokio::spawn(write(connection, orders));
         Ok(Self {
             readers,
             writer,
@@ -173,21 +180,12 @@ impl Store {
         })
     }
 
-    /// Ends the readers; the writer ends after its last job when the last clone is dropped.
+    /// Closes the database when all jobs before have run; later ones are refused.
     pub(crate) async fn close(self) {
+        // The writer last: who closes last tidies up the write-ahead log.
         self.readers.close().await;
-        let Self { writer, .. } = self;
-        let done = writer.clone();
-        drop(writer);
-        // A last, empty job: when it has run, all before it have.
         let (sender, receiver) = oneshot::channel();
-        let last: Job = Box::new(move |_| {
-            Box::pin(async move {
-                // The receiver waits just below.
-                let _ = sender.send(());
-            })
-        });
-        if done.send(last).await.is_ok() {
+        if self.writer.send(Order::Close(sender)).await.is_ok() {
             // An error means that the writer ended before: nothing is left to wait for.
             let _ = receiver.await;
         }
@@ -206,17 +204,31 @@ impl Store {
                 let _ = sender.send(in_txn(connection, job).await);
             })
         });
-        self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.writer
+            .send(Order::Run(job))
+            .await
+            .map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-async fn write(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(job) = jobs.recv().await {
-        job(&mut connection).await;
+async fn write(mut connection: SqliteConnection, mut orders: mpsc::Receiver<Order>) {
+    let mut closing = None;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Run(job) => job(&mut connection).await,
+            Order::Close(done) => {
+                closing = Some(done);
+                break;
+            }
+        }
     }
     if let Err(error) = connection.close().await {
         tracing::warn!(%error, "database was not closed cleanly; it recovers at the next start");
+    }
+    if let Some(done) = closing {
+        // Whoever asked may have gone.
+        let _ = done.send(());
     }
 }
 

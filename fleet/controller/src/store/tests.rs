@@ -111,7 +111,9 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
         frames,
         dropped: 0,
         exits: vec![
-            ExitUse { taken: frames - frames / 4 },
+            ExitUse {
+                taken: frames - frames / 4,
+            },
             ExitUse { taken: frames / 4 },
         ],
         cost: Cost {
@@ -127,7 +129,10 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
             bound: 0.25,
         },
         learner: LearnerReport::default(),
-        classes: vec![ClassCount { class: 1, count: frames }],
+        classes: vec![ClassCount {
+            class: 1,
+            count: frames,
+        }],
         policy: policy(),
         outbox: 0,
         temperature: None,
@@ -178,7 +183,10 @@ fn key() -> Arc<SigningKey> {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(future)
 }
 
@@ -284,7 +292,11 @@ async fn device_lives_from_birth_to_the_death_of_the_same_run() {
 async fn death_of_an_older_run_is_ignored() {
     let fixture = Fixture::new().await;
     fixture
-        .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20)), live(death("cam", 1))])
+        .insert(vec![
+            live(birth("cam", 1, 10)),
+            live(birth("cam", 2, 20)),
+            live(death("cam", 1)),
+        ])
         .await;
     let device = fixture.device("cam").await;
     assert!(device.alive);
@@ -294,7 +306,9 @@ async fn death_of_an_older_run_is_ignored() {
 #[tokio::test]
 async fn run_that_speaks_after_its_death_lives_again() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("cam", 1, 10)), live(death("cam", 1))]).await;
+    fixture
+        .insert(vec![live(birth("cam", 1, 10)), live(death("cam", 1))])
+        .await;
     fixture.insert(vec![live(summarised("cam", 1, 1, 10))]).await;
     assert!(fixture.device("cam").await.alive);
 }
@@ -302,7 +316,9 @@ async fn run_that_speaks_after_its_death_lives_again() {
 #[tokio::test]
 async fn late_summary_of_an_older_run_does_not_revive_the_device() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20))]).await;
+    fixture
+        .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20))])
+        .await;
     fixture.insert(vec![live(death("cam", 2))]).await;
     fixture.insert(vec![live(summarised("cam", 1, 1, 10))]).await;
     assert!(!fixture.device("cam").await.alive);
@@ -325,7 +341,11 @@ async fn kept_birth_does_not_revive_a_dead_run() {
 async fn repeated_birth_of_an_overtaken_run_is_ignored() {
     let fixture = Fixture::new().await;
     fixture
-        .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20)), live(birth("cam", 1, 10))])
+        .insert(vec![
+            live(birth("cam", 1, 10)),
+            live(birth("cam", 2, 20)),
+            live(birth("cam", 1, 10)),
+        ])
         .await;
     assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
 }
@@ -333,14 +353,18 @@ async fn repeated_birth_of_an_overtaken_run_is_ignored() {
 #[tokio::test]
 async fn device_whose_clock_went_back_is_born_again() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("cam", 1, 1_000_000)), live(birth("cam", 2, 5))]).await;
+    fixture
+        .insert(vec![live(birth("cam", 1, 1_000_000)), live(birth("cam", 2, 5))])
+        .await;
     assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
 }
 
 #[tokio::test]
 async fn what_the_broker_kept_does_not_count_as_seen() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![kept(birth("cam", 1, 10)), kept(reported("cam", 1, None))]).await;
+    fixture
+        .insert(vec![kept(birth("cam", 1, 10)), kept(reported("cam", 1, None))])
+        .await;
     assert_eq!(fixture.device("cam").await.last_seen, 0);
     fixture.insert(vec![live(event("cam", 1))]).await;
     assert_eq!(fixture.device("cam").await.last_seen, 1000);
@@ -349,7 +373,12 @@ async fn what_the_broker_kept_does_not_count_as_seen() {
 #[tokio::test]
 async fn birth_and_reported_state_are_read_back() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("cam", 1, 10)), live(reported("cam", 4, Some("bad digest")))]).await;
+    fixture
+        .insert(vec![
+            live(birth("cam", 1, 10)),
+            live(reported("cam", 4, Some("bad digest"))),
+        ])
+        .await;
     let device = fixture.device("cam").await;
     let model = device.model.unwrap();
     assert_eq!((model.name.as_str(), model.version), ("revcol", 3));
@@ -357,13 +386,22 @@ async fn birth_and_reported_state_are_read_back() {
     assert_eq!(model.stage_macs, [10, 20]);
     assert_eq!(device.capabilities, ["tract"]);
     let reported = device.reported.unwrap();
-    assert_eq!((reported.generation, reported.refused.as_deref()), (4, Some("bad digest")));
+    assert_eq!(
+        (reported.generation, reported.refused.as_deref()),
+        (4, Some("bad digest"))
+    );
 }
 
 #[tokio::test]
 async fn events_are_kept_once_and_listed_last_first() {
     let fixture = Fixture::new().await;
-    let outcomes = fixture.insert(vec![live(event("cam", 1)), live(event("cam", 2)), live(event("cam", 1))]).await;
+    let outcomes = fixture
+        .insert(vec![
+            live(event("cam", 1)),
+            live(event("cam", 2)),
+            live(event("cam", 1)),
+        ])
+        .await;
     assert_eq!(outcomes, [Outcome::Stored, Outcome::Stored, Outcome::Repeated]);
     let filter = EventFilter {
         device: Some("cam"),
@@ -404,23 +442,41 @@ async fn history_holds_the_last_windows_and_what_came_before_them() {
     let arrivals = (0..10).map(|i| live(summarised("cam", 1, i, 40))).collect();
     fixture.insert(arrivals).await;
     let history = fixture.store.history_fetch("cam", 3000, 100).await.unwrap();
-    assert_eq!(history.windows.iter().map(|w| w.sequence).collect::<Vec<_>>(), [7, 8, 9]);
+    assert_eq!(
+        history.windows.iter().map(|w| w.sequence).collect::<Vec<_>>(),
+        [7, 8, 9]
+    );
     let before = history.before[&vec![1; 16]];
     assert_eq!((before.summaries, before.frames, before.audits), (7, 280, 28));
     let cut = fixture.store.history_fetch("cam", 1_000_000, 2).await.unwrap();
     assert_eq!(cut.windows.iter().map(|w| w.sequence).collect::<Vec<_>>(), [8, 9]);
-    assert!(fixture.store.history_fetch("nobody", 1000, 9).await.unwrap().windows.is_empty());
+    assert!(
+        fixture
+            .store
+            .history_fetch("nobody", 1000, 9)
+            .await
+            .unwrap()
+            .windows
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn generations_rise_per_device_and_the_learner_is_left_alone() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))]).await;
+    fixture
+        .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
+        .await;
     let push = |version, devices: Option<&'static [&'static str]>| {
-        fixture.store.desired_insert(key(), draft(version, &[version as u8], devices))
+        fixture
+            .store
+            .desired_insert(key(), draft(version, &[version as u8], devices))
     };
     let first = push(1, None).await.unwrap();
-    assert_eq!(first, Drafted::Desired(vec![(device("a"), Generation(1)), (device("b"), Generation(1))]));
+    assert_eq!(
+        first,
+        Drafted::Desired(vec![(device("a"), Generation(1)), (device("b"), Generation(1))])
+    );
     let second = push(2, Some(&["b"])).await.unwrap();
     assert_eq!(second, Drafted::Desired(vec![(device("b"), Generation(2))]));
     let current = fixture.store.desired_list().await.unwrap();
@@ -444,13 +500,25 @@ async fn generation_rises_above_what_the_device_reports() {
 async fn name_and_version_always_mean_the_same_bytes() {
     let fixture = Fixture::new().await;
     fixture.insert(vec![live(birth("cam", 1, 1))]).await;
-    fixture.store.desired_insert(key(), draft(1, b"one", None)).await.unwrap();
-    let refused = fixture.store.desired_insert(key(), draft(1, b"two", None)).await.unwrap();
+    fixture
+        .store
+        .desired_insert(key(), draft(1, b"one", None))
+        .await
+        .unwrap();
+    let refused = fixture
+        .store
+        .desired_insert(key(), draft(1, b"two", None))
+        .await
+        .unwrap();
     assert_eq!(refused, Drafted::Taken(Digest::of(b"one")));
     assert_eq!(fixture.store.artifact_part(Digest::of(b"two"), 0).await.unwrap(), None);
     assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 1);
     // The same bytes again are a new generation, not a new policy.
-    fixture.store.desired_insert(key(), draft(1, b"one", None)).await.unwrap();
+    fixture
+        .store
+        .desired_insert(key(), draft(1, b"one", None))
+        .await
+        .unwrap();
     assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 2);
     assert_eq!(fixture.store.policy_list(10).await.unwrap().len(), 1);
 }
@@ -459,7 +527,11 @@ async fn name_and_version_always_mean_the_same_bytes() {
 async fn push_to_an_unknown_device_changes_nothing() {
     let fixture = Fixture::new().await;
     fixture.insert(vec![live(birth("a", 1, 1))]).await;
-    let drafted = fixture.store.desired_insert(key(), draft(1, b"x", Some(&["a", "z"]))).await.unwrap();
+    let drafted = fixture
+        .store
+        .desired_insert(key(), draft(1, b"x", Some(&["a", "z"])))
+        .await
+        .unwrap();
     assert_eq!(drafted, Drafted::Unknown(vec![device("z")]));
     assert!(fixture.store.desired_list().await.unwrap().is_empty());
     assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
@@ -469,7 +541,11 @@ async fn push_to_an_unknown_device_changes_nothing() {
 async fn artifacts_are_read_in_parts() {
     let fixture = Fixture::new().await;
     let bytes: Vec<u8> = (0..offramp_proto::CHUNK + 100).map(|i| i as u8).collect();
-    fixture.store.desired_insert(key(), draft(1, &bytes, None)).await.unwrap();
+    fixture
+        .store
+        .desired_insert(key(), draft(1, &bytes, None))
+        .await
+        .unwrap();
     let digest = Digest::of(&bytes);
     let part = |offset| fixture.store.artifact_part(digest, offset);
     let first = part(0).await.unwrap().unwrap();
@@ -482,9 +558,13 @@ async fn artifacts_are_read_in_parts() {
 #[tokio::test]
 async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs() {
     let fixture = Fixture::new().await;
-    fixture.insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))]).await;
+    fixture
+        .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
+        .await;
     fixture.store.desired_insert(key(), draft(2, b"x", None)).await.unwrap();
-    let Record::Reported(mut says) = reported("a", 1, None) else { unreachable!() };
+    let Record::Reported(mut says) = reported("a", 1, None) else {
+        unreachable!()
+    };
     says.policy.name = "entropy".into();
     fixture.insert(vec![live(Record::Reported(says))]).await;
     let policies = fixture.store.policy_list(10).await.unwrap();
@@ -504,7 +584,10 @@ async fn everything_is_there_after_a_restart() {
     let store = open(&folder).await.unwrap();
     assert_eq!(store.run_list(None).await.unwrap()["cam"][&vec![1; 16]].frames, 40);
     assert_eq!(store.desired_list().await.unwrap()[0].generation, 1);
-    let again = store.arrival_insert(vec![live(summarised("cam", 1, 1, 40))].into()).await.unwrap();
+    let again = store
+        .arrival_insert(vec![live(summarised("cam", 1, 1, 40))].into())
+        .await
+        .unwrap();
     assert_eq!(again, [Outcome::Repeated]);
 }
 
@@ -519,7 +602,9 @@ async fn second_controller_on_one_database_is_refused() {
 async fn database_of_another_tenant_is_refused() {
     let Fixture { store, folder } = Fixture::new().await;
     store.close().await;
-    let error = Store::open(&folder.path().join("fleet.db"), &tenant("other")).await.unwrap_err();
+    let error = Store::open(&folder.path().join("fleet.db"), &tenant("other"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Tenant { .. }), "{error}");
 }
 
@@ -528,5 +613,8 @@ async fn file_that_is_no_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("fleet.db"), vec![b'x'; 8192]).unwrap();
     let error = open(&folder).await.unwrap_err();
-    assert!(matches!(error, StoreError::Open { .. } | StoreError::Schema { .. }), "{error}");
+    assert!(
+        matches!(error, StoreError::Open { .. } | StoreError::Schema { .. }),
+        "{error}"
+    );
 }

@@ -19,7 +19,9 @@ async fn devices_summaries_and_events_are_told() {
     let world = World::new().await;
     let device = world.device("cam-1").await;
     for sequence in 1..=3 {
-        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+        device
+            .say(Kind::Summary, encode(&device.summary(sequence)).unwrap())
+            .await;
     }
     device.say(Kind::Event, encode(&device.event(4)).unwrap()).await;
     let report = device.reported(0, device.policy("threshold", 1), None);
@@ -29,20 +31,30 @@ async fn devices_summaries_and_events_are_told() {
     let found = get(world.address(), "/api/v1/devices/cam-1").await.json();
     assert_eq!(found["model"]["name"], "revcol");
     assert_eq!(found["classes"], serde_json::json!(["boot", "coat"]));
-    assert_eq!(found["class_count"][0], serde_json::json!({"class": 0, "name": "boot", "count": 270}));
+    assert_eq!(
+        found["class_count"][0],
+        serde_json::json!({"class": 0, "name": "boot", "count": 270})
+    );
     assert_eq!(found["running"], serde_json::json!({"name": "threshold", "version": 1}));
     assert_eq!(found["recent"]["exit_share"], serde_json::json!([0.7, 0.2, 0.1]));
     assert_eq!(found["disagreement"]["bound"], 0.25);
     let estimate = found["disagreement"]["estimate"].as_f64().unwrap();
     assert!((estimate - 0.1 * 0.9).abs() < 1e-12, "{estimate}");
 
-    let summaries = get(world.address(), "/api/v1/devices/cam-1/summaries?limit=2").await.json();
+    let summaries = get(world.address(), "/api/v1/devices/cam-1/summaries?limit=2")
+        .await
+        .json();
     let summaries = summaries["summaries"].as_array().unwrap();
     assert_eq!(summaries.len(), 2);
     assert_eq!(summaries[0]["exits"], serde_json::json!([70, 20, 10]));
     assert_eq!(summaries[0]["temperature"], 41.5);
     let since = summaries[1]["window_end"].as_u64().unwrap();
-    let rest = get(world.address(), &format!("/api/v1/devices/cam-1/summaries?since={since}")).await.json();
+    let rest = get(
+        world.address(),
+        &format!("/api/v1/devices/cam-1/summaries?since={since}"),
+    )
+    .await
+    .json();
     assert_eq!(rest["summaries"].as_array().unwrap().len(), 1);
     assert_eq!(rest["summaries"][0]["sequence"], 3);
 
@@ -73,7 +85,10 @@ async fn status_and_health_are_told() {
     let status = get(world.address(), "/api/v1/status").await.json();
     assert_eq!(status["tenant"], "greenhouse");
     assert_eq!(status["broker"]["connected"], true);
-    assert_eq!(status["public_key"].as_str().unwrap(), format!("{:?}", world.controller.public_key()));
+    assert_eq!(
+        status["public_key"].as_str().unwrap(),
+        format!("{:?}", world.controller.public_key())
+    );
     assert_eq!(status["statistics"]["ingested"], 0);
     let health = get(world.address(), "/healthz").await;
     assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
@@ -87,12 +102,21 @@ async fn policy_is_pushed_through_the_api() {
     let path = "/api/v1/policies?name=entropy&version=2&parameter=limit%3D0.5&device=cam-1";
     let pushed = request(world.address(), "POST", path, &[], &component()).await;
     assert_eq!(pushed.status, 200, "{pushed:?}");
-    assert_eq!(pushed.json()["devices"], serde_json::json!([{"device": "cam-1", "generation": 1}]));
+    assert_eq!(
+        pushed.json()["devices"],
+        serde_json::json!([{"device": "cam-1", "generation": 1}])
+    );
     let policies = get(world.address(), "/api/v1/policies").await.json();
     let policy = &policies["policies"][0];
-    assert_eq!((policy["name"].as_str(), policy["version"].as_u64()), (Some("entropy"), Some(2)));
+    assert_eq!(
+        (policy["name"].as_str(), policy["version"].as_u64()),
+        (Some("entropy"), Some(2))
+    );
     assert_eq!(policy["digest"], pushed.json()["digest"]);
-    assert_eq!((policy["desired"].as_u64(), policy["reported"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(
+        (policy["desired"].as_u64(), policy["reported"].as_u64()),
+        (Some(1), Some(0))
+    );
     let device = get(world.address(), "/api/v1/devices/cam-1").await.json();
     assert_eq!(device["progress"], "pending");
     world.controller.shutdown().await;
@@ -110,20 +134,54 @@ async fn wrong_pushes_are_refused_with_a_hint() {
     is_error(&push("?name=a", component()).await, 400, "version is missing");
     is_error(&push("?name=a&version=x", component()).await, 400, "version");
     is_error(&push("?name=a%2Fb&version=1", component()).await, 400, "policy name");
-    is_error(&push("?name=a&version=1&parameter=x", component()).await, 400, "NAME=VALUE");
-    is_error(&push("?name=a&version=1&force=yes", component()).await, 400, "unknown parameter");
-    is_error(&push("?name=a&version=1&device=..%2Fx", component()).await, 400, "device");
+    is_error(
+        &push("?name=a&version=1&parameter=x", component()).await,
+        400,
+        "NAME=VALUE",
+    );
+    is_error(
+        &push("?name=a&version=1&force=yes", component()).await,
+        400,
+        "unknown parameter",
+    );
+    is_error(
+        &push("?name=a&version=1&device=..%2Fx", component()).await,
+        400,
+        "device",
+    );
     is_error(&push("?name=a&version=1&device=cam-9", component()).await, 404, "cam-9");
-    is_error(&push("?name=a&version=1", b"\0asm\x01\0\0\0".to_vec()).await, 415, "core module");
-    is_error(&push("?name=a&version=1", vec![]).await, 415, "not a WebAssembly component");
+    is_error(
+        &push("?name=a&version=1", b"\0asm\x01\0\0\0".to_vec()).await,
+        415,
+        "core module",
+    );
+    is_error(
+        &push("?name=a&version=1", vec![]).await,
+        415,
+        "not a WebAssembly component",
+    );
     let mut large = component();
     large.resize(offramp_fleet::MAX_POLICY + 1, 0);
     is_error(&push("?name=a&version=1", large.clone()).await, 413, "bytes");
     large.resize(offramp_fleet::MAX_POLICY + 2, 0);
     is_error(&push("?name=a&version=1", large).await, 413, "larger");
-    world.controller.push_policy(offramp_fleet::Target::All, upload(1)).await.unwrap();
-    is_error(&push("?name=entropy&version=1", b"\0asm\x0d\0\x01\0other".to_vec()).await, 409, "another component");
-    assert_eq!(get(address, "/api/v1/policies").await.json()["policies"].as_array().unwrap().len(), 1);
+    world
+        .controller
+        .push_policy(offramp_fleet::Target::All, upload(1))
+        .await
+        .unwrap();
+    is_error(
+        &push("?name=entropy&version=1", b"\0asm\x0d\0\x01\0other".to_vec()).await,
+        409,
+        "another component",
+    );
+    assert_eq!(
+        get(address, "/api/v1/policies").await.json()["policies"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     world.controller.shutdown().await;
 }
 
@@ -131,8 +189,16 @@ async fn wrong_pushes_are_refused_with_a_hint() {
 async fn wrong_questions_are_refused_with_a_hint() {
     let world = World::new().await;
     let address = world.address();
-    is_error(&get(address, "/api/v1/devices/nobody").await, 404, "never been heard of");
-    is_error(&get(address, "/api/v1/devices/nobody/summaries").await, 404, "never been heard of");
+    is_error(
+        &get(address, "/api/v1/devices/nobody").await,
+        404,
+        "never been heard of",
+    );
+    is_error(
+        &get(address, "/api/v1/devices/nobody/summaries").await,
+        404,
+        "never been heard of",
+    );
     is_error(&get(address, "/api/v1/devices?limit=0").await, 400, "limit");
     is_error(&get(address, "/api/v1/events?limit=1001").await, 400, "limit");
     is_error(&get(address, "/api/v1/events?since=yesterday").await, 400, "");
@@ -146,14 +212,36 @@ async fn pages_of_other_sites_can_neither_push_nor_read() {
     world.device("cam-1").await;
     let address = world.address();
     let path = "/api/v1/policies?name=a&version=1";
-    for header in ["Sec-Fetch-Site: cross-site", "Origin: http://evil.example", "Origin: null"] {
-        is_error(&request(address, "POST", path, &[header], &component()).await, 403, "another site");
+    for header in [
+        "Sec-Fetch-Site: cross-site",
+        "Origin: http://evil.example",
+        "Origin: null",
+    ] {
+        is_error(
+            &request(address, "POST", path, &[header], &component()).await,
+            403,
+            "another site",
+        );
     }
     // A name of another's that points here.
-    is_error(&send(address, "GET", "/api/v1/status", &["Host: evil.example"], b"").await, 403, "name");
-    assert_eq!(get(address, "/api/v1/policies").await.json()["policies"], serde_json::json!([]));
+    is_error(
+        &send(address, "GET", "/api/v1/status", &["Host: evil.example"], b"").await,
+        403,
+        "name",
+    );
+    assert_eq!(
+        get(address, "/api/v1/policies").await.json()["policies"],
+        serde_json::json!([])
+    );
     let own = format!("Origin: http://{address}");
-    let pushed = request(address, "POST", path, &[&own, "Sec-Fetch-Site: same-origin"], &component()).await;
+    let pushed = request(
+        address,
+        "POST",
+        path,
+        &[&own, "Sec-Fetch-Site: same-origin"],
+        &component(),
+    )
+    .await;
     assert_eq!(pushed.status, 200, "{pushed:?}");
     world.controller.shutdown().await;
 }

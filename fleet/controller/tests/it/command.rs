@@ -15,7 +15,9 @@ fn fleet() -> Command {
 }
 
 async fn run(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -49,7 +51,10 @@ impl Served {
                 let mut line = String::new();
                 assert!(log.read_line(&mut line).unwrap() > 0, "the controller ended: {seen}");
                 if let Some((_, address)) = line.trim_end().split_once("http://") {
-                    break address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect::<String>();
+                    break address
+                        .chars()
+                        .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
+                        .collect::<String>();
                 }
                 seen.push_str(&line);
             };
@@ -60,22 +65,38 @@ impl Served {
                 address: address.parse().unwrap(),
             }
         });
-        soon("the controller", started).await.unwrap()
+        let served = soon("the controller", started).await.unwrap();
+        served
+            .until("the broker", "/api/v1/status", |status| {
+                status["broker"]["connected"] == true
+            })
+            .await;
+        served
     }
 
-    /// Waits until the controller says so.
+    /// Waits until a resource is as it should be.
+    async fn until(&self, what: &str, path: &str, enough: impl Fn(serde_json::Value) -> bool) {
+        let wait = async {
+            let mut news = news(self.address).await;
+            while !enough(crate::http::get(self.address, path).await.json()) {
+                news.next_line().await.unwrap().expect("the controller should live");
+            }
+        };
+        soon(what, wait).await;
+    }
+
     async fn until_frames(&self, frames: u64) {
-        let stream = crate::http::get(self.address, "/api/v1/devices/cam-1");
-        let mut found = stream.await;
-        let mut news = news(self.address).await;
-        while found.status != 200 || found.json()["frames"] != frames {
-            soon("news", news.next_line()).await.unwrap();
-            found = crate::http::get(self.address, "/api/v1/devices/cam-1").await;
-        }
+        self.until("the summaries", "/api/v1/devices/cam-1", |device| {
+            device["frames"] == frames
+        })
+        .await;
     }
 
     fn signal(&self, name: &str) {
-        let done = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        let done = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status();
         assert!(done.unwrap().success());
     }
 }
@@ -119,7 +140,18 @@ async fn commands_talk_to_a_running_controller() {
     std::fs::write(&file, component()).unwrap();
     let mut command = fleet();
     command.args(["policy", "push"]).arg(&file);
-    command.args(["--name", "entropy", "--version", "2", "--parameter", "limit=0.5", "--device", "cam-1", "--url", &url]);
+    command.args([
+        "--name",
+        "entropy",
+        "--version",
+        "2",
+        "--parameter",
+        "limit=0.5",
+        "--device",
+        "cam-1",
+        "--url",
+        &url,
+    ]);
     assert_eq!(stdout(&run(command).await), "cam-1 1\n");
 
     let mut command = fleet();
@@ -128,14 +160,33 @@ async fn commands_talk_to_a_running_controller() {
 
     let mut command = fleet();
     command.args(["policy", "push"]).arg(&file);
-    command.args(["--name", "entropy", "--version", "3", "--device", "cam-9", "--url", &url]);
+    command.args([
+        "--name",
+        "entropy",
+        "--version",
+        "3",
+        "--device",
+        "cam-9",
+        "--url",
+        &url,
+    ]);
     let refused = run(command).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("unknown device `cam-9`"));
+    assert!(
+        String::from_utf8(refused.stderr)
+            .unwrap()
+            .contains("unknown device `cam-9`")
+    );
 
     let mut command = fleet();
-    command.arg("key").arg("--database").arg(world.folder.path().join("fleet.db"));
-    assert_eq!(stdout(&run(command).await), format!("{:?}\n", world.controller.public_key()));
+    command
+        .arg("key")
+        .arg("--database")
+        .arg(world.folder.path().join("fleet.db"));
+    assert_eq!(
+        stdout(&run(command).await),
+        format!("{:?}\n", world.controller.public_key())
+    );
     world.controller.shutdown().await;
 }
 
@@ -145,7 +196,11 @@ async fn failure_and_wrong_usage_have_their_exit_codes() {
     nobody.args(["devices", "--url", "http://127.0.0.1:1"]);
     let nobody = run(nobody).await;
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8(nobody.stderr).unwrap().contains("offramp-fleet serve"));
+    assert!(
+        String::from_utf8(nobody.stderr)
+            .unwrap()
+            .contains("offramp-fleet serve")
+    );
     let mut wrong = fleet();
     wrong.args(["serve", "--broker", "http://localhost"]);
     let wrong = run(wrong).await;
@@ -159,11 +214,15 @@ async fn killed_controller_comes_back_with_everything_and_counts_nothing_twice()
     let device = Device::connect(&broker, "cam-1").await;
     let served = Served::start(&broker, folder.path()).await;
     for sequence in 1..=50 {
-        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+        device
+            .say(Kind::Summary, encode(&device.summary(sequence)).unwrap())
+            .await;
     }
     served.until_frames(5000).await;
     for sequence in 51..=100 {
-        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+        device
+            .say(Kind::Summary, encode(&device.summary(sequence)).unwrap())
+            .await;
     }
     served.signal("KILL");
     drop(served);
@@ -180,5 +239,8 @@ async fn terminated_controller_ends_in_order() {
     served.signal("TERM");
     let status = tokio::task::spawn_blocking(move || served.child.wait().unwrap());
     assert!(soon("the end", status).await.unwrap().success());
-    assert!(!folder.path().join("fleet.db-wal").exists(), "the database was not closed");
+    assert!(
+        !folder.path().join("fleet.db-wal").exists(),
+        "the database was not closed"
+    );
 }

@@ -29,7 +29,10 @@ pub(crate) async fn request(address: SocketAddr, method: &str, path: &str, heade
 /// Sends a request with these headers only.
 pub(crate) async fn send(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for header in headers {
         head.push_str(header);
         head.push_str("\r\n");
@@ -41,11 +44,17 @@ pub(crate) async fn send(address: SocketAddr, method: &str, path: &str, headers:
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {answer}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer {
         status,
-        body: if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() },
+        body: if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.into()
+        },
         head: head.into(),
     }
 }

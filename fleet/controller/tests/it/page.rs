@@ -12,7 +12,9 @@ async fn pages_show_the_fleet_and_its_devices() {
     let world = World::new().await;
     let device = world.device("cam-1").await;
     for sequence in 1..=20 {
-        device.say(Kind::Summary, encode(&device.summary(sequence)).unwrap()).await;
+        device
+            .say(Kind::Summary, encode(&device.summary(sequence)).unwrap())
+            .await;
     }
     world.until("the summaries", |s| s.ingested == 20).await;
     let fleet = get(world.address(), "/").await;
@@ -65,9 +67,16 @@ async fn nothing_foreign_can_be_loaded_and_files_are_kept() {
     assert!(head.contains("frame-ancestors 'none'"));
     assert!(head.contains("x-content-type-options: nosniff"));
     assert!(head.contains("cache-control: no-store"));
-    assert!(!page.body.contains("http://"), "only the address of the broker may be there");
+    assert!(
+        !page.body.contains("http://"),
+        "only the address of the broker may be there"
+    );
     assert!(!page.body.contains(" style="), "the policy forbids it");
-    let style = page.body.split("href=\"").find(|part| part.contains("style.css")).unwrap();
+    let style = page
+        .body
+        .split("href=\"")
+        .find(|part| part.contains("style.css"))
+        .unwrap();
     let style = get(world.address(), style.split('"').next().unwrap()).await;
     assert_eq!(style.status, 200);
     assert!(style.head.to_ascii_lowercase().contains("immutable"));

@@ -19,13 +19,17 @@ async fn desired(device: &mut Device, controller: &Controller) -> Desired {
 /// Asks for a part and reads the answer.
 async fn fetch(device: &mut Device, digest: Digest, offset: u64, answer_to: Option<&str>) -> ArtifactChunk {
     let request = encode(&ArtifactRequest { digest, offset }).unwrap();
-    let mut publication = Publication::new(device.topic(Kind::Request), request).correlated_by(offset.to_be_bytes().to_vec());
+    let mut publication =
+        Publication::new(device.topic(Kind::Request), request).correlated_by(offset.to_be_bytes().to_vec());
     if let Some(topic) = answer_to {
         publication = publication.answer_to(topic);
     }
     soon("the broker", device.link.publish(publication)).await.unwrap();
     let message = device.hear().await;
-    assert_eq!(message.topic, answer_to.map_or_else(|| device.topic(Kind::Chunk), Into::into));
+    assert_eq!(
+        message.topic,
+        answer_to.map_or_else(|| device.topic(Kind::Chunk), Into::into)
+    );
     assert_eq!(message.correlation.as_deref(), Some(&offset.to_be_bytes()[..]));
     decode(&message.payload).unwrap()
 }
@@ -38,9 +42,15 @@ async fn pushed_policy_arrives_signed_and_whole_and_its_report_is_heard() {
     assert_eq!(pushed.generations[&device.id], Generation(1));
 
     let wanted = desired(&mut device, &world.controller).await;
-    assert_eq!((wanted.device.clone(), wanted.generation), (device.id.clone(), Generation(1)));
+    assert_eq!(
+        (wanted.device.clone(), wanted.generation),
+        (device.id.clone(), Generation(1))
+    );
     let policy = wanted.policy.unwrap();
-    assert_eq!((policy.name.as_str(), policy.version, policy.digest), ("entropy", 2, pushed.digest));
+    assert_eq!(
+        (policy.name.as_str(), policy.version, policy.digest),
+        ("entropy", 2, pushed.digest)
+    );
     assert_eq!(policy.parameters["limit"], offramp_proto::Parameter::Number(0.5));
 
     let below = format!("{}/0", device.topic(Kind::Chunk));
@@ -58,7 +68,9 @@ async fn pushed_policy_arrives_signed_and_whole_and_its_report_is_heard() {
 
     let report = device.reported(1, device.policy("entropy", 2), None);
     device.say(Kind::Reported, encode(&report).unwrap()).await;
-    let answer = soon("the report", world.controller.reported(&device.id, Generation(1))).await.unwrap();
+    let answer = soon("the report", world.controller.reported(&device.id, Generation(1)))
+        .await
+        .unwrap();
     assert_eq!(answer.policy, ("entropy".to_owned(), 2));
     assert_eq!(answer.refused, None);
     world.controller.shutdown().await;
@@ -71,7 +83,9 @@ async fn refusal_of_a_device_is_heard_with_its_reason() {
     world.controller.push_policy(Target::All, upload(1)).await.unwrap();
     let report = device.reported(0, device.policy("built-in", 0), Some("lacks the export `decide`"));
     device.say(Kind::Reported, encode(&report).unwrap()).await;
-    let answer = soon("the report", world.controller.reported(&device.id, Generation(1))).await.unwrap();
+    let answer = soon("the report", world.controller.reported(&device.id, Generation(1)))
+        .await
+        .unwrap();
     assert_eq!(answer.generation, Generation(0));
     assert_eq!(answer.refused.as_deref(), Some("lacks the export `decide`"));
     world.controller.shutdown().await;
@@ -93,7 +107,10 @@ async fn policy_reaches_the_named_devices_only() {
 
     let unknown = Target::Devices(vec![DeviceId::new("cam-9").unwrap()]);
     let error = world.controller.push_policy(unknown, upload(3)).await.unwrap_err();
-    assert!(matches!(&error, PushError::UnknownDevices(devices) if devices.len() == 1), "{error}");
+    assert!(
+        matches!(&error, PushError::UnknownDevices(devices) if devices.len() == 1),
+        "{error}"
+    );
     world.controller.shutdown().await;
 }
 
@@ -110,18 +127,25 @@ async fn artifact_that_is_not_there_is_answered_with_nothing() {
 async fn device_cannot_have_the_controller_write_to_its_neighbour() {
     let world = World::new().await;
     let (device, mut neighbour) = (world.device("cam-1").await, world.device("cam-2").await);
-    world.controller.push_policy(Target::Devices(vec![device.id.clone()]), upload(1)).await.unwrap();
+    world
+        .controller
+        .push_policy(Target::Devices(vec![device.id.clone()]), upload(1))
+        .await
+        .unwrap();
     let request = ArtifactRequest {
         digest: Digest::of(&component()),
         offset: 0,
     };
-    let publication =
-        Publication::new(device.topic(Kind::Request), encode(&request).unwrap()).answer_to(neighbour.topic(Kind::Desired));
+    let publication = Publication::new(device.topic(Kind::Request), encode(&request).unwrap())
+        .answer_to(neighbour.topic(Kind::Desired));
     device.link.publish(publication).await.unwrap();
     world.until("the refusal", |s| s.refused == 1).await;
     // What the neighbour hears next is what the controller wants to tell it.
     world.controller.push_policy(Target::All, upload(1)).await.unwrap();
-    assert_eq!(desired(&mut neighbour, &world.controller).await.generation, Generation(1));
+    assert_eq!(
+        desired(&mut neighbour, &world.controller).await.generation,
+        Generation(1)
+    );
     world.controller.shutdown().await;
 }
 
@@ -145,7 +169,10 @@ async fn restart_keeps_everything_publishes_again_and_generations_go_on() {
     let pushed = controller.push_policy(Target::All, upload(2)).await.unwrap();
     assert_eq!(pushed.generations[&device.id], Generation(2));
     assert_eq!(desired(&mut device, &controller).await.generation, Generation(2));
-    let frames = crate::http::get(controller.address(), "/api/v1/devices/cam-1").await.json()["frames"].clone();
+    let frames = crate::http::get(controller.address(), "/api/v1/devices/cam-1")
+        .await
+        .json()["frames"]
+        .clone();
     assert_eq!(frames, 100);
     controller.shutdown().await;
 }

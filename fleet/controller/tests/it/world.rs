@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for what must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 pub(crate) fn tenant() -> TenantId {
@@ -25,7 +27,9 @@ pub(crate) fn tenant() -> TenantId {
 }
 
 pub(crate) async fn broker() -> Broker {
-    Broker::start(SocketAddr::from(([127, 0, 0, 1], 0)), Persistence::Memory).await.unwrap()
+    Broker::start(SocketAddr::from(([127, 0, 0, 1], 0)), Persistence::Memory)
+        .await
+        .unwrap()
 }
 
 /// A broker and a controller that is connected to it.
@@ -111,7 +115,11 @@ impl Device {
 
     pub(crate) async fn say(&self, kind: Kind, bytes: Vec<u8>) {
         let publication = Publication::new(self.topic(kind), bytes);
-        let publication = if matches!(kind, Kind::Birth | Kind::Reported) { publication.retained() } else { publication };
+        let publication = if matches!(kind, Kind::Birth | Kind::Reported) {
+            publication.retained()
+        } else {
+            publication
+        };
         soon("the broker", self.link.publish(publication)).await.unwrap();
     }
 
