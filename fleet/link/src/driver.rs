@@ -251,13 +251,14 @@ impl Driver {
 
     fn up(&self, client: &AsyncClient, session_resumed: bool, broker: &Broker) {
         tracing::info!(session_resumed, "connected to the broker");
-        self.state.send_replace(State::Connected { session_resumed });
+        // First what is used, then what is said about it.
         self.live.send_replace(Live::Up {
             number: self.number,
             client: client.clone(),
             max_packet: broker.max_packet,
             retain: broker.retain,
         });
+        self.state.send_replace(State::Connected { session_resumed });
     }
 
     /// Puts a message into the inbox, without waiting.
@@ -299,6 +300,9 @@ impl Phase {
             ConnectionError::ConnectionRefused(code) => Reason::Rejected {
                 code: format!("{code:?}"),
             },
+            // rumqttc 0.34 waits for more of a DISCONNECT that ends with its reason, as MQTT lets
+            // it, so from brokers that write it so (mqtt5 0.49) the reason is not learned: it comes
+            // out as a lost connection. mosquitto 2.0.11 gives none when a session is taken over.
             ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => match reason_code {
                 DisconnectReasonCode::SessionTakenOver => Reason::TakenOver,
                 code => Reason::ClosedByBroker {
@@ -388,4 +392,37 @@ fn patience(events: &EventLoop) -> Duration {
 /// Returns when the link is to end, by order or because nobody holds it any more.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConnectionError, DisconnectReasonCode, Phase, Reason, StateError};
+
+    fn reason(phase: &Phase, error: impl Into<ConnectionError>) -> String {
+        format!("{:?}", phase.reason(error.into()))
+    }
+
+    #[test]
+    fn errors_of_the_event_loop_become_reasons() {
+        let said = |reason_code| StateError::ServerDisconnect {
+            reason_code,
+            reason_string: None,
+        };
+        let refused = || std::io::Error::other("refused");
+        assert_eq!(
+            reason(&Phase::Up, said(DisconnectReasonCode::SessionTakenOver)),
+            "TakenOver"
+        );
+        assert_eq!(
+            reason(&Phase::Up, said(DisconnectReasonCode::ServerShuttingDown)),
+            r#"ClosedByBroker { code: "ServerShuttingDown" }"#
+        );
+        assert_eq!(
+            reason(&Phase::Connecting, refused()),
+            r#"Unreachable { cause: "I/O: refused" }"#
+        );
+        assert_eq!(reason(&Phase::Up, refused()), r#"Lost { cause: "I/O: refused" }"#);
+        assert!(matches!(Phase::Connecting.silence(), Reason::Unreachable { .. }));
+        assert!(matches!(Phase::Up.silence(), Reason::Lost { .. }));
+    }
 }

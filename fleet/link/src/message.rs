@@ -77,9 +77,12 @@ impl Publication {
                 return Err(invalid(format!("`{topic}` is no topic to publish to").into()));
             }
         }
-        let seconds = |expiry: Duration| u32::try_from(expiry.as_secs() + u64::from(expiry.subsec_nanos() > 0));
+        let seconds = |expiry: Duration| {
+            let seconds = expiry.as_secs().saturating_add(u64::from(expiry.subsec_nanos() > 0));
+            u32::try_from(seconds).unwrap_or(u32::MAX)
+        };
         let properties = PublishProperties {
-            message_expiry_interval: self.expiry.map(|expiry| seconds(expiry).unwrap_or(u32::MAX)),
+            message_expiry_interval: self.expiry.map(seconds),
             response_topic: self.response_topic.clone(),
             correlation_data: self.correlation.clone(),
             ..PublishProperties::default()

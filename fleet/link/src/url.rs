@@ -82,10 +82,13 @@ impl FromStr for BrokerUrl {
         if let Some(end) = rest.find(['/', '?', '#']) {
             return Err(UrlError::Trailing(rest[end..].to_owned()));
         }
-        let (host, port) = match rest.rfind(']') {
-            Some(end) => (&rest[..=end], &rest[end + 1..]),
-            None => rest.find(':').map_or((rest, ""), |colon| rest.split_at(colon)),
+        // The colons of an IPv6 address are within its brackets.
+        let end = if rest.starts_with('[') {
+            rest.find(']').map_or(rest.len(), |bracket| bracket + 1)
+        } else {
+            rest.find(':').unwrap_or(rest.len())
         };
+        let (host, port) = rest.split_at(end);
         let port = match port.strip_prefix(':') {
             Some(digits) => digits
                 .parse()
@@ -164,7 +167,7 @@ mod tests {
         assert_eq!(read("mqtt://"), "NoHost");
         assert_eq!(read("mqtt://:1883"), "NoHost");
         assert_eq!(read("mqtt://two words"), r#"BadHost("two words")"#);
-        assert_eq!(read("mqtt://[::1"), r#"BadHost("[")"#);
+        assert_eq!(read("mqtt://[::1"), r#"BadHost("[::1")"#);
         assert_eq!(read("mqtt://[nonsense]"), r#"BadHost("[nonsense]")"#);
         assert_eq!(read("mqtt://localhost:"), r#"BadPort("")"#);
         assert_eq!(read("mqtt://localhost:0"), r#"BadPort("0")"#);

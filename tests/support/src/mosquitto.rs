@@ -1,15 +1,16 @@
 //! Debian's mosquitto, the reference broker.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::process::Process;
 use crate::tool::{Tool, require};
-use crate::{free_port, temp_dir};
+use crate::{PATIENCE, free_port, temp_dir};
 
 const TOOL: Tool = Tool {
     program: "mosquitto",
@@ -58,7 +59,7 @@ impl Mosquitto {
         );
         fs::write(&config, text).expect("the temporary directory should be writable");
         Self {
-            process: run(&program, &config),
+            process: run(&program, &config, port),
             program,
             config,
             port,
@@ -86,14 +87,26 @@ impl Mosquitto {
 
     /// Starts it again after [`Mosquitto::stop`], on the same port and with the state it wrote.
     pub fn resume(&mut self) {
-        self.process = run(&self.program, &self.config);
+        self.process = run(&self.program, &self.config, self.port);
     }
 }
 
-fn run(program: &PathBuf, config: &PathBuf) -> Process {
+fn run(program: &Path, config: &Path, port: u16) -> Process {
     let process = Process::start(Command::new(program).arg("-c").arg(config));
-    // Written after its listeners are open.
     process.wait_for_line(" running");
+    // It says so a moment before it does, and a signal in that moment is lost. It runs when it
+    // answers: to an MQTT v5 CONNECT without a client id, whatever the answer is.
+    const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x05\x02\0\x3c\0\0\0";
+    let answered = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(CONNECT)?;
+        stream.read_exact(&mut [0; 2])
+    });
+    assert!(
+        answered.is_ok(),
+        "mosquitto should answer: {answered:?}; it wrote:\n{}",
+        process.output()
+    );
     process
 }
 

@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
+use crate::PATIENCE;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -35,8 +37,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     held: [bool; 2],
+    /// Connections with bytes that are held up.
+    waiting: [usize; 2],
     connections: Vec<[TcpStream; 2]>,
     accepted: usize,
+    cuts: usize,
     down: bool,
     closed: bool,
 }
@@ -81,6 +86,22 @@ impl Network {
         self.shared.changed.notify_all();
     }
 
+    /// Waits until bytes are held up in this direction.
+    ///
+    /// # Panics
+    /// If that takes longer than [`PATIENCE`].
+    pub fn wait_until_held(&self, direction: Direction) {
+        let state = self.shared.state();
+        let nothing = |state: &mut State| state.waiting[direction as usize] == 0;
+        let (state, late) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, PATIENCE, nothing)
+            .expect("not poisoned");
+        drop(state);
+        assert!(!late.timed_out(), "something should have been sent");
+    }
+
     /// Breaks all connections. New ones are relayed.
     pub fn cut(&self) {
         self.shared.state().cut();
@@ -121,6 +142,7 @@ impl Drop for Network {
 
 impl State {
     fn cut(&mut self) {
+        self.cuts += 1;
         for stream in self.connections.drain(..).flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -134,7 +156,7 @@ impl Shared {
 
     /// Relays one connection in threads of its own. Returns false at the end.
     fn relay(self: &Arc<Self>, client: TcpStream) -> bool {
-        {
+        let cuts = {
             let mut state = self.state();
             if state.closed {
                 return false;
@@ -143,14 +165,22 @@ impl Shared {
             if state.down {
                 return true;
             }
-        }
+            state.cuts
+        };
         let Ok(server) = TcpStream::connect(self.server) else {
             return true;
         };
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
         let copy = |stream: &TcpStream| stream.try_clone().expect("a socket should be cloned");
-        self.state().connections.push([copy(&client), copy(&server)]);
+        {
+            let mut state = self.state();
+            if state.cuts != cuts {
+                // Cut between the client's connecting and the server's.
+                return true;
+            }
+            state.connections.push([copy(&client), copy(&server)]);
+        }
         for (direction, from, to) in [
             (Direction::Up, copy(&client), copy(&server)),
             (Direction::Down, server, client),
@@ -167,8 +197,13 @@ impl Shared {
             && count > 0
         {
             let mut state = self.state();
-            while state.held[direction as usize] && !state.closed {
-                state = self.changed.wait(state).expect("not poisoned");
+            if state.held[direction as usize] {
+                state.waiting[direction as usize] += 1;
+                self.changed.notify_all();
+                while state.held[direction as usize] && !state.closed {
+                    state = self.changed.wait(state).expect("not poisoned");
+                }
+                state.waiting[direction as usize] -= 1;
             }
             drop(state);
             if to.write_all(&buffer[..count]).is_err() {
@@ -219,6 +254,7 @@ mod tests {
         server.write_all(b"later").unwrap();
         client.write_all(b"now").unwrap();
         assert_eq!(read(&mut server, 3), b"now");
+        network.wait_until_held(Direction::Down);
         client.set_nonblocking(true).unwrap();
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
         client.set_nonblocking(false).unwrap();

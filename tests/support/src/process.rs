@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::PATIENCE;
 
@@ -52,7 +52,7 @@ impl Process {
             child.stdout.take().map(|stream| Box::new(stream) as _),
             child.stderr.take().map(|stream| Box::new(stream) as _),
         ];
-        output.state.lock().expect("not poisoned").open_streams = streams.len();
+        output.lines().open_streams = streams.len();
         for stream in streams.into_iter().flatten() {
             let output = Arc::clone(&output);
             thread::spawn(move || output.read(stream));
@@ -66,7 +66,7 @@ impl Process {
     /// If the process ends without such a line, or takes longer than [`PATIENCE`].
     pub fn wait_for_line(&self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.output.state.lock().expect("not poisoned");
+        let mut lines = self.output.lines();
         loop {
             while let Some(line) = lines.unread.pop_front() {
                 if line.contains(text) {
@@ -82,13 +82,13 @@ impl Process {
                 if ended { "ended" } else { "went on" },
                 lines.kept.iter().map(|line| format!("  {line}\n")).collect::<String>(),
             );
-            lines = self.output.changed.wait_timeout(lines, left).expect("not poisoned").0;
+            lines = self.output.wait(lines, left);
         }
     }
 
     /// What the process wrote up to now; of long output the end.
     pub fn output(&self) -> String {
-        let lines = self.output.state.lock().expect("not poisoned");
+        let lines = self.output.lines();
         lines.kept.iter().map(|line| format!("{line}\n")).collect()
     }
 
@@ -118,12 +118,12 @@ impl Process {
             self.name
         );
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.output.state.lock().expect("not poisoned");
+        let mut lines = self.output.lines();
         // A process that ends closes its output.
         while lines.open_streams > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "`{}` should end when asked to", self.name);
-            lines = self.output.changed.wait_timeout(lines, left).expect("not poisoned").0;
+            lines = self.output.wait(lines, left);
         }
         drop(lines);
         self.wait()
@@ -144,10 +144,20 @@ impl Drop for Process {
 }
 
 impl Output {
+    /// A test that fails while it holds the lock must not take the reading threads with it.
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, lines: MutexGuard<'a, Lines>, limit: Duration) -> MutexGuard<'a, Lines> {
+        let waited = self.changed.wait_timeout(lines, limit);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     fn read(&self, stream: impl Read) {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            let mut lines = self.state.lock().expect("not poisoned");
+            let mut lines = self.lines();
             if lines.kept.len() == KEPT_LINES {
                 lines.kept.pop_front();
             }
@@ -155,7 +165,7 @@ impl Output {
             lines.unread.push_back(line);
             self.changed.notify_all();
         }
-        self.state.lock().expect("not poisoned").open_streams -= 1;
+        self.lines().open_streams -= 1;
         self.changed.notify_all();
     }
 }

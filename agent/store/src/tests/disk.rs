@@ -82,12 +82,12 @@ impl Disk {
         let state = self.state();
         let mut content = state.synced.clone();
         for step in &state.unsynced {
-            if random() % 2 == 0 {
+            if random().is_multiple_of(2) {
                 continue;
             }
             let mut step = step.clone();
             if let Step::Write { bytes, .. } = &mut step
-                && random() % 4 == 0
+                && random().is_multiple_of(4)
             {
                 let sectors = (bytes.len() / SECTOR) as u64;
                 bytes.truncate((random() % (sectors + 1)) as usize * SECTOR);

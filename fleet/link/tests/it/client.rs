@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use offramp_link::{Backoff, Config, Delivery, Inbox, Link, Message, Publication, State};
+use offramp_link::{Backoff, Config, Delivery, Inbox, Link, Message, Publication, PublishError, State};
 use offramp_test_support::PATIENCE;
+use tokio::task::JoinHandle;
 
 /// Runs a test with an end in time.
 pub(crate) async fn within<T>(test: impl Future<Output = T>) -> T {
@@ -75,6 +76,13 @@ impl Client {
     pub(crate) async fn publish(&self, topic: &str, payload: &str) {
         let publication = Publication::new(topic, payload.to_owned());
         self.link.publish(publication).await.unwrap();
+    }
+
+    /// Publishes in a task of its own.
+    pub(crate) fn start_publishing(&self, topic: &str, payload: &str) -> JoinHandle<Result<(), PublishError>> {
+        let link = self.link.clone();
+        let publication = Publication::new(topic, payload.to_owned());
+        tokio::spawn(async move { link.publish(publication).await })
     }
 
     pub(crate) async fn publish_retained(&self, topic: &str, payload: &str) {

@@ -35,13 +35,9 @@ async fn a_closed_link_publishes_nothing() {
     within(async {
         let address = ([127, 0, 0, 1], free_port()).into();
         let mut client = Client::start(&config(address, "device"));
-        let mut publish = Box::pin(client.link.publish(Publication::new("t", "x")));
-        tokio::select! {
-            biased;
-            outcome = &mut publish => panic!("{outcome:?}"),
-            () = client.link.shutdown() => {}
-        }
-        assert!(matches!(publish.await, Err(PublishError::Closed { .. })));
+        let waiting = client.link.publish(Publication::new("t", "x"));
+        let (waited, ()) = tokio::join!(waiting, client.link.shutdown());
+        assert!(matches!(waited, Err(PublishError::Closed { .. })), "{waited:?}");
         let late = client.link.publish(Publication::new("t", "x")).await;
         assert!(matches!(late, Err(PublishError::Closed { .. })), "{late:?}");
         assert!(client.inbox.recv().await.is_none());

@@ -45,7 +45,7 @@ suite! {
     a_message_too_large_for_a_subscriber_passes_it_by
     a_slow_consumer_loses_nothing_and_holds_nothing_up
     a_full_inbox_delays_the_next_connection
-    a_client_whose_session_is_taken_over_says_so
+    the_younger_of_two_clients_with_one_id_has_the_session
     many_publishers_share_a_link
 }
 
@@ -202,13 +202,9 @@ async fn what_was_not_acknowledged_comes_again_and_the_rest_does_not<B: TestBrok
     assert_eq!(device.payload().await, "3");
 }
 
-/// Whether a future is still waiting, having been given the chance to go on.
-async fn waits(future: &mut (impl Future + Unpin)) -> bool {
-    tokio::select! {
-        biased;
-        _ = future => false,
-        () = std::future::ready(()) => true,
-    }
+/// Waits until something is held up in this direction.
+fn something_is_held(network: &Network, direction: Direction) {
+    tokio::task::block_in_place(|| network.wait_until_held(direction));
 }
 
 async fn a_publish_waits_for_its_confirmation<B: TestBroker>() {
@@ -218,15 +214,15 @@ async fn a_publish_waits_for_its_confirmation<B: TestBroker>() {
     let device = Client::publisher(network.address()).await;
 
     network.hold(Direction::Down);
-    let mut publish = Box::pin(device.publish("t/up/summary", "seven"));
-    assert!(waits(&mut publish).await);
+    let publish = device.start_publishing("t/up/summary", "seven");
     assert_eq!(watcher.payload().await, "seven");
+    something_is_held(&network, Direction::Down);
     assert!(
-        waits(&mut publish).await,
-        "the broker has it, and the device does not know"
+        !publish.is_finished(),
+        "the broker has confirmed it, and the device does not know"
     );
     network.release(Direction::Down);
-    publish.await;
+    publish.await.unwrap().unwrap();
 }
 
 async fn an_unconfirmed_publish_is_sent_again<B: TestBroker>() {
@@ -236,12 +232,11 @@ async fn an_unconfirmed_publish_is_sent_again<B: TestBroker>() {
     let device = Client::publisher(network.address()).await;
 
     network.hold(Direction::Down);
-    let mut publish = Box::pin(device.publish("t/up/summary", "seven"));
-    assert!(waits(&mut publish).await);
+    let publish = device.start_publishing("t/up/summary", "seven");
     assert_eq!(watcher.payload().await, "seven");
     network.cut();
     network.release(Direction::Down);
-    publish.await;
+    publish.await.unwrap().unwrap();
     assert_eq!(watcher.payload().await, "seven");
 }
 
@@ -252,13 +247,13 @@ async fn an_unconfirmed_publish_outlives_a_broker_restart<B: TestBroker>() {
     let device = Client::publisher(network.address()).await;
 
     network.hold(Direction::Up);
-    let mut publish = Box::pin(device.publish("t/up/summary", "seven"));
-    assert!(waits(&mut publish).await);
+    let publish = device.start_publishing("t/up/summary", "seven");
+    something_is_held(&network, Direction::Up);
     broker.stop().await;
     network.cut();
     network.release(Direction::Up);
     broker.resume().await;
-    publish.await;
+    publish.await.unwrap().unwrap();
     assert_eq!(watcher.payload().await, "seven");
 }
 
@@ -449,11 +444,6 @@ async fn a_full_inbox_delays_the_next_connection<B: TestBroker>() {
         }
         assert!(breaks < 100, "{state:?}");
     }
-    let publish = device.link.publish(Publication::new("t/up/summary", "x"));
-    let mut publish = Box::pin(publish);
-    assert!(waits(&mut publish).await);
-    drop(publish);
-
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 10 {
         seen.insert(device.payload().await);
@@ -461,25 +451,16 @@ async fn a_full_inbox_delays_the_next_connection<B: TestBroker>() {
     device.connected().await;
 }
 
-async fn a_client_whose_session_is_taken_over_says_so<B: TestBroker>() {
+async fn the_younger_of_two_clients_with_one_id_has_the_session<B: TestBroker>() {
     let broker = B::start().await;
     let mut same = config(broker.address(), "device");
     same.backoff.first = Duration::from_secs(1000);
     same.backoff.longest = same.backoff.first;
-    let first = Client::connect(&same).await;
-    let second = Client::connect(&same).await;
-    let state = first.disconnected().await;
-    assert!(
-        matches!(
-            state,
-            State::Disconnected {
-                reason: Reason::TakenOver,
-                ..
-            }
-        ),
-        "{state:?}"
-    );
-    second.publish("t", "x").await;
+    let older = Client::connect(&same).await;
+    let younger = Client::start(&same);
+    assert!(younger.connected().await, "the session of the older");
+    older.disconnected().await;
+    younger.publish("t", "x").await;
 }
 
 async fn many_publishers_share_a_link<B: TestBroker>() {
