@@ -50,6 +50,15 @@ enum End {
     /// As asked for.
     Stopped,
     Lost(Reason),
+    /// Messages had to be left with the broker, and now there is room for them.
+    Overrun,
+}
+
+/// What a wait ended with, if not with an event.
+enum Interrupt {
+    Lost(ConnectionError),
+    Silence,
+    Room,
 }
 
 /// How far a connection is.
@@ -99,8 +108,20 @@ impl Driver {
             let end = self.connection(&mut up_since).await;
             self.number += 1;
             self.live.send_replace(Live::Down);
-            let End::Lost(reason) = end else { break };
-
+            let reason = match end {
+                End::Stopped => break,
+                End::Lost(reason) => reason,
+                End::Overrun => {
+                    // The inbox is empty and the broker is there: nothing to wait for.
+                    tracing::info!("reconnecting for the messages that had no room in the inbox");
+                    let reason = Reason::InboxFull;
+                    self.state.send_replace(State::Disconnected {
+                        reason,
+                        retry_in: Duration::ZERO,
+                    });
+                    continue;
+                }
+            };
             let stood = up_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
             let retry_in = self.delays.next(stood);
             tracing::warn!(%reason, ?retry_in, "no connection to the broker");
@@ -118,10 +139,11 @@ impl Driver {
     /// is acknowledged. Returns false if the link is to end.
     ///
     /// Of one connection, at most `window` messages are unacknowledged, and what lies in the inbox
-    /// is unacknowledged, so a connection that begins with this room can never find the inbox
-    /// full: the event loop never waits for the consumer, and keep-alive goes on however slow that
-    /// is. What an earlier connection left there must be taken before; the broker delivers it
-    /// again, or has lost it, and then this is the only copy.
+    /// is unacknowledged, so a connection that begins with this room never finds the inbox full
+    /// (with a broker that keeps to the receive maximum; for others see [`Driver::deliver`]): the
+    /// event loop never waits for the consumer, and keep-alive goes on however slow that is. What
+    /// an earlier connection left there must be taken before; the broker delivers it again, or has
+    /// lost it, and then this is the only copy.
     async fn wait_for_room(&mut self) -> bool {
         if self.inbox.capacity() < self.window && !self.inbox.is_closed() {
             self.state.send_replace(State::Disconnected {
@@ -147,6 +169,7 @@ impl Driver {
         let mut phase = Phase::Connecting;
         let mut deadline = Instant::now() + 2 * self.connect_timeout;
         let mut goodbye = Goodbye::default();
+        let mut overrun = false;
         loop {
             let event = {
                 // Pinned, so that an order to stop does not break off what the event loop is doing.
@@ -161,20 +184,28 @@ impl Driver {
                             Err(_) => return End::Stopped,
                         },
                         () = goodbye.progress(&client) => return End::Stopped,
-                        event = timeout_at(deadline, &mut poll) => break event,
+                        _ = self.inbox.reserve_many(2 * self.window), if overrun => break Err(Interrupt::Room),
+                        event = timeout_at(deadline, &mut poll) => break match event {
+                            Ok(event) => event.map_err(Interrupt::Lost),
+                            Err(_) => Err(Interrupt::Silence),
+                        },
                     }
                 }
             };
             let event = match event {
-                Ok(Ok(event)) => event,
-                Ok(Err(_)) | Err(_) if goodbye.begun() => return End::Stopped,
-                Ok(Err(error)) => return End::Lost(phase.reason(error)),
-                Err(_) => return End::Lost(phase.silence()),
+                Ok(event) => event,
+                Err(_) if goodbye.begun() => return End::Stopped,
+                Err(Interrupt::Lost(error)) => return End::Lost(phase.reason(error)),
+                Err(Interrupt::Silence) => return End::Lost(phase.silence()),
+                Err(Interrupt::Room) => {
+                    leave(events, &client).await;
+                    return End::Overrun;
+                }
             };
             let outcome = match event {
                 Event::Incoming(Packet::ConnAck(answer)) => self.connected(&client, &answer),
                 Event::Incoming(Packet::SubAck(answer)) => self.confirmed(&client, &answer, phase),
-                Event::Incoming(Packet::Publish(packet)) => self.deliver(&client, packet).map(|()| phase),
+                Event::Incoming(Packet::Publish(packet)) => self.deliver(&client, packet, &mut overrun).map(|()| phase),
                 Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Ok(phase),
             };
             phase = match outcome {
@@ -262,7 +293,12 @@ impl Driver {
     }
 
     /// Puts a message into the inbox, without waiting.
-    fn deliver(&self, client: &AsyncClient, packet: Publish) -> Result<(), Reason> {
+    ///
+    /// A broker may send more than the receive maximum allows (mosquitto 2.0 does,
+    /// eclipse-mosquitto/mosquitto#2301). What then finds no room is left unacknowledged, and so is
+    /// all that follows, for the order's sake. The connection stays, for what is published over it;
+    /// when the inbox has been emptied, a new one brings these messages again.
+    fn deliver(&self, client: &AsyncClient, packet: Publish, overrun: &mut bool) -> Result<(), Reason> {
         let violation = |cause: &str| Reason::Lost {
             cause: cause.to_owned(),
         };
@@ -273,6 +309,7 @@ impl Driver {
                 return Ok(());
             }
             QoS::AtMostOnce => None,
+            QoS::AtLeastOnce if *overrun => return Ok(()),
             QoS::AtLeastOnce => client.prepare_ack(&packet).map(|ack| Receipt {
                 client: client.clone(),
                 ack,
@@ -282,11 +319,13 @@ impl Driver {
         let message = Message::of(packet).map_err(|_| violation("the broker sent a topic that is not UTF-8"))?;
         match self.inbox.try_send(Delivery { message, receipt }) {
             // Without a consumer the message stays with the broker.
-            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(violation(
-                "the broker sent more messages than it may leave unacknowledged",
-            )),
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("the broker sent more messages than it may leave unacknowledged");
+                *overrun = true;
+            }
         }
+        Ok(())
     }
 }
 
@@ -369,12 +408,21 @@ impl Goodbye {
     }
 }
 
-/// Leaves a connection that works but is of no use, so that the broker does not take it for dead
+/// Leaves a connection that works, in order, so that the broker does not take the client for dead
 /// and publish the will.
 async fn leave(mut events: EventLoop, client: &AsyncClient) {
-    let _ = client.try_disconnect_now();
-    let deadline = Instant::now() + DRAIN;
-    while let Ok(Ok(_)) = timeout_at(deadline, events.poll()).await {}
+    let mut goodbye = Goodbye::default();
+    goodbye.begin(client);
+    loop {
+        tokio::select! {
+            () = goodbye.progress(client) => return,
+            event = events.poll() => {
+                if event.is_err() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// How long the event loop may go without an event. Within one keep-alive rumqttc sends a ping or

@@ -25,9 +25,10 @@
 //!   a broker leaves no more messages than that unacknowledged. The [`Inbox`] has room for twice as
 //!   many, and no connection begins before half of it is free. So a slow consumer loses nothing,
 //!   and neither it nor a full inbox ever holds up the task that answers the broker's pings: what
-//!   does not fit stays with the broker. A consumer that takes nothing at all is seen as
-//!   [`Reason::InboxFull`] at the next connect. Messages that somebody published with QoS 0 are
-//!   dropped, with a warning, when they would take that room.
+//!   does not fit stays with the broker. (Brokers that exceed the receive maximum, as mosquitto 2.0
+//!   does, cost a reconnect once the consumer has caught up, and still lose nothing.) A consumer
+//!   that takes nothing at all is seen as [`Reason::InboxFull`] at the next connect. Messages that
+//!   somebody published with QoS 0 are dropped, with a warning, when they would take that room.
 //! - Packets: [`Config::max_packet`] both ways. A larger message is refused before it is sent
 //!   ([`PublishError::TooLarge`]), also if only the connected broker's limit is smaller. A larger
 //!   incoming one the broker must discard; if it sends it all the same, the connection ends.

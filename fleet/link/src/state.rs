@@ -68,8 +68,9 @@ pub enum Reason {
         /// What happened.
         cause: String,
     },
-    /// The consumer of the inbox takes nothing, so there is no room for what a new connection
-    /// would bring.
+    /// The consumer of the inbox does not keep up: a new connection waits until there is room for
+    /// what it would bring, or is made because there is room again for what had to be left with
+    /// the broker.
     #[error("the inbox is full")]
     InboxFull,
 }
