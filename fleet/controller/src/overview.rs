@@ -305,3 +305,177 @@ impl Store {
         Ok(Some(DeviceOverview::of(found, windows, runs.get(device), desired, now)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ReportedState;
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn device(alive: bool, last_seen: u64) -> Device {
+        Device {
+            device: "cam".into(),
+            first_seen: 0,
+            last_seen,
+            alive,
+            boot: None,
+            started_at: None,
+            agent: None,
+            model: None,
+            capabilities: vec![],
+            reported: None,
+        }
+    }
+
+    fn window(length: u64, frames: u64, bound: f64) -> Window {
+        Window {
+            device: "cam".into(),
+            boot: vec![1; 16],
+            sequence: 1,
+            start: 0,
+            end: length,
+            frames,
+            exits: vec![frames - frames / 4, frames / 4],
+            macs: frames * 30,
+            full_macs: frames * 100,
+            audits: 0,
+            disagreements: 0,
+            bound,
+            classes: vec![(3, 5), (1, 5), (2, 9)],
+            policy: "threshold".into(),
+            policy_version: 1,
+        }
+    }
+
+    fn reported(generation: u64, at: u64, refused: Option<&str>) -> Device {
+        let reported = ReportedState {
+            at,
+            generation,
+            policy: "threshold".into(),
+            version: 1,
+            source: "desired".into(),
+            refused: refused.map(Into::into),
+        };
+        Device {
+            reported: Some(reported),
+            ..device(true, NOW)
+        }
+    }
+
+    fn desired(generation: u64, issued_at: u64) -> DesiredState {
+        DesiredState {
+            device: "cam".into(),
+            generation,
+            issued_at,
+            policy: Some(("entropy".into(), 2)),
+            signed: vec![],
+        }
+    }
+
+    #[test]
+    fn device_is_silent_after_five_minutes_or_three_of_its_windows() {
+        let minutes = |m: u64| NOW - m * 60_000;
+        let hour = window(3_600_000, 1, 0.0);
+        assert_eq!(life(&device(true, minutes(4)), None, NOW), Life::Alive);
+        assert_eq!(life(&device(true, minutes(6)), None, NOW), Life::Silent);
+        assert_eq!(life(&device(true, minutes(170)), Some(&hour), NOW), Life::Alive);
+        assert_eq!(life(&device(true, minutes(190)), Some(&hour), NOW), Life::Silent);
+        assert_eq!(life(&device(false, NOW), None, NOW), Life::Gone);
+        // Its clock is not asked, but ours may have been set back.
+        assert_eq!(life(&device(true, NOW + 5), None, NOW), Life::Alive);
+    }
+
+    #[test]
+    fn refusal_counts_only_when_it_came_after_the_desired_state() {
+        let is = |device: &Device, desired: Option<&DesiredState>| progress(device, desired);
+        assert_eq!(is(&reported(1, 5, None), None), Progress::Unmanaged);
+        assert_eq!(is(&device(true, NOW), Some(&desired(1, 10))), Progress::Pending);
+        assert_eq!(is(&reported(1, 20, None), Some(&desired(1, 10))), Progress::InForce);
+        assert_eq!(
+            is(&reported(2, 20, Some("old")), Some(&desired(1, 10))),
+            Progress::InForce
+        );
+        assert_eq!(is(&reported(0, 20, None), Some(&desired(1, 10))), Progress::Pending);
+        assert_eq!(
+            is(&reported(0, 5, Some("bad")), Some(&desired(1, 10))),
+            Progress::Pending
+        );
+        assert_eq!(
+            is(&reported(0, 20, Some("bad")), Some(&desired(1, 10))),
+            Progress::Refused("bad".into())
+        );
+    }
+
+    fn overview(name: &str, windows: &[Window], run: Run) -> DeviceOverview {
+        let device = Device {
+            device: name.into(),
+            ..device(true, NOW)
+        };
+        let runs = [
+            (vec![1; 16], run),
+            (
+                vec![2; 16],
+                Run {
+                    frames: 5,
+                    ..Run::default()
+                },
+            ),
+        ]
+        .into();
+        DeviceOverview::of(device, windows, Some(&runs), None, NOW)
+    }
+
+    #[test]
+    fn disagreement_is_scaled_to_all_frames_and_frames_are_of_all_runs() {
+        let run = Run {
+            frames: 1000,
+            early: 800,
+            audits: 50,
+            disagreements: 5,
+            ..Run::default()
+        };
+        let overview = overview("cam", &[window(1000, 40, 0.2), window(1000, 60, 0.3)], run);
+        assert_eq!(overview.frames, 1005);
+        assert_eq!(overview.recent.cost(), Some(0.3));
+        assert_eq!(overview.recent.exits, [75, 25]);
+        assert_eq!(overview.recent.classes, [(2, 18), (1, 10), (3, 10)]);
+        let disagreement = overview.disagreement.unwrap();
+        assert!((disagreement.estimate - 0.1 * 0.8).abs() < 1e-12);
+        assert_eq!((disagreement.bound, disagreement.audits), (0.2, 50));
+    }
+
+    #[test]
+    fn without_audits_nothing_is_said_of_disagreement() {
+        let run = Run {
+            frames: 1000,
+            early: 800,
+            ..Run::default()
+        };
+        assert_eq!(overview("cam", &[window(1000, 40, 1.0)], run).disagreement, None);
+        assert_eq!(overview("cam", &[], Run::default()).disagreement, None);
+    }
+
+    #[test]
+    fn fleet_weighs_devices_by_their_frames_and_names_the_riskiest() {
+        let run = |disagreements| Run {
+            frames: 100,
+            early: 100,
+            audits: 10,
+            disagreements,
+            ..Run::default()
+        };
+        let fleet = Overview {
+            devices: vec![
+                overview("a", &[window(1000, 300, 0.2)], run(1)),
+                overview("b", &[window(1000, 100, 0.4)], run(5)),
+                overview("c", &[], Run::default()),
+            ],
+            cut: false,
+        };
+        assert!((fleet.disagreement().unwrap() - (0.1 * 300.0 + 0.5 * 100.0) / 400.0).abs() < 1e-12);
+        assert_eq!(fleet.riskiest().unwrap().0.device.device, "b");
+        assert_eq!(fleet.cost(), Some(0.3));
+        assert_eq!(fleet.count(Life::Alive), 3);
+    }
+}

@@ -135,7 +135,7 @@ fn event_class(kind: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| kind.contains(word));
     if says(&["fault", "refused", "failed", "error", "corrupt"]) {
         "bad"
-    } else if says(&["rollback", "restored", "paused", "last-good"]) {
+    } else if says(&["rollback", "restored", "paused", "stepped-down"]) {
         "warn"
     } else {
         "info"

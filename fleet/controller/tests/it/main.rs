@@ -7,4 +7,5 @@ mod http;
 mod ingest;
 mod page;
 mod push;
+mod start;
 mod world;
