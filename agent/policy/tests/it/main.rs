@@ -4,7 +4,7 @@ mod guests;
 mod hostile;
 mod ladder;
 mod limits;
-mod threshold;
+mod shipped;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The shipped threshold policy, prebuilt and built anew, against the built-in rule.
+//! The shipped policies, prebuilt and built anew; the threshold policy against the built-in rule.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use proptest::test_runner::TestRunner;
 
 use crate::{host, model, view};
 
-const PREBUILT: &[u8] = include_bytes!("../../../../plugins/prebuilt/threshold.wasm");
+const THRESHOLD: &[u8] = include_bytes!("../../../../plugins/prebuilt/threshold.wasm");
+const PATIENCE: &[u8] = include_bytes!("../../../../plugins/prebuilt/patience.wasm");
 
 fn configured(host: &PolicyHost, component: &[u8], parameters: &[(&str, Value)]) -> Result<Instance, ConfigureError> {
     let parameters = Parameters::new(parameters.iter().cloned()).unwrap();
@@ -18,10 +19,10 @@ fn configured(host: &PolicyHost, component: &[u8], parameters: &[(&str, Value)])
 }
 
 #[test]
-fn it_decides_as_the_built_in_rule_does() {
+fn threshold_decides_as_the_built_in_rule_does() {
     let host = host();
     let parameters = [("threshold", Value::Number(0.6)), ("threshold.2", Value::Number(0.9))];
-    let mut policy = configured(&host, PREBUILT, &parameters).unwrap();
+    let mut policy = configured(&host, THRESHOLD, &parameters).unwrap();
     for exit in 0..3 {
         let rule = ThresholdRule {
             threshold: if exit == 2 { 0.9 } else { 0.6 },
@@ -37,14 +38,14 @@ fn it_decides_as_the_built_in_rule_does() {
 }
 
 #[test]
-fn its_default_threshold_is_0_8() {
-    let mut policy = configured(&host(), PREBUILT, &[]).unwrap();
+fn threshold_is_0_8_by_default() {
+    let mut policy = configured(&host(), THRESHOLD, &[]).unwrap();
     assert_eq!(policy.decide(&view(0, 3, 0.79)), Ok(Verdict::GoOn));
     assert_eq!(policy.decide(&view(0, 3, 0.8)), Ok(Verdict::Leave));
 }
 
 #[test]
-fn it_refuses_parameters_with_a_reason() {
+fn threshold_refuses_parameters_with_a_reason() {
     let host = host();
     for (name, value, reason) in [
         ("treshold", Value::Number(0.5), "unknown parameter `treshold`"),
@@ -70,7 +71,7 @@ fn it_refuses_parameters_with_a_reason() {
             "parameter `threshold` must be a number from 0 to 1",
         ),
     ] {
-        let error = configured(&host, PREBUILT, &[(name, value)]).unwrap_err();
+        let error = configured(&host, THRESHOLD, &[(name, value)]).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the policy refuses its configuration: {reason}")
@@ -79,57 +80,62 @@ fn it_refuses_parameters_with_a_reason() {
 }
 
 #[test]
-fn it_is_small_in_bytes_memory_and_fuel() {
-    let report = host().check(PREBUILT, &model(), &Parameters::default()).unwrap();
-    assert_eq!(report.digest, PolicyDigest::of(PREBUILT));
-    assert_eq!(report.abi.to_string(), "1.0.0");
-    assert!(report.imports.is_empty(), "{:?}", report.imports);
-    assert_eq!(report.exports, ["offramp:policy/guest@1.0.0"]);
-    assert!(report.bytes <= 16 * 1024, "{} bytes", report.bytes);
-    assert_eq!(report.memory_bytes, 65536);
-    // Fuel is deterministic: another figure means another component or another wasmtime.
-    assert_eq!((report.decide_fuel, report.configure_fuel), (39, 4730));
-}
-
-#[test]
-fn it_names_no_folder_of_the_machine_that_built_it() {
-    let text = String::from_utf8_lossy(PREBUILT);
-    for sign in ["/home/", "/root/", "/usr/", ".cargo", ".rs"] {
-        assert!(!text.contains(sign), "{sign}");
+fn they_are_small_in_bytes_memory_and_fuel() {
+    // Fuel is deterministic: other figures mean another component or another wasmtime.
+    for (component, decide_fuel, configure_fuel) in [(THRESHOLD, 39, 4730), (PATIENCE, 53, 1377)] {
+        let report = host().check(component, &model(), &Parameters::default()).unwrap();
+        assert_eq!(report.digest, PolicyDigest::of(component));
+        assert_eq!(report.abi.to_string(), "1.0.0");
+        assert!(report.imports.is_empty(), "{:?}", report.imports);
+        assert_eq!(report.exports, ["offramp:policy/guest@1.0.0"]);
+        assert!(report.bytes <= 16 * 1024, "{} bytes", report.bytes);
+        assert_eq!(report.memory_bytes, 65536);
+        assert_eq!(
+            (report.decide_fuel, report.configure_fuel),
+            (decide_fuel, configure_fuel)
+        );
     }
 }
 
 #[test]
-fn built_anew_it_decides_alike() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/policies/threshold");
+fn they_name_no_folder_of_the_machine_that_built_them() {
+    for component in [THRESHOLD, PATIENCE] {
+        let text = String::from_utf8_lossy(component);
+        for sign in ["/home/", "/root/", "/usr/", ".cargo", ".rs"] {
+            assert!(!text.contains(sign), "{sign}");
+        }
+    }
+}
+
+#[test]
+fn built_anew_they_decide_alike() {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/policies");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("policies");
     let toolchain = Toolchain::find_or_install().unwrap_or_else(|error| panic!("{error}"));
-    let rebuilt = component(&toolchain.module(&source, Some(&target)).unwrap()).unwrap();
-
     let host = host();
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(64));
-    let parameters = (
-        proptest::option::of(0.0..=1.0),
-        proptest::option::of(0.0..=1.0),
-        0..3_u32,
-    );
-    let views = proptest::collection::vec(any_view(), 200);
-    runner
-        .run(&(parameters, views), |((all, one, exit), views)| {
-            let mut parameters = Vec::new();
-            let name = format!("threshold.{exit}");
-            parameters.extend(all.map(|number| ("threshold", Value::Number(number))));
-            parameters.extend(one.map(|number| (name.as_str(), Value::Number(number))));
-            let mut old = configured(&host, PREBUILT, &parameters).unwrap();
-            let mut new = configured(&host, &rebuilt, &parameters).unwrap();
-            for view in views {
-                let verdict = old.decide(&view);
-                prop_assert!(verdict.is_ok(), "{view:?}");
-                prop_assert_eq!(verdict, new.decide(&view), "{:?}", view);
-            }
-            Ok(())
-        })
-        .unwrap();
+    for (policy, prebuilt, second_parameter) in
+        [("threshold", THRESHOLD, "threshold.1"), ("patience", PATIENCE, "floor")]
+    {
+        let module = toolchain.module(&policies.join(policy), Some(&target)).unwrap();
+        let rebuilt = component(&module).unwrap();
+        let number = || proptest::option::of(0.0..=1.0);
+        let views = proptest::collection::vec(any_view(), 200);
+        TestRunner::new(ProptestConfig::with_cases(64))
+            .run(&(number(), number(), views), |(first, second, views)| {
+                let mut parameters = Vec::new();
+                parameters.extend(first.map(|number| ("threshold", Value::Number(number))));
+                parameters.extend(second.map(|number| (second_parameter, Value::Number(number))));
+                let mut old = configured(&host, prebuilt, &parameters).unwrap();
+                let mut new = configured(&host, &rebuilt, &parameters).unwrap();
+                for view in views {
+                    let verdict = old.decide(&view);
+                    prop_assert!(verdict.is_ok(), "{view:?}");
+                    prop_assert_eq!(verdict, new.decide(&view), "{:?}", view);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
 }
 
 /// A view with any bits in its floats.
@@ -175,8 +181,8 @@ fn any_view() -> impl Strategy<Value = ExitView> {
 }
 
 #[test]
-fn its_core_module_alone_is_not_mistaken_for_it() {
+fn a_core_module_alone_is_not_mistaken_for_its_component() {
     // The first section of the component is its core module: number 1, then the length in LEB128.
-    let start = PREBUILT[8..].windows(4).position(|bytes| bytes == b"\0asm").unwrap() + 8;
-    assert!(matches!(host().load(&PREBUILT[start..]), Err(LoadError::CoreModule)));
+    let start = THRESHOLD[8..].windows(4).position(|bytes| bytes == b"\0asm").unwrap() + 8;
+    assert!(matches!(host().load(&THRESHOLD[start..]), Err(LoadError::CoreModule)));
 }
