@@ -14,9 +14,9 @@ pub fn upper_bound(hits: u64, trials: u64) -> f32 {
     for _ in 0..40 {
         let p = (low + high) / 2.0;
         if tail(hits, trials, p) > TAIL {
-            low = p
+            low = p;
         } else {
-            high = p
+            high = p;
         }
     }
     high as f32

@@ -39,6 +39,8 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
     let device = Device::new(folder.path(), "wary", Some((&url, &key.public())));
     let mut agent = device.start();
     agent.show([device.frame(0)]);
+    // It reports as soon as it is subscribed: what is published before that is not for it.
+    timeout(PATIENCE, inbox.recv()).await.unwrap().unwrap().acknowledge();
 
     let topic = Topic::new(&tenant, &id, Kind::Desired).to_string();
     let mut altered = key.sign(&desired("wary", 9)).unwrap();
