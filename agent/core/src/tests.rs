@@ -64,7 +64,7 @@ fn run(
             Effect::Decide { view } => {
                 let verdict = verdicts[view.exit as usize];
                 core.handle(Micros(clock), Event::VerdictGiven { verdict, fault: false }, &mut |e| {
-                    todo.push(e)
+                    todo.push(e);
                 })
                 .unwrap();
             }
@@ -248,7 +248,7 @@ fn events_out_of_order_change_nothing() {
     let u = pointing_at(0);
     let mut effects = Vec::new();
     core.handle(Micros(0), Event::FeaturesReady { features: &u }, &mut |e| {
-        effects.push(e)
+        effects.push(e);
     })
     .unwrap();
     assert!(matches!(effects[..], [Effect::Decide { .. }]));

@@ -125,7 +125,7 @@ impl Lane {
             facts,
         };
         Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {
-            emitted = Some(emit(p))
+            emitted = Some(emit(p));
         })?;
         self.input.normalize(pixels, &mut self.image);
         if let Err(error) = self.engine.start(&mut self.frame, &self.image) {
@@ -145,7 +145,7 @@ impl Lane {
                 Effect::Finished => break,
             };
             Self::step(&mut self.core, self.clock, event, &mut next, &mut |p| {
-                emitted = Some(emit(p))
+                emitted = Some(emit(p));
             })?;
         }
         Ok(emitted.expect("a frame that is finished has been emitted"))

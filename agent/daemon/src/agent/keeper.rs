@@ -244,7 +244,7 @@ impl Keeper {
                     let now = state.borrow_and_update().clone();
                     self.state_changed(&link, &now);
                 }
-                Some(sent) = self.sending.join_next() => self.sent(sent.unwrap_or_default()),
+                Some(sent) = self.sending.join_next() => self.sent(&sent.unwrap_or_default()),
                 Some(_) = self.telling.join_next() => {}
                 _ = tick.tick() => {
                     if let Some(pending) = &self.pending && asked.elapsed() >= ASK_AGAIN {
@@ -264,7 +264,7 @@ impl Keeper {
         loop {
             self.send_next(link);
             match timeout_at(deadline, self.sending.join_next()).await {
-                Ok(Some(sent)) => self.sent(sent.unwrap_or_default()),
+                Ok(Some(sent)) => self.sent(&sent.unwrap_or_default()),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -459,8 +459,8 @@ impl Keeper {
         });
     }
 
-    fn sent(&mut self, sequences: Vec<u64>) {
-        if let Err(error) = self.store.acknowledge(&sequences) {
+    fn sent(&mut self, sequences: &[u64]) {
+        if let Err(error) = self.store.acknowledge(sequences) {
             return error!(
                 error = &error as &dyn std::error::Error,
                 "sent records stay in the outbox and will be sent again"
@@ -571,7 +571,7 @@ impl Keeper {
         let fetch = Fetch::new(policy.digest, policy.size);
         match self.store.artifact(offramp_store::Digest(policy.digest.0)) {
             Ok(Some(bytes)) => {
-                self.install(link, &desired, &signed, bytes);
+                self.install(link, &desired, &signed, &bytes);
                 delivery.acknowledge();
             }
             Ok(None) => {
@@ -605,7 +605,7 @@ impl Keeper {
                 self.ask(link, &request);
             }
             Progress::Complete(bytes) => {
-                self.install(link, &pending.desired, &pending.signed, bytes);
+                self.install(link, &pending.desired, &pending.signed, &bytes);
                 pending.delivery.acknowledge();
             }
             Progress::Failed(why) => {
@@ -616,10 +616,10 @@ impl Keeper {
     }
 
     /// Compiles and configures a policy; only one that stands goes into the store.
-    fn install(&mut self, link: &Link, desired: &Desired, signed: &[u8], bytes: Vec<u8>) {
+    fn install(&mut self, link: &Link, desired: &Desired, signed: &[u8], bytes: &[u8]) {
         let Some(policy) = &desired.policy else { return };
-        match self.workshop.prepare(&source(policy, bytes.clone())) {
-            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, &bytes))),
+        match self.workshop.prepare(&source(policy, bytes.to_vec())) {
+            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, bytes))),
             Err(error) => {
                 let why = chain(&error);
                 self.refuse(
