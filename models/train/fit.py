@@ -106,7 +106,9 @@ def train(run: Run, data: Dataset, minutes: float | None) -> None:
             images, labels = loader.get(order, epoch, index)
             x = normalise(images, recipe.mean, recipe.std)
             coarse = p < t.coarse
-            loss = update(run, halve(x) if coarse else x, labels, weights, schedule(p, t.warmup))
+            x = halve(x) if coarse else x
+            x, target = cutmix(x, labels, recipe, run.step)
+            loss = update(run, x, target, weights, schedule(p, t.warmup))
             run.step += 1
             run.epochs = run.step / len(loader)
             meter.show(p, run.epochs, loss, run.seconds)
@@ -126,14 +128,36 @@ def schedule(p: float, warmup: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (p - warmup) / (1 - warmup))
 
 
-def update(run: Run, x: Tensor, labels: Tensor, weights: Tensor, rate: float) -> Tensor:
-    """One step on normalised images; the loss (not yet waited for on a GPU)."""
+def cutmix(x: Tensor, labels: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    """Images with, in some batches, a box of another image in each, and the probabilities [N,K] of
+    the classes in proportion to their areas (Yun et al., "CutMix", ICCV 2019). The step decides the
+    rest, so that a resumed run goes on alike."""
+    target = F.one_hot(labels, recipe.network.classes).float()
+    draw = torch.Generator().manual_seed(recipe.training.seed * 1_000_003 + step)
+    chance, area, row, column = torch.rand(4, generator=draw).tolist()
+    if chance >= recipe.augment.cutmix:
+        return x, target
+    n, h, w, _ = x.shape
+    # a box of the area 1 - share, anywhere, cut off at the edges
+    half = math.sqrt(area) / 2
+    top, bottom = (round(h * min(max(row + d, 0), 1)) for d in (-half, half))
+    left, right = (round(w * min(max(column + d, 0), 1)) for d in (-half, half))
+    share = (bottom - top) * (right - left) / (h * w)
+    other = torch.randperm(n, generator=draw).to(x.device)
+    mixed = x.clone()
+    mixed[:, top:bottom, left:right] = x[other, top:bottom, left:right]
+    return mixed, (1 - share) * target + share * target[other]
+
+
+def update(run: Run, x: Tensor, target: Tensor, weights: Tensor, rate: float) -> Tensor:
+    """One step on normalised images and their classes' probabilities; the loss (not yet waited for
+    on a GPU)."""
     t = run.recipe.training
     for group in run.optimizer.param_groups:
         group["lr"] = t.learning_rate * rate
     with autocast(run.device):
         logits = run.network(x).float()
-    per_exit = [F.cross_entropy(z, labels, label_smoothing=t.smoothing) for z in logits]
+    per_exit = [F.cross_entropy(z, target, label_smoothing=t.smoothing) for z in logits]
     loss = torch.stack(per_exit) @ weights
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -33,6 +33,7 @@ class Training:
 class Augment:
     crop: int  # largest shift, pixels
     flip: bool
+    cutmix: float  # share of the batches in which a box of each image shows another image
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ impl Workshop {
     /// See [`SetUpError`].
     pub fn prepare(&self, source: &PolicySource) -> Result<Chosen, SetUpError> {
         let policy = self.host.load(&source.bytes)?;
-        let digest = Digest(*policy.digest().as_bytes());
+        let digest = policy.digest();
         let instance = policy.configure(&self.facts, &lower(&source.parameters)?)?;
         Ok(Chosen {
             instance,

@@ -88,7 +88,7 @@ pub fn facts(package: &Package) -> ModelFacts {
     ModelFacts {
         name: manifest.name.clone(),
         version: manifest.version.into(),
-        digest: Digest(*package.digest().as_bytes()),
+        digest: package.digest(),
         classes: manifest.classes.clone(),
         stage_macs: manifest.stages.iter().map(|stage| stage.macs).collect(),
     }

@@ -1,8 +1,8 @@
 //! What can be said of a policy before it meets a frame.
 
 use offramp_core::ExitView;
+use offramp_proto::Digest;
 
-use crate::digest::PolicyDigest;
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::PolicyHost;
@@ -13,7 +13,7 @@ use crate::policy::{ConfigureError, LoadError};
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckReport {
     /// What the policy is known by.
-    pub digest: PolicyDigest,
+    pub digest: Digest,
     /// Size of the component file in bytes.
     pub bytes: usize,
     /// The version of the contract that it is built for.

@@ -1,3 +1,4 @@
+use offramp_proto::Digest;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use wasmtime::{
 };
 
 use crate::bindings::{ExitPolicy, ExitPolicyPre, host};
-use crate::digest::PolicyDigest;
 use crate::fault::OverCap;
 use crate::inspect::inspect;
 use crate::limits::Limits;
@@ -93,7 +93,7 @@ impl PolicyHost {
             });
         }
         let inspection = inspect(component, limits.memory_bytes)?;
-        let digest = PolicyDigest::of(component);
+        let digest = Digest::of(component);
         let compiled = Component::from_binary(&self.shared.engine, component)
             .map_err(|error| LoadError::Invalid { source: error.into() })?;
         let pre = self
@@ -157,14 +157,14 @@ impl Shared {
 
 /// The host's side of one instance: its caps, and its voice.
 pub(crate) struct Guest {
-    policy: PolicyDigest,
+    policy: Digest,
     memory_left: usize,
     elements_left: usize,
     log_credit: u32,
 }
 
 impl Guest {
-    pub(crate) fn new(policy: PolicyDigest, limits: &Limits) -> Guest {
+    pub(crate) fn new(policy: Digest, limits: &Limits) -> Guest {
         Guest {
             policy,
             memory_left: limits.memory_bytes,
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn log_lines_come_back_with_verdicts() {
         let limits = Limits::default();
-        let mut guest = Guest::new(PolicyDigest::of(b""), &limits);
+        let mut guest = Guest::new(Digest::of(b""), &limits);
         let say = |guest: &mut Guest| {
             let before = guest.log_credit;
             host::Host::log(guest, host::Level::Debug, "x".into());

@@ -1,10 +1,10 @@
 use std::fmt;
 
 use offramp_core::{ExitView, Verdict};
+use offramp_proto::Digest;
 use wasmtime::Store;
 
 use crate::bindings::ExitPolicy;
-use crate::digest::PolicyDigest;
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::Guest;
@@ -82,7 +82,7 @@ impl Instance {
 
     /// What the policy is known by.
     #[must_use]
-    pub fn digest(&self) -> PolicyDigest {
+    pub fn digest(&self) -> Digest {
         self.policy.digest()
     }
 

@@ -1,6 +1,6 @@
 use offramp_core::{ExitView, Verdict};
+use offramp_proto::Digest;
 
-use crate::digest::PolicyDigest;
 use crate::fault::Fault;
 use crate::instance::Instance;
 
@@ -83,19 +83,19 @@ pub enum LadderEvent {
     /// Another policy decides from this frame on.
     Swapped {
         /// What decided before; `None` is the built-in rule.
-        from: Option<PolicyDigest>,
+        from: Option<Digest>,
         /// What decides now.
-        to: PolicyDigest,
+        to: Digest,
     },
     /// The policy in force is good; the one before it was let go.
     Proven {
         /// The policy.
-        policy: PolicyDigest,
+        policy: Digest,
     },
     /// The policy failed: the built-in rule decides the rest of this frame.
     Faulted {
         /// The policy.
-        policy: PolicyDigest,
+        policy: Digest,
         /// How.
         fault: Fault,
         /// Faulty frames in a row, this one included.
@@ -104,9 +104,9 @@ pub enum LadderEvent {
     /// The policy is given up.
     SteppedDown {
         /// The policy.
-        from: PolicyDigest,
+        from: Digest,
         /// What decides from the next frame on; `None` is the built-in rule.
-        to: Option<PolicyDigest>,
+        to: Option<Digest>,
     },
 }
 
@@ -136,7 +136,7 @@ impl Ladder {
 
     /// The policy that decides the present frame; `None` is the built-in rule.
     #[must_use]
-    pub fn active(&self) -> Option<PolicyDigest> {
+    pub fn active(&self) -> Option<Digest> {
         match self.frame {
             Frame::Failed => None,
             Frame::Unasked | Frame::Decided => self.active.as_ref().map(Instance::digest),

@@ -43,7 +43,6 @@
 
 mod bindings;
 mod check;
-mod digest;
 mod facts;
 mod fault;
 mod host;
@@ -55,7 +54,6 @@ mod policy;
 mod watchdog;
 
 pub use check::{CheckError, CheckReport};
-pub use digest::PolicyDigest;
 pub use facts::{BadParameter, ModelFacts, Parameters, Value};
 pub use fault::Fault;
 pub use host::{EngineError, PolicyHost};

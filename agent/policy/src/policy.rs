@@ -1,9 +1,9 @@
+use offramp_proto::Digest;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::bindings::{ExitPolicyPre, parameters as lower};
-use crate::digest::PolicyDigest;
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, Shared, printable};
@@ -129,7 +129,7 @@ pub struct Policy(Arc<Compiled>);
 struct Compiled {
     shared: Arc<Shared>,
     pre: ExitPolicyPre<Guest>,
-    digest: PolicyDigest,
+    digest: Digest,
     bytes: usize,
     inspection: Inspection,
 }
@@ -138,7 +138,7 @@ impl Policy {
     pub(crate) fn new(
         shared: Arc<Shared>,
         pre: ExitPolicyPre<Guest>,
-        digest: PolicyDigest,
+        digest: Digest,
         bytes: usize,
         inspection: Inspection,
     ) -> Policy {
@@ -153,7 +153,7 @@ impl Policy {
 
     /// What the policy is known by.
     #[must_use]
-    pub fn digest(&self) -> PolicyDigest {
+    pub fn digest(&self) -> Digest {
         self.0.digest
     }
 

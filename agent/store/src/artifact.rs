@@ -1,38 +1,13 @@
 //! Artifacts by digest: policy components, and who needs them.
 
-use std::collections::BTreeSet;
-use std::fmt;
-
+use offramp_proto::Digest;
 use redb::ReadableTable;
-use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 
 use crate::checkpoint::check_size;
 use crate::error::{Stop, StoreError};
 use crate::layout::{ARTIFACTS, CONTENTS, COUNTERS, Counter, ROLES};
 use crate::open::{Change, Store};
-
-/// SHA-256 of an artifact's bytes. Shown as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// The digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
 
 /// The artifacts that must not be collected.
 ///

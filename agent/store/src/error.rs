@@ -3,8 +3,6 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use crate::artifact::Digest;
-
 /// Why a store could not be opened. The file was left as it is.
 ///
 /// A damaged file is not among these: it is set aside and a new store begins (see

@@ -78,7 +78,7 @@ mod outbox;
 mod tests;
 mod value;
 
-pub use artifact::{Digest, Roles};
+pub use artifact::Roles;
 pub use checkpoint::Checkpoint;
 pub use desired::{Desired, DesiredChange};
 pub use error::{OpenError, StoreError};

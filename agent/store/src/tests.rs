@@ -4,7 +4,7 @@ mod crash;
 mod disk;
 mod model;
 
-use crate::{Digest, Limits, Store};
+use crate::{Limits, Store};
 use disk::Disk;
 
 /// Limits small enough that short sequences of actions meet every one of them.

@@ -161,31 +161,6 @@ impl PolicyUpload {
     }
 }
 
-/// Reads a parameter as a command line or a query gives it: `name=value`.
-///
-/// `true` and `false` are flags, whole numbers integers, other numbers numbers; the rest is text.
-///
-/// # Errors
-/// Says what is missing.
-pub fn parse_parameter(text: &str) -> Result<(String, Parameter), String> {
-    let (name, value) = text
-        .split_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("parameter `{text}` is not NAME=VALUE"))?;
-    let number = || value.parse().ok().filter(|n: &f64| n.is_finite());
-    let parameter = match value {
-        "true" => Parameter::Flag(true),
-        "false" => Parameter::Flag(false),
-        _ => value
-            .parse()
-            .map(Parameter::Integer)
-            .ok()
-            .or_else(|| number().map(Parameter::Number))
-            .unwrap_or_else(|| Parameter::Text(value.into())),
-    };
-    Ok((name.into(), parameter))
-}
-
 /// Keeps a policy and makes it the desired one of the target.
 pub(crate) async fn push(
     store: &Store,
@@ -325,20 +300,6 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parameters_get_the_type_that_their_value_has() {
-        let read = |text| parse_parameter(text).unwrap().1;
-        assert_eq!(read("a=true"), Parameter::Flag(true));
-        assert_eq!(read("a=-3"), Parameter::Integer(-3));
-        assert_eq!(read("a=0.85"), Parameter::Number(0.85));
-        assert_eq!(read("a=1e400"), Parameter::Text("1e400".into()));
-        assert_eq!(read("a=NaN"), Parameter::Text("NaN".into()));
-        assert_eq!(read("a="), Parameter::Text(String::new()));
-        assert_eq!(read("a=b=c"), Parameter::Text("b=c".into()));
-        assert!(parse_parameter("a").is_err());
-        assert!(parse_parameter("=1").is_err());
-    }
 
     fn upload(name: &str, bytes: &[u8]) -> PolicyUpload {
         PolicyUpload {

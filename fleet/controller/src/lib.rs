@@ -35,7 +35,7 @@ mod store;
 mod web;
 
 pub use controller::{Answer, Controller, Options, StartError, key_path};
-pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target, parse_parameter};
+pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};
 pub use statistics::Statistics;
 pub use store::{Database, StoreError};

@@ -101,76 +101,32 @@ counter_id!(
     Generation
 );
 
-macro_rules! byte_id {
-    ($(#[$doc:meta])* $name:ident, $len:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(pub [u8; $len]);
+/// Identity of one run of an agent: a death or summary of an older run is told from today's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId(pub [u8; 16]);
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidId;
-            fn from_str(s: &str) -> Result<Self, InvalidId> {
-                let invalid = || InvalidId { kind: stringify!($name), value: s.chars().take(80).collect() };
-                let hex = s.as_bytes();
-                if hex.len() != 2 * $len {
-                    return Err(invalid());
-                }
-                let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
-                let mut bytes = [0; $len];
-                for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-                    *byte = digit(pair[0]).zip(digit(pair[1])).map(|(h, l)| h << 4 | l).ok_or_else(invalid)?;
-                }
-                Ok(Self(bytes))
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.serialize_bytes(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let bytes = serde_bytes::ByteBuf::deserialize(d)?;
-                bytes.as_slice().try_into().map(Self).map_err(|_| de::Error::invalid_length(bytes.len(), &concat!($len, " bytes")))
-            }
-        }
-    };
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }
 
-byte_id!(
-    /// Identity of one run of an agent: a death or summary of an older run is told from today's.
-    BootId,
-    16
-);
-byte_id!(
-    /// SHA-256 of an artifact: its identity and its integrity.
-    Digest,
-    32
-);
-
-impl Digest {
-    /// Digest of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        use sha2::Digest as _;
-        Self(sha2::Sha256::digest(bytes).into())
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BootId({self})")
     }
+}
 
-    /// The first eight hexadecimal digits, for people.
-    pub fn short(&self) -> String {
-        alloc::format!("{self}").chars().take(8).collect()
+impl Serialize for BootId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BootId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let bytes = serde_bytes::ByteBuf::deserialize(d)?;
+        let bytes = bytes.as_slice().try_into();
+        bytes.map(Self).map_err(|_| de::Error::custom("a boot id has 16 bytes"))
     }
 }

@@ -16,17 +16,19 @@
 extern crate alloc;
 
 mod codec;
+mod digest;
 mod id;
 mod message;
 mod sign;
 mod topic;
 
 pub use codec::{DecodeError, MAX_MESSAGE, Message, decode, encode};
-pub use id::{BootId, DeviceId, Digest, Generation, InvalidId, Sequence, TenantId};
+pub use digest::{Digest, InvalidDigest};
+pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
     ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, ClassCount, Cost, Death, Desired, DesiredPolicy, Event,
-    ExitUse, LearnerReport, LearnerSettings, MAX_ARTIFACT, ModelFacts, Parameter, PolicyReport, PolicySource, Reported,
-    Summary, Window,
+    ExitUse, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT, ModelFacts, Parameter, PolicyReport,
+    PolicySource, Reported, Summary, Window,
 };
 pub use sign::{PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

@@ -249,6 +249,38 @@ pub enum Parameter {
     Text(String),
 }
 
+/// Text that is not `NAME=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("parameter `{0}` is not NAME=VALUE")]
+pub struct InvalidParameter(String);
+
+impl Parameter {
+    /// Reads a parameter as a command line or a query gives it: `NAME=VALUE`.
+    ///
+    /// `true` and `false` are flags, whole numbers integers, other numbers numbers; the rest is text.
+    ///
+    /// # Errors
+    /// When there is no name or no `=`.
+    pub fn parse(text: &str) -> Result<(String, Self), InvalidParameter> {
+        let (name, value) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| InvalidParameter(text.chars().take(80).collect()))?;
+        let number = || value.parse().ok().filter(|n: &f64| n.is_finite());
+        let parameter = match value {
+            "true" => Self::Flag(true),
+            "false" => Self::Flag(false),
+            _ => value
+                .parse()
+                .map(Self::Integer)
+                .ok()
+                .or_else(|| number().map(Self::Number))
+                .unwrap_or_else(|| Self::Text(value.into())),
+        };
+        Ok((name.into(), parameter))
+    }
+}
+
 /// The policy that a device should run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DesiredPolicy {
@@ -457,5 +489,24 @@ impl Message for ArtifactChunk {
             ),
             (Digest::of(&self.data) == self.hash, "hash"),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_get_the_type_that_their_value_has() {
+        let read = |text| Parameter::parse(text).unwrap().1;
+        assert_eq!(read("a=true"), Parameter::Flag(true));
+        assert_eq!(read("a=-3"), Parameter::Integer(-3));
+        assert_eq!(read("a=0.85"), Parameter::Number(0.85));
+        assert_eq!(read("a=1e400"), Parameter::Text("1e400".into()));
+        assert_eq!(read("a=NaN"), Parameter::Text("NaN".into()));
+        assert_eq!(read("a="), Parameter::Text(String::new()));
+        assert_eq!(read("a=b=c"), Parameter::Text("b=c".into()));
+        assert!(Parameter::parse("a").is_err());
+        assert!(Parameter::parse("=1").is_err());
     }
 }

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use core::error::Error;
 use core::fmt;
 
-use crate::digest::Digest;
 use crate::limits;
 use crate::manifest::FORMAT;
+use offramp_proto::Digest;
 
 /// A package that is refused: which one, which part of it, and why.
 #[derive(Debug)]

@@ -40,7 +40,6 @@
 
 extern crate alloc;
 
-mod digest;
 #[cfg(feature = "std")]
 mod directory;
 mod error;
@@ -52,7 +51,6 @@ mod package;
 mod tensors;
 mod vectors;
 
-pub use digest::{BadDigest, Digest};
 pub use error::{PackageError, Problem, TensorsError};
 pub use heads::Head;
 pub use input::Input;

@@ -6,12 +6,12 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::digest::Digest;
 use crate::error::{PackageError, Problem};
 use crate::heads::Head;
 use crate::limits;
 use crate::manifest::{HEADS, MANIFEST, Manifest, VECTORS};
 use crate::vectors::Vectors;
+use offramp_proto::Digest;
 
 /// A checked package: manifest, heads, and the bytes of the stages.
 ///

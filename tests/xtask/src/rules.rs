@@ -68,17 +68,18 @@ const fn tests(name: &'static str) -> Crate {
 pub const CRATES: &[Crate] = &[
     // Leaves: nothing of ours.
     ours("offramp-proto", &[]),
-    ours("offramp-model", &[]),
     ours("offramp-policy-sdk", &[]),
     ours("offramp-policy-build", &[]),
     ours("offramp-camera", &[]),
     ours("offramp-broker", &[]),
+    // Digests are the contract's.
+    ours("offramp-model", &["offramp-proto"]),
     // The agent.
     ours("offramp-core", &["offramp-proto"]),
     ours("offramp-engine", &["offramp-core", "offramp-model"]),
     Crate {
         tests_use: &["offramp-policy-build"],
-        ..ours("offramp-policy", &["offramp-core"])
+        ..ours("offramp-policy", &["offramp-core", "offramp-proto"])
     },
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
     Crate {

@@ -132,7 +132,7 @@ impl Keeper {
             match key.verify::<Desired>(&stored.signed) {
                 Ok(desired) => {
                     let chosen = desired.policy.as_ref().map(|policy| {
-                        roles.active = Some(offramp_store::Digest(policy.digest.0));
+                        roles.active = Some(policy.digest);
                         stored_policy(&store, &workshop, policy)
                     });
                     match chosen.transpose() {
@@ -569,7 +569,7 @@ impl Keeper {
             return delivery.acknowledge();
         };
         let fetch = Fetch::new(policy.digest, policy.size);
-        match self.store.artifact(offramp_store::Digest(policy.digest.0)) {
+        match self.store.artifact(policy.digest) {
             Ok(Some(bytes)) => {
                 self.install(link, &desired, &signed, &bytes);
                 delivery.acknowledge();
@@ -635,7 +635,7 @@ impl Keeper {
         let generation = desired.generation;
         let stored = || {
             if let Some((chosen, bytes)) = &policy {
-                let digest = offramp_store::Digest(chosen.named.digest.0);
+                let digest = chosen.named.digest;
                 self.store.put_artifact(digest, bytes)?;
                 self.store.set_desired(generation.0, signed)?;
                 let roles = Roles {
@@ -706,7 +706,7 @@ fn restore_heads(store: &Store, core: &mut Core) -> Result<(), StartError> {
 }
 
 fn stored_policy(store: &Store, workshop: &Workshop, policy: &DesiredPolicy) -> Result<Chosen, String> {
-    let digest = offramp_store::Digest(policy.digest.0);
+    let digest = policy.digest;
     let bytes = store.artifact(digest).map_err(|error| chain(&error))?;
     let bytes = bytes.ok_or_else(|| format!("artifact {} is gone", policy.digest.short()))?;
     workshop.prepare(&source(policy, bytes)).map_err(|error| chain(&error))

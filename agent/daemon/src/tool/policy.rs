@@ -34,8 +34,8 @@ pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Resul
     let component = read(path)?;
     let parameters = parameters
         .iter()
-        .map(|text| parameter(text))
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        .map(|text| Parameter::parse(text))
+        .collect::<Result<BTreeMap<_, _>, _>>()?;
     let workshop = Workshop::new(&package::embedded()?)?;
     let report = workshop
         .check(&component, &parameters)
@@ -80,24 +80,4 @@ fn list(names: &[String]) -> String {
     } else {
         names.join(", ")
     }
-}
-
-/// Reads `NAME=VALUE`; the value is a flag, a number or text, whichever it looks like first.
-///
-/// # Errors
-/// When there is no `=`.
-pub fn parameter(text: &str) -> anyhow::Result<(String, Parameter)> {
-    let (name, value) = text
-        .split_once('=')
-        .with_context(|| format!("parameter `{text}` is not NAME=VALUE"))?;
-    let value = if let Ok(flag) = value.parse() {
-        Parameter::Flag(flag)
-    } else if let Ok(integer) = value.parse() {
-        Parameter::Integer(integer)
-    } else if let Some(number) = value.parse::<f64>().ok().filter(|n| n.is_finite()) {
-        Parameter::Number(number)
-    } else {
-        Parameter::Text(value.into())
-    };
-    Ok((name.into(), value))
 }

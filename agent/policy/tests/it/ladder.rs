@@ -1,9 +1,8 @@
 //! The ladder, step by step and against a model.
 
 use offramp_core::Verdict;
-use offramp_policy::{
-    Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyDigest, PolicyHost,
-};
+use offramp_policy::{Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost};
+use offramp_proto::Digest;
 use proptest::prelude::*;
 
 use crate::guests::{class, puppet};
@@ -152,17 +151,17 @@ fn a_policy_that_cannot_be_started_again_counts_as_failing() {
 
 /// What a ladder is to do, as a stack of policies: the last decides.
 struct Model {
-    stack: Vec<(PolicyDigest, bool)>,
+    stack: Vec<(Digest, bool)>,
     good_frames: u32,
     bad_frames: u32,
 }
 
 impl Model {
-    fn active(&self) -> Option<PolicyDigest> {
+    fn active(&self) -> Option<Digest> {
         self.stack.last().map(|(policy, _)| *policy)
     }
 
-    fn swap(&mut self, to: PolicyDigest) -> LadderEvent {
+    fn swap(&mut self, to: Digest) -> LadderEvent {
         let from = self.active();
         self.stack.retain(|(_, proven)| *proven);
         self.stack.push((to, false));

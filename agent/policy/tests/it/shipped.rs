@@ -1,10 +1,12 @@
 //! The shipped policies, prebuilt and built anew; the threshold policy against the built-in rule.
 
 use std::path::Path;
+use std::process::Command;
 
 use offramp_core::{ExitView, ThresholdRule, Verdict};
-use offramp_policy::{ConfigureError, Instance, LoadError, Parameters, PolicyDigest, PolicyHost, Value};
+use offramp_policy::{ConfigureError, Instance, LoadError, Parameters, PolicyHost, Value};
 use offramp_policy_build::{Toolchain, component};
+use offramp_proto::Digest;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -84,7 +86,7 @@ fn they_are_small_in_bytes_memory_and_fuel() {
     // Fuel is deterministic: other figures mean another component or another wasmtime.
     for (component, decide_fuel, configure_fuel) in [(THRESHOLD, 39, 4730), (PATIENCE, 53, 1377)] {
         let report = host().check(component, &model(), &Parameters::default()).unwrap();
-        assert_eq!(report.digest, PolicyDigest::of(component));
+        assert_eq!(report.digest, Digest::of(component));
         assert_eq!(report.abi.to_string(), "1.0.0");
         assert!(report.imports.is_empty(), "{:?}", report.imports);
         assert_eq!(report.exports, ["offramp:policy/guest@1.0.0"]);
@@ -185,4 +187,25 @@ fn a_core_module_alone_is_not_mistaken_for_its_component() {
     // The first section of the component is its core module: number 1, then the length in LEB128.
     let start = THRESHOLD[8..].windows(4).position(|bytes| bytes == b"\0asm").unwrap() + 8;
     assert!(matches!(host().load(&THRESHOLD[start..]), Err(LoadError::CoreModule)));
+}
+
+/// They are a workspace of their own, which `cargo test --workspace` does not see.
+#[test]
+fn their_own_tests_pass() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/policies/Cargo.toml");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("policies");
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--release", "--locked", "--manifest-path"])
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(&target)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    // Three of each: one that runs no test at all would succeed as well.
+    let passed = text
+        .lines()
+        .filter(|line| line.starts_with("test ") && line.ends_with("... ok"));
+    assert_eq!(passed.count(), 6, "{text}");
 }

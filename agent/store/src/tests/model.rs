@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::disk::Disk;
 use super::{open, tight_limits};
-use crate::{Appended, Checkpoint, Desired, DesiredChange, Digest, OutboxStatus, Record, Roles, Store, StoreError};
+use crate::{Appended, Checkpoint, Desired, DesiredChange, OutboxStatus, Record, Roles, Store, StoreError};
 
 #[derive(Clone, Debug)]
 pub(super) enum Action {

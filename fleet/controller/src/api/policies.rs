@@ -5,11 +5,11 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use offramp_proto::DeviceId;
+use offramp_proto::{DeviceId, Parameter};
 use serde::Serialize;
 
 use super::{ApiError, MOST};
-use crate::desired::{MAX_POLICY, PolicyUpload, Target, parse_parameter};
+use crate::desired::{MAX_POLICY, PolicyUpload, Target};
 use crate::store::Policy;
 use crate::web::Fleet;
 
@@ -113,7 +113,8 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
                 version = Some(number);
             }
             "parameter" => {
-                let (name, value) = parse_parameter(&value).map_err(|e| ApiError::bad_request(e, usage))?;
+                let (name, value) =
+                    Parameter::parse(&value).map_err(|e| ApiError::bad_request(e.to_string(), usage))?;
                 parameters.insert(name, value);
             }
             "device" => {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use offramp_fleet::{MAX_POLICY, parse_parameter};
+use offramp_fleet::MAX_POLICY;
 use offramp_proto::DeviceId;
+use offramp_proto::{InvalidParameter, Parameter};
 use serde::Deserialize;
 
 use super::client::{Client, parse};
@@ -56,8 +57,8 @@ pub(super) struct List {
     json: bool,
 }
 
-fn check_parameter(text: &str) -> Result<String, String> {
-    parse_parameter(text).map(|_| text.to_owned())
+fn check_parameter(text: &str) -> Result<String, InvalidParameter> {
+    Parameter::parse(text).map(|_| text.to_owned())
 }
 
 #[derive(Deserialize)]

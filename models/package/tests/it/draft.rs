@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use offramp_model::{Digest, HEADS, MANIFEST, Package, PackageError, VECTORS};
+use offramp_model::{HEADS, MANIFEST, Package, PackageError, VECTORS};
+use offramp_proto::Digest;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 

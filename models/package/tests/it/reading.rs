@@ -1,4 +1,5 @@
-use offramp_model::{Digest, MANIFEST, Package, VECTORS};
+use offramp_model::{MANIFEST, Package, VECTORS};
+use offramp_proto::Digest;
 
 use crate::draft::{CLASSES, Draft, FEATURES, weights};
 

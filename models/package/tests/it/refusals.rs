@@ -1,7 +1,8 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use offramp_model::{Digest, HEADS, MANIFEST, Manifest, Package, Problem, VECTORS, limits};
+use offramp_model::{HEADS, MANIFEST, Manifest, Package, Problem, VECTORS, limits};
+use offramp_proto::Digest;
 use proptest::prelude::*;
 use safetensors::Dtype;
 
