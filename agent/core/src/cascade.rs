@@ -4,12 +4,17 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
+use offramp_proto::GuardReport;
+
 use crate::audit::upper_bound;
 use crate::checkpoint::{self, CheckpointError};
+use crate::context::Contexts;
+use crate::guard::{Audited, Exits, Finding, GuardSettings, Rules};
 use crate::head::Head;
-use crate::learner::LearnerSettings;
+use crate::learner::{LearnerSettings, Step, Target};
 use crate::math;
 use crate::view::{ExitView, ThresholdRule, Verdict};
+use crate::whitener::{Measurement, Whitener};
 use crate::window::{Window, WindowReport};
 
 /// A point in time: microseconds since an origin of the driver's choice; never runs backwards.
@@ -27,6 +32,9 @@ impl Micros {
 pub struct Network {
     /// One head per stage, in order.
     pub heads: Vec<Head>,
+    /// Per exit, from the first on, what whitens its features; where one is missing it is measured
+    /// ([`LearnerSettings::measure`]). The last exit needs none: it has no teacher.
+    pub whiteners: Vec<Option<Whitener>>,
     /// Multiply-adds of each stage.
     pub stage_macs: Vec<u64>,
 }
@@ -45,6 +53,16 @@ pub enum NetworkError {
     /// All heads must know the same classes.
     #[error("heads differ in their number of classes")]
     Classes,
+    /// A whitener must have as many features as its exit's head.
+    #[error("whitener of exit {exit} has {whitener} features where the head has {head}")]
+    Whitener {
+        /// Index of the exit.
+        exit: usize,
+        /// Features of the whitener.
+        whitener: usize,
+        /// Features of the head.
+        head: usize,
+    },
     /// The stages' multiply-adds must be positive and their sum a number.
     #[error("multiply-adds of the stages are zero or too many")]
     Macs,
@@ -56,35 +74,38 @@ pub enum NetworkError {
 /// What the operator sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Confidence from which the built-in rule leaves, `0..=1`.
+    /// Confidence from which a frame leaves, `0..=1`: where the guard starts from.
     pub threshold: f32,
-    /// Share of frames that left early and are audited, `0..=1`.
+    /// Share of frames that are audited, `0..=1`.
     pub audit_rate: f32,
     /// The learner.
     pub learner: LearnerSettings,
+    /// The guard.
+    pub guard: GuardSettings,
+    /// Contexts that are remembered at a time, `1..=64`; each takes memory for its heads.
+    pub contexts: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             threshold: 0.8,
-            audit_rate: 0.02,
+            audit_rate: 0.01,
             learner: LearnerSettings::default(),
+            guard: GuardSettings::default(),
+            contexts: 4,
         }
     }
 }
 
 impl Settings {
-    /// The built-in rule at these settings.
-    pub fn rule(&self) -> ThresholdRule {
-        ThresholdRule {
-            threshold: self.threshold,
-        }
-    }
-
     /// Whether every number is in its range.
     pub fn is_valid(&self) -> bool {
-        (0.0..=1.0).contains(&self.threshold) && (0.0..=1.0).contains(&self.audit_rate) && self.learner.is_valid()
+        (0.0..=1.0).contains(&self.threshold)
+            && (0.0..=1.0).contains(&self.audit_rate)
+            && (1..=64).contains(&self.contexts)
+            && self.learner.is_valid()
+            && self.guard.is_valid()
     }
 }
 
@@ -125,6 +146,9 @@ pub enum Event<'a> {
         frame: u64,
         /// A uniformly random word, which decides whether the frame is audited.
         random: u32,
+        /// The context that it belongs to; what was learned in others does not apply. 0 where there is
+        /// only one.
+        context: u64,
         /// What is known of the device.
         facts: Facts,
     },
@@ -231,6 +255,13 @@ struct Way {
     left: Option<Left>,
 }
 
+impl Way {
+    /// Whether the frame was drawn for an audit. A policy may order others, which say nothing about the rest.
+    fn is_drawn(&self, rate: f32) -> bool {
+        f64::from(self.random) < f64::from(rate) * 4_294_967_296.0
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Left {
     exit: usize,
@@ -238,11 +269,20 @@ struct Left {
     learn: bool,
 }
 
-/// Exit `teacher` says `class`: to be taught to the exits before it.
+/// What the exit that knows best, `teacher`, said of a frame: its class counts towards the prior, and is
+/// taught to the exits before it.
 #[derive(Clone, Copy, Debug)]
 struct Lesson {
     teacher: usize,
     class: usize,
+    /// Class that was predicted, where the frame was drawn for an audit.
+    audited: Option<usize>,
+    /// Whether exits are taught: a policy may forbid it.
+    learn: bool,
+    /// Multiply-adds of the prediction, as a share of the whole network.
+    cost: f32,
+    /// Whether the class is not the teacher's own opinion.
+    corrected: bool,
 }
 
 /// What is known of the current frame at one exit; allocated once.
@@ -250,19 +290,46 @@ struct Lesson {
 struct Station {
     features: Vec<f32>,
     previous: Vec<f32>,
+    /// W u + b.
+    logits: Vec<f32>,
+    /// Of the logits, corrected by the prior.
     probabilities: Vec<f32>,
     top: usize,
     reached: bool,
     has_previous: bool,
+    /// Whether the features were added to a measurement.
+    measured: bool,
+}
+
+/// The current frame at all exits.
+#[derive(Debug)]
+struct Stations<'a>(&'a [Station]);
+
+impl Exits for Stations<'_> {
+    fn features(&self, exit: usize) -> &[f32] {
+        &self.0[exit].features
+    }
+
+    fn logits(&self, exit: usize) -> &[f32] {
+        &self.0[exit].logits
+    }
+
+    fn probabilities(&self, exit: usize) -> &[f32] {
+        &self.0[exit].probabilities
+    }
 }
 
 /// The cascade of one camera, with its heads, learner, audits and counters. See the crate's documentation.
 #[derive(Clone, Debug)]
 pub struct Core {
     base: Vec<Head>,
-    heads: Vec<Head>,
+    contexts: Contexts,
+    whiteners: Vec<Whitening>,
+    scratch: Scratch,
     stage_macs: Vec<u64>,
     total_macs: u64,
+    /// Multiply-adds up to each exit, its head included, as a share of all.
+    exit_costs: Vec<f32>,
     settings: Settings,
     stations: Vec<Station>,
     phase: Phase,
@@ -270,6 +337,24 @@ pub struct Core {
     window: Window,
     audits: u64,
     disagreements: u64,
+}
+
+/// What is known of the covariance of an early exit's features.
+#[derive(Clone, Debug)]
+enum Whitening {
+    Known(Whitener),
+    Measuring(Measurement),
+    /// Not asked for.
+    Off,
+}
+
+/// Memory that every update uses anew.
+#[derive(Clone, Debug)]
+struct Scratch {
+    gradient: Vec<f32>,
+    centred: Vec<f32>,
+    direction: Vec<f32>,
+    posterior: Vec<f32>,
 }
 
 /// Features u are layer-normalised, so that ‖u‖² ≈ C; beyond this many times C they cannot be.
@@ -281,7 +366,11 @@ impl Core {
     /// # Errors
     /// See [`NetworkError`].
     pub fn new(network: Network, settings: Settings) -> Result<Self, NetworkError> {
-        let Network { heads, stage_macs } = network;
+        let Network {
+            heads,
+            mut whiteners,
+            stage_macs,
+        } = network;
         let exits = heads.len();
         if exits == 0 || exits != stage_macs.len() {
             return Err(NetworkError::Stages {
@@ -300,18 +389,44 @@ impl Core {
         if !settings.is_valid() {
             return Err(NetworkError::Settings);
         }
+        whiteners.resize(exits, None);
+        for (exit, (whitener, head)) in whiteners.iter().zip(&heads).enumerate() {
+            if let Some(whitener) = whitener.as_ref().filter(|w| w.features() != head.features()) {
+                return Err(NetworkError::Whitener {
+                    exit,
+                    whitener: whitener.features(),
+                    head: head.features(),
+                });
+            }
+        }
+        let early = exits - 1;
+        let most = heads.iter().map(Head::features).max().unwrap_or(0);
         let station = |head: &Head| Station {
             features: vec![0.0; head.features()],
             previous: vec![0.0; head.features()],
+            logits: vec![0.0; classes],
             probabilities: vec![0.0; classes],
             top: 0,
             reached: false,
             has_previous: false,
+            measured: false,
         };
-        Ok(Self {
+        let mut core = Self {
             stations: heads.iter().map(station).collect(),
-            base: heads.clone(),
-            heads,
+            contexts: Contexts::new(&heads, settings.threshold),
+            exit_costs: exit_costs(&heads, &stage_macs),
+            whiteners: whiteners
+                .into_iter()
+                .take(early)
+                .map(|known| known.map_or(Whitening::Off, Whitening::Known))
+                .collect(),
+            scratch: Scratch {
+                gradient: vec![0.0; classes],
+                centred: vec![0.0; most],
+                direction: vec![0.0; most],
+                posterior: vec![0.0; classes],
+            },
+            base: heads,
             stage_macs,
             total_macs,
             settings,
@@ -320,7 +435,21 @@ impl Core {
             window: Window::new(exits, classes),
             audits: 0,
             disagreements: 0,
-        })
+        };
+        core.prepare_whitening();
+        Ok(core)
+    }
+
+    /// Begins to measure what is asked for and not known.
+    fn prepare_whitening(&mut self) {
+        let wanted = self.settings.learner.enabled && self.settings.learner.whitened;
+        for (whitening, head) in self.whiteners.iter_mut().zip(&self.base) {
+            match whitening {
+                Whitening::Off if wanted => *whitening = Whitening::Measuring(Measurement::new(head.features())),
+                Whitening::Measuring(_) if !wanted => *whitening = Whitening::Off,
+                Whitening::Known(_) | Whitening::Measuring(_) | Whitening::Off => {}
+            }
+        }
     }
 
     /// Takes an event and orders what follows from it.
@@ -329,8 +458,18 @@ impl Core {
     /// See [`Misuse`]; a driver that follows the contract sees only what a faulty stage causes.
     pub fn handle(&mut self, now: Micros, event: Event<'_>, out: &mut impl FnMut(Effect)) -> Result<(), Misuse> {
         match (mem::replace(&mut self.phase, Phase::Idle), event) {
-            (Phase::Idle, Event::FrameArrived { frame, random, facts }) => {
+            (
+                Phase::Idle,
+                Event::FrameArrived {
+                    frame,
+                    random,
+                    context,
+                    facts,
+                },
+            ) => {
                 self.learn();
+                let (limit, threshold) = (self.settings.contexts, self.settings.threshold);
+                self.contexts.enter(context, limit, &self.base, threshold);
                 for station in &mut self.stations {
                     mem::swap(&mut station.features, &mut station.previous);
                     station.has_previous = mem::replace(&mut station.reached, false);
@@ -408,7 +547,11 @@ impl Core {
         out: &mut impl FnMut(Effect),
     ) -> Result<(), Misuse> {
         let stage = way.stage;
-        let (station, head) = (&mut self.stations[stage], &self.heads[stage]);
+        let adapted = self.contexts.adapted();
+        let (station, head) = (
+            &mut self.stations[stage],
+            adapted.heads.get(stage).unwrap_or(&self.base[stage]),
+        );
         way.stage_us += now.since(way.stage_started);
         way.macs += self.stage_macs[stage] + head.macs();
         let expected = head.features();
@@ -427,11 +570,16 @@ impl Core {
         }
         station.features.copy_from_slice(features);
         station.reached = true;
-        head.probabilities(&station.features, &mut station.probabilities);
+        station.measured = false;
+        head.logits(&station.features, &mut station.logits);
+        let offsets = self.settings.learner.offsets(adapted, stage);
+        let scale = 1.0 / self.contexts.guard().temperature(stage);
+        station.probabilities.copy_from_slice(&station.logits);
+        math::top(&mut station.probabilities, scale, offsets);
         let view = self.view(&way);
         self.stations[stage].top = view.class as usize;
 
-        let last = stage + 1 == self.heads.len();
+        let last = stage + 1 == self.base.len();
         match (way.left, last) {
             (None, false) => {
                 self.phase = Phase::Deciding(way);
@@ -472,7 +620,7 @@ impl Core {
         };
         ExitView {
             exit: exit as u32,
-            exits: self.heads.len() as u32,
+            exits: self.base.len() as u32,
             class: class as u32,
             confidence: first,
             margin: first - second,
@@ -506,8 +654,8 @@ impl Core {
                 latency_us: now.since(way.arrived),
             },
         });
-        let last = exit + 1 == self.heads.len();
-        let drawn = f64::from(way.random) < f64::from(self.settings.audit_rate) * 4_294_967_296.0;
+        let last = exit + 1 == self.base.len();
+        let drawn = way.is_drawn(self.settings.audit_rate);
         if !last && (audit || drawn) {
             let left = Some(Left { exit, class, learn });
             self.run_stage(
@@ -520,60 +668,231 @@ impl Core {
                 out,
             );
         } else {
-            self.teach(exit, class, learn);
+            // A frame that goes all the way by itself is an audit for nothing: without these, audits would only be
+            // of frames that someone was sure of.
+            self.teach(&way, exit, class, (last && drawn).then_some(class), learn);
+            if last && drawn {
+                self.count_audit(false);
+            }
             self.finish(&way, now, out);
         }
     }
 
-    fn finish_audit(&mut self, way: &Way, left: Left, now: Micros, out: &mut impl FnMut(Effect)) {
-        let class = self.stations[way.stage].top;
-        let disagrees = u64::from(class != left.class);
+    fn count_audit(&mut self, disagrees: bool) {
+        let disagrees = u64::from(disagrees);
         self.window.audits += 1;
         self.window.disagreements += disagrees;
         self.audits += 1;
         self.disagreements += disagrees;
-        let audit = left.exit + 1..self.heads.len();
-        self.window.cost.audit_macs += audit.map(|s| self.stage_macs[s] + self.heads[s].macs()).sum::<u64>();
-        self.teach(way.stage, class, left.learn);
+    }
+
+    fn finish_audit(&mut self, way: &Way, left: Left, now: Micros, out: &mut impl FnMut(Effect)) {
+        let class = self.stations[way.stage].top;
+        let drawn = way.is_drawn(self.settings.audit_rate);
+        if drawn {
+            self.count_audit(class != left.class);
+        }
+        let audit = left.exit + 1..self.base.len();
+        self.window.cost.audit_macs += audit.map(|s| self.stage_macs[s] + self.base[s].macs()).sum::<u64>();
+        self.teach(way, way.stage, class, drawn.then_some(left.class), left.learn);
         self.finish(way, now, out);
     }
 
-    /// Plans the lesson of the exit that knows best; the last exit must itself be sure.
-    fn teach(&mut self, teacher: usize, class: usize, learn: bool) {
-        if !learn || teacher == 0 || !self.settings.learner.enabled {
-            return;
-        }
-        let last = teacher + 1 == self.heads.len();
-        if last && self.stations[teacher].probabilities[class] < self.settings.learner.gate {
-            self.window.gated += 1;
-        } else {
-            self.lesson = Some(Lesson { teacher, class });
-        }
+    /// Plans what is to be learned from the exit that knows best.
+    fn teach(&mut self, way: &Way, teacher: usize, class: usize, audited: Option<usize>, learn: bool) {
+        let exit = way.left.map_or(way.stage, |left| left.exit);
+        self.lesson = Some(Lesson {
+            teacher,
+            class,
+            audited,
+            learn: learn && self.settings.learner.enabled,
+            cost: self.exit_costs[exit],
+            corrected: false,
+        });
     }
 
     fn finish(&mut self, way: &Way, now: Micros, out: &mut impl FnMut(Effect)) {
         let cost = &mut self.window.cost;
         cost.macs += way.macs;
-        cost.full_macs += self.total_macs + self.heads.iter().map(Head::macs).sum::<u64>();
+        cost.full_macs += self.total_macs + self.base.iter().map(Head::macs).sum::<u64>();
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
         out(Effect::Finished);
     }
 
-    /// Does what the last frame taught. Off the latency path: call it when a frame is
-    /// [`Effect::Finished`]; otherwise the next frame's arrival does it.
+    /// Does what the last frame taught, and a piece of the guard's work. Off the latency path: call it when a
+    /// frame is [`Effect::Finished`]; otherwise the next frame's arrival does it.
     pub fn learn(&mut self) {
-        let Some(Lesson { teacher, class }) = self.lesson.take() else {
+        self.measure();
+        let Some(lesson) = self.lesson.take() else {
             return;
         };
-        for exit in 0..teacher {
-            let station = &self.stations[exit];
-            let (head, base) = (&mut self.heads[exit], &self.base[exit]);
-            self.settings
-                .learner
-                .step(head, base, &station.features, &station.probabilities, class);
+        if let Some(class) = lesson.audited {
+            self.audit(class);
+        }
+        let learner = self.settings.learner;
+        let paused = self.contexts.guard().paused;
+        if lesson.learn && !paused {
+            self.update_heads(&learner, lesson);
+            if learner.prior.strength > 0.0 {
+                let prior = &mut self.contexts.current_mut().0.prior;
+                if lesson.corrected {
+                    prior.count(lesson.class, &learner.prior);
+                } else {
+                    prior.observe(&self.stations[lesson.teacher].logits, &learner.prior);
+                }
+            }
+        }
+        let (adapted, guard) = self.contexts.current_mut();
+        guard.pay(lesson.cost, &self.settings.guard);
+        let rules = Rules {
+            settings: &self.settings.guard,
+            base: &self.base,
+            costs: &self.exit_costs,
+            prior: learner.enabled && learner.prior.strength > 0.0,
+            threshold: self.settings.threshold,
+        };
+        match guard.work(adapted, &rules) {
+            Some(Finding::Promoted) => self.window.promotions += 1,
+            Some(Finding::RolledBack | Finding::Paused) => self.window.rollbacks += 1,
+            None => {}
+        }
+    }
+
+    /// Hands an audited frame to the guard.
+    fn audit(&mut self, class: usize) {
+        let Some((last, early)) = self.stations.split_last() else {
+            return;
+        };
+        let learner = &self.settings.learner;
+        let (adapted, guard) = self.contexts.current_mut();
+        let prior = learner.enabled && learner.prior.strength > 0.0;
+        let posterior = &mut self.scratch.posterior;
+        posterior.copy_from_slice(&last.logits);
+        math::top(posterior, 1.0, prior.then(|| adapted.prior.offsets()));
+        let audited = Audited {
+            class,
+            exits: &Stations(early),
+            posterior,
+            last_class: last.top,
+        };
+        let rules = Rules {
+            settings: &self.settings.guard,
+            base: &self.base,
+            costs: &self.exit_costs,
+            prior,
+            threshold: self.settings.threshold,
+        };
+        guard.audit(&audited, &rules);
+    }
+
+    /// Somebody knows the class of the last frame: it is learned in place of the prediction. To be called
+    /// before [`Self::learn`]; without a lesson, or for a class that does not exist, it does nothing.
+    pub fn correct(&mut self, class: u32) {
+        if let Some(lesson) = &mut self.lesson
+            && (class as usize) < self.base[0].classes()
+        {
+            lesson.class = class as usize;
+            lesson.corrected = true;
+        }
+    }
+
+    /// Adds the last frame to what is being measured.
+    fn measure(&mut self) {
+        for (whitening, station) in self.whiteners.iter_mut().zip(&mut self.stations) {
+            if let Whitening::Measuring(measurement) = whitening
+                && station.reached
+                && !mem::replace(&mut station.measured, true)
+            {
+                measurement.add(&station.features);
+                if measurement.frames() >= self.settings.learner.measure {
+                    *whitening = match measurement.finish() {
+                        Some(whitener) => Whitening::Known(whitener),
+                        None => Whitening::Measuring(Measurement::new(station.features.len())),
+                    };
+                }
+            }
+        }
+    }
+
+    fn update_heads(&mut self, learner: &LearnerSettings, lesson: Lesson) {
+        let Lesson {
+            teacher,
+            class,
+            corrected,
+            ..
+        } = lesson;
+        if learner.rate == 0.0 || teacher == 0 {
+            return;
+        }
+        let last = teacher + 1 == self.base.len();
+        if last && !corrected && self.stations[teacher].probabilities[class] < learner.gate {
+            self.window.gated += 1;
+            return;
+        }
+        let Scratch {
+            gradient,
+            centred,
+            direction,
+            ..
+        } = &mut self.scratch;
+        let (early, knowing) = self.stations.split_at(teacher);
+        let (adapted, guard) = self.contexts.current_mut();
+        let rate = learner.rate * guard.caution;
+        for (exit, station) in early.iter().enumerate() {
+            // g = p − q.
+            match learner.target {
+                _ if corrected => {
+                    gradient.copy_from_slice(&station.probabilities);
+                    gradient[class] -= 1.0;
+                }
+                Target::Hard => {
+                    gradient.copy_from_slice(&station.probabilities);
+                    gradient[class] -= 1.0;
+                }
+                Target::Soft { temperature } => {
+                    math::sharpen(&knowing[0].probabilities, temperature, gradient);
+                    for (g, p) in gradient.iter_mut().zip(&station.probabilities) {
+                        *g = p - *g;
+                    }
+                }
+            }
+            let norm = libm::sqrtf(math::dot(gradient, gradient));
+            if norm > learner.max_gradient {
+                let scale = learner.max_gradient / norm;
+                gradient.iter_mut().for_each(|g| *g *= scale);
+            }
+            if !Step::is_worthwhile(gradient) {
+                continue;
+            }
+            let (head, base, u) = (&mut adapted.heads[exit], &self.base[exit], &station.features[..]);
+            let c = u.len();
+            let mut macs = 0;
+            let (direction, bias_factor, energy) = if learner.whitened {
+                match &mut self.whiteners[exit] {
+                    Whitening::Known(whitener) => {
+                        let (centred, direction) = (&mut centred[..c], &mut direction[..c]);
+                        let bias_factor = whitener.direction(u, centred, direction);
+                        macs += (c * c) as u64;
+                        // A stretch beyond the average would make the step longer than it is meant to be.
+                        let energy = math::dot(direction, centred).max(c as f32);
+                        (&*direction, bias_factor, energy)
+                    }
+                    Whitening::Measuring(_) | Whitening::Off => continue,
+                }
+            } else {
+                (u, 1.0, math::dot(u, u))
+            };
+            let step = Step {
+                gradient,
+                direction,
+                bias_factor,
+                size: rate / (energy + 1.0),
+                anchor: learner.anchor,
+            };
+            macs += step.take(head, base);
             self.window.updates += 1;
-            self.window.cost.macs += head.macs();
+            self.window.cost.macs += macs;
         }
     }
 
@@ -592,23 +911,57 @@ impl Core {
     /// A head that has gone further from its base than the learner's bound, or holds a number that is not
     /// finite, is put back to its base and counted as a rollback.
     pub fn close_window(&mut self) -> WindowReport {
-        let mut rollbacks = 0;
-        let mut distances = Vec::with_capacity(self.heads.len());
-        for (head, base) in self.heads.iter_mut().zip(&self.base) {
+        let mut rollbacks = self.window.rollbacks;
+        let mut distances = Vec::with_capacity(self.base.len());
+        for (head, base) in self.contexts.current_mut().0.heads.iter_mut().zip(&self.base) {
             let distance = head.distance(base);
             if distance <= self.settings.learner.max_distance && head.is_finite() {
                 distances.push(distance);
             } else {
-                head.clone_from(base);
+                head.copy_from(base);
                 rollbacks += 1;
                 distances.push(0.0);
             }
         }
-        let report = self
-            .window
-            .report(rollbacks, distances, upper_bound(self.disagreements, self.audits));
-        self.window = Window::new(self.heads.len(), self.heads[0].classes());
+        distances.push(0.0);
+        let guard = self.guard_report();
+        let report = self.window.report(
+            rollbacks,
+            distances,
+            upper_bound(self.disagreements, self.audits),
+            guard,
+        );
+        self.window = Window::new(self.base.len(), self.base[0].classes());
         report
+    }
+
+    fn guard_report(&self) -> GuardReport {
+        let guard = self.contexts.guard();
+        let (loss, loss_bound) = guard.loss();
+        GuardReport {
+            threshold: guard.threshold,
+            temperatures: (0..self.base.len() - 1).map(|exit| guard.temperature(exit)).collect(),
+            loss,
+            loss_bound,
+            audits: guard.audited() as u64,
+            promotions: 0,
+            paused: guard.paused,
+            contexts: self.contexts.len() as u64,
+            bytes: self.bytes(),
+        }
+    }
+
+    /// Bytes of memory that heads, canaries and all else that is learned take. It grows with the contexts
+    /// that are remembered, and with nothing else.
+    pub fn bytes(&self) -> u64 {
+        let whitening = |w: &Whitening| match w {
+            Whitening::Known(whitener) => whitener.features() * (whitener.features() + 1),
+            Whitening::Measuring(measurement) => measurement.features() * (measurement.features() + 1),
+            Whitening::Off => 0,
+        };
+        let base: usize = self.base.iter().map(Head::numbers).sum();
+        let whitening: usize = self.whiteners.iter().map(whitening).sum();
+        (4 * (base + whitening) + self.contexts.bytes()) as u64
     }
 
     /// The settings in force.
@@ -624,13 +977,46 @@ impl Core {
         if !settings.is_valid() {
             return Err(NetworkError::Settings);
         }
+        if settings.threshold != self.settings.threshold {
+            self.contexts.set_threshold(settings.threshold);
+        }
         self.settings = settings;
+        self.contexts.shrink(settings.contexts);
+        self.contexts.refresh(&settings.learner);
+        self.prepare_whitening();
         Ok(())
     }
 
-    /// The heads in force, one per exit.
-    pub fn heads(&self) -> &[Head] {
-        &self.heads
+    /// Number of exits.
+    pub fn exits(&self) -> usize {
+        self.base.len()
+    }
+
+    /// The head in force at an exit.
+    ///
+    /// # Panics
+    /// When there is no such exit.
+    pub fn head(&self, exit: usize) -> &Head {
+        self.contexts.adapted().heads.get(exit).unwrap_or(&self.base[exit])
+    }
+
+    /// Writes the K probabilities that features u ∈ R^C would be given at an exit now, in the context in
+    /// force. Nothing is learned from it.
+    ///
+    /// # Panics
+    /// When there is no such exit, or a slice has another length.
+    pub fn classify(&self, exit: usize, features: &[f32], probabilities: &mut [f32]) {
+        self.head(exit).logits(features, probabilities);
+        let offsets = self.settings.learner.offsets(self.contexts.adapted(), exit);
+        let scale = 1.0 / self.contexts.guard().temperature(exit);
+        math::top(probabilities, scale, offsets);
+    }
+
+    /// The built-in rule at the guard's present threshold.
+    pub fn rule(&self) -> ThresholdRule {
+        ThresholdRule {
+            threshold: self.contexts.guard().threshold,
+        }
     }
 
     /// Multiply-adds of each stage.
@@ -646,28 +1032,39 @@ impl Core {
             .map(|s| s.probabilities.as_slice())
     }
 
-    /// The heads as bytes, for [`Self::restore`].
+    /// What every context has learned, as bytes for [`Self::restore`].
     pub fn checkpoint(&self) -> Vec<u8> {
-        checkpoint::encode(&self.heads, checkpoint::fingerprint(&self.base))
+        checkpoint::encode(&self.contexts, checkpoint::fingerprint(&self.base))
     }
 
-    /// Takes up heads from a checkpoint of the same model.
+    /// Takes up what a checkpoint of the same model holds; its last context is in force.
     ///
     /// # Errors
-    /// See [`CheckpointError`]; the heads in force stay.
+    /// See [`CheckpointError`]; what is in force stays.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let heads = checkpoint::decode(bytes, &self.base)?;
-        debug_assert!(heads.iter().zip(&self.base).all(|(a, b)| a.has_shape_of(b)));
-        self.heads = heads;
+        let saved = checkpoint::decode(bytes, &self.base, &self.settings)?;
+        self.contexts = Contexts::from_saved(saved).ok_or(CheckpointError::Malformed)?;
+        self.contexts.shrink(self.settings.contexts);
         self.lesson = None;
         Ok(())
     }
 
     /// Goes back to the heads that the model came with.
     pub fn reset_heads(&mut self) {
-        self.heads.clone_from(&self.base);
+        self.contexts.reset(&self.base, self.settings.threshold);
         self.lesson = None;
     }
+}
+
+/// Multiply-adds up to each exit, its head included, as a share of all.
+fn exit_costs(heads: &[Head], stage_macs: &[u64]) -> Vec<f32> {
+    let all: u64 = heads.iter().map(Head::macs).sum::<u64>() + stage_macs.iter().sum::<u64>();
+    let macs = heads.iter().zip(stage_macs).map(|(head, macs)| head.macs() + macs);
+    let sums = macs.scan(0, |sum, macs| {
+        *sum += macs;
+        Some(*sum as f32 / all as f32)
+    });
+    sums.collect()
 }
 
 #[cfg(test)]

@@ -86,6 +86,11 @@ impl Head {
         &self.bias
     }
 
+    /// Weights and biases.
+    pub(crate) fn numbers(&self) -> usize {
+        self.weights.len() + self.bias.len()
+    }
+
     /// Multiply-adds of one evaluation; an update costs as many again.
     pub fn macs(&self) -> u64 {
         (self.classes * self.features) as u64
@@ -115,6 +120,12 @@ impl Head {
         softmax(p);
     }
 
+    /// Takes over the numbers of a head of the same shape, without allocating.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        self.weights.copy_from_slice(&other.weights);
+        self.bias.copy_from_slice(&other.bias);
+    }
+
     /// ‖W − W⁰‖ / ‖W⁰‖.
     pub(crate) fn distance(&self, base: &Self) -> f32 {
         let norm = dot(&base.weights, &base.weights);
@@ -127,9 +138,5 @@ impl Head {
 
     pub(crate) fn is_finite(&self) -> bool {
         self.weights.iter().chain(&self.bias).all(|w| w.is_finite())
-    }
-
-    pub(crate) fn has_shape_of(&self, other: &Self) -> bool {
-        (self.classes, self.features) == (other.classes, other.features)
     }
 }

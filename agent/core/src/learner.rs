@@ -1,22 +1,50 @@
-//! The poster's rule: the exit taken teaches the heads of the exits before it.
+//! The exit taken teaches the heads of the exits before it.
 //!
-//! Source: "Test-Time Specialization of Dynamic Neural Networks", Leroux, Katare, Ding, Simoens, 2024.
+//! Source of the rule: "Test-Time Specialization of Dynamic Neural Networks", Leroux, Katare, Ding,
+//! Simoens, 2024: the prediction of the exit taken is the target of the earlier heads. That rule to the
+//! letter is [`LearnerSettings::POSTER`]; whitening, soft targets and bounds are ours.
 
+use crate::context::Adapted;
 use crate::head::Head;
+use crate::prior::PriorSettings;
+
+/// What the teacher's opinion is turned into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Its class, and nothing else: the poster's.
+    Hard,
+    /// Its probabilities p, sharpened to p^(1/T) (and made to sum to one), so that doubts are taught too.
+    Soft {
+        /// T, `0.1..=1`.
+        temperature: f32,
+    },
+}
 
 /// Settings of the learner.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnerSettings {
-    /// Whether heads are updated at all.
+    /// Whether anything is learned at all, class frequencies included.
     pub enabled: bool,
-    /// η0: one update moves the sample's own logits by −η0·(p − q). Stable below 4; 0.03 to 0.3 is reasonable.
+    /// η0: one update moves the sample's own logits by −η0·(p − q) at most; 0 leaves the heads alone. Stable
+    /// below 4; 0.03 to 0.3 is reasonable.
     pub rate: f32,
+    /// Whether updates run along whitened axes; otherwise they run along u.
+    pub whitened: bool,
+    /// Frames from which the device measures a whitener that the model does not ship; until then the
+    /// head of that exit is not updated.
+    pub measure: u32,
+    /// What is taught.
+    pub target: Target,
     /// λ: pull of every update towards the base head; 0.001 forgets in about 1,000 updates.
     pub anchor: f32,
     /// Confidence that the last exit must have to teach, `0..=1`: it is taken when nobody is sure.
     pub gate: f32,
+    /// Largest ‖p − q‖ that counts in full; a longer one is shortened to it. At most √2 comes up.
+    pub max_gradient: f32,
     /// Largest ‖W − W⁰‖ / ‖W⁰‖; a head beyond it is put back to its base when the window closes.
     pub max_distance: f32,
+    /// Correction by the frequency of the classes.
+    pub prior: PriorSettings,
 }
 
 impl Default for LearnerSettings {
@@ -24,41 +52,114 @@ impl Default for LearnerSettings {
         Self {
             enabled: true,
             rate: 0.1,
-            anchor: 1e-4,
+            whitened: true,
+            measure: 500,
+            target: Target::Hard,
+            anchor: 0.0,
             gate: 0.5,
+            max_gradient: 1.5,
             max_distance: 1.0,
+            prior: PriorSettings::default(),
         }
     }
 }
 
+/// Gradients of a class below this are not worth a pass over its row: together they move a logit by
+/// less than η0 times this.
+const NEGLIGIBLE: f32 = 1e-3;
+
 impl LearnerSettings {
+    /// The poster to the letter: hard targets, plain gradient steps, no gate, no bound, no prior.
+    pub const POSTER: Self = Self {
+        enabled: true,
+        rate: 0.1,
+        whitened: false,
+        measure: 500,
+        target: Target::Hard,
+        anchor: 0.0,
+        gate: 0.0,
+        max_gradient: 1.5,
+        max_distance: f32::INFINITY,
+        prior: PriorSettings {
+            strength: 0.0,
+            window: 500.0,
+            smoothing: 100.0,
+            on_last: false,
+        },
+    };
+
     /// Whether every number is in the range in which the rule is stable.
     pub fn is_valid(&self) -> bool {
+        let target = match self.target {
+            Target::Hard => true,
+            Target::Soft { temperature } => (0.1..=1.0).contains(&temperature),
+        };
         (0.0..4.0).contains(&self.rate)
+            && target
+            && self.measure >= 2
             && (0.0..1.0).contains(&self.anchor)
             && (0.0..=1.0).contains(&self.gate)
+            && self.max_gradient > 0.0
             && self.max_distance > 0.0
+            && self.prior.is_valid()
     }
 
-    /// One step of `head` on features u towards the class `target`, where p are the probabilities that it gave.
-    ///
-    /// `g = p − q`, `W ← W − η0/(C+1) · g uᵀ − λ(W − W⁰)`, likewise b. As ‖[u;1]‖² = C + 1, this moves the
-    /// sample's logits by −η0·g.
-    pub(crate) fn step(&self, head: &mut Head, base: &Head, u: &[f32], p: &[f32], target: usize) {
+    /// What is added to the logits of an exit.
+    pub(crate) fn offsets<'a>(&self, adapted: &'a Adapted, exit: usize) -> Option<&'a [f32]> {
+        let corrected = exit < adapted.heads.len() || self.prior.on_last;
+        (self.enabled && self.prior.strength > 0.0 && corrected).then(|| adapted.prior.offsets())
+    }
+}
+
+/// One step of a head on one sample: `W ← W − s g dᵀ − λ(W − W⁰)`, `b ← b − s β g − λ(b − b⁰)`.
+///
+/// Plain: d = u, β = 1, s = η0 / (‖u‖² + 1); it moves the sample's own logits by −η0·g. Whitened: see
+/// [`crate::whitener`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'a> {
+    /// g = p − q, K numbers.
+    pub(crate) gradient: &'a [f32],
+    /// d, C numbers.
+    pub(crate) direction: &'a [f32],
+    /// β.
+    pub(crate) bias_factor: f32,
+    /// s.
+    pub(crate) size: f32,
+    /// λ.
+    pub(crate) anchor: f32,
+}
+
+impl Step<'_> {
+    /// Whether any class would move.
+    pub(crate) fn is_worthwhile(gradient: &[f32]) -> bool {
+        gradient.iter().any(|g| g.abs() >= NEGLIGIBLE)
+    }
+
+    /// Takes the step; tells how many multiply-adds it took.
+    pub(crate) fn take(&self, head: &mut Head, base: &Head) -> u64 {
+        let mut moved = 0;
         let features = head.features();
-        let rate = self.rate / (features + 1) as f32;
-        let rows = head
-            .weights
-            .chunks_exact_mut(features)
-            .zip(base.weights.chunks_exact(features));
-        for (class, ((row, base_row), (b, base_b))) in rows.zip(head.bias.iter_mut().zip(&base.bias)).enumerate() {
-            let g = p[class] - if class == target { 1.0 } else { 0.0 };
-            let step = rate * g;
-            for ((w, w0), u) in row.iter_mut().zip(base_row).zip(u) {
-                *w = *w - step * u - self.anchor * (*w - w0);
+        let rows = head.weights.chunks_exact_mut(features).zip(&mut head.bias);
+        let base_rows = base.weights.chunks_exact(features).zip(&base.bias);
+        for (((row, b), (base_row, base_b)), g) in rows.zip(base_rows).zip(self.gradient) {
+            if self.anchor > 0.0 {
+                for (w, w0) in row.iter_mut().zip(base_row) {
+                    *w -= self.anchor * (*w - w0);
+                }
+                *b -= self.anchor * (*b - base_b);
             }
-            *b = *b - step - self.anchor * (*b - base_b);
+            if g.abs() < NEGLIGIBLE {
+                continue;
+            }
+            let size = self.size * g;
+            for (w, d) in row.iter_mut().zip(self.direction) {
+                *w -= size * d;
+            }
+            *b -= size * self.bias_factor;
+            moved += 1;
         }
+        let pulled = if self.anchor > 0.0 { self.gradient.len() } else { 0 };
+        ((moved + pulled) * features) as u64
     }
 }
 
@@ -79,43 +180,71 @@ mod tests {
     #[test]
     fn one_step_moves_the_samples_logits_by_the_rate_times_the_gradient() {
         let (classes, features) = (5, 64);
-        let base = Head::new(
-            classes,
-            features,
-            (0..320).map(|i| libm::cosf(i as f32) * 0.1).collect(),
-            vec![0.1; 5],
-        )
-        .unwrap();
-        let settings = LearnerSettings {
-            rate: 0.5,
-            anchor: 0.0,
-            ..LearnerSettings::default()
-        };
+        let weights = (0..320).map(|i| libm::cosf(i as f32) * 0.1).collect();
+        let base = Head::new(classes, features, weights, vec![0.1; 5]).unwrap();
         let u = normalised(features, 0.3);
-        let (mut before, mut after, mut p) = (vec![0.0; 5], vec![0.0; 5], vec![0.0; 5]);
+        let (mut before, mut after) = (vec![0.0; 5], vec![0.0; 5]);
         let mut head = base.clone();
         head.logits(&u, &mut before);
-        head.probabilities(&u, &mut p);
-        settings.step(&mut head, &base, &u, &p, 2);
+        let gradient = [0.2, 0.3, -0.9, 0.399, 0.0001];
+        let step = Step {
+            gradient: &gradient,
+            direction: &u,
+            bias_factor: 1.0,
+            size: 0.5 / (features + 1) as f32,
+            anchor: 0.0,
+        };
+        step.take(&mut head, &base);
         head.logits(&u, &mut after);
-        for k in 0..classes {
-            let g = p[k] - if k == 2 { 1.0 } else { 0.0 };
-            assert!((after[k] - before[k] + 0.5 * g).abs() < 1e-4, "class {k}");
+        for k in 0..5 {
+            assert!((after[k] - before[k] + 0.5 * gradient[k]).abs() < 1e-3, "class {k}");
         }
+        assert_eq!(
+            head.weights()[4 * features..],
+            base.weights()[4 * features..],
+            "not worth a pass"
+        );
     }
 
     #[test]
     fn without_a_gradient_the_anchor_brings_a_head_back_to_its_base() {
         let base = Head::new(2, 1, vec![1.0, -1.0], vec![0.0, 0.0]).unwrap();
         let mut head = Head::new(2, 1, vec![3.0, -3.0], vec![1.0, 1.0]).unwrap();
-        let settings = LearnerSettings {
-            rate: 0.0,
+        let step = Step {
+            gradient: &[0.0, 0.0],
+            direction: &[1.0],
+            bias_factor: 1.0,
+            size: 0.1,
             anchor: 0.01,
-            ..LearnerSettings::default()
         };
         for _ in 0..2_000 {
-            settings.step(&mut head, &base, &[1.0], &[0.5, 0.5], 0);
+            step.take(&mut head, &base);
         }
         assert!(head.distance(&base) < 1e-3);
+    }
+
+    #[test]
+    fn settings_outside_their_range_are_known() {
+        assert!(LearnerSettings::default().is_valid() && LearnerSettings::POSTER.is_valid());
+        for bad in [
+            LearnerSettings {
+                rate: 4.0,
+                ..LearnerSettings::default()
+            },
+            LearnerSettings {
+                rate: f32::NAN,
+                ..LearnerSettings::default()
+            },
+            LearnerSettings {
+                target: Target::Soft { temperature: 0.0 },
+                ..LearnerSettings::default()
+            },
+            LearnerSettings {
+                max_gradient: 0.0,
+                ..LearnerSettings::default()
+            },
+        ] {
+            assert!(!bad.is_valid(), "{bad:?}");
+        }
     }
 }

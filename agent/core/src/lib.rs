@@ -22,13 +22,13 @@
 //!
 //! # fn network() -> Network {
 //! #     let head = || Head::new(2, 3, vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0], vec![0.0; 2]).unwrap();
-//! #     Network { heads: vec![head(), head()], stage_macs: vec![10, 10] }
+//! #     Network { heads: vec![head(), head()], whiteners: vec![], stage_macs: vec![10, 10] }
 //! # }
 //! # fn run_stage(_stage: usize) -> [f32; 3] { [1.7, 0.1, 0.2] }
 //! # fn clock() -> Micros { Micros(0) }
 //! let mut core = Core::new(network(), Settings::default())?;
 //! for frame in 0..3 {
-//!     let arrived = Event::FrameArrived { frame, random: 0x9e37_79b9, facts: Facts::default() };
+//!     let arrived = Event::FrameArrived { frame, random: 0x9e37_79b9, context: 0, facts: Facts::default() };
 //!     let mut todo = Vec::new();
 //!     core.handle(clock(), arrived, &mut |effect| todo.push(effect))?;
 //!     while let Some(effect) = todo.pop() {
@@ -40,7 +40,7 @@
 //!             }
 //!             Effect::Decide { view } => {
 //!                 // A policy answers here; when it fails, the built-in rule does.
-//!                 Event::VerdictGiven { verdict: core.settings().rule().decide(&view), fault: false }
+//!                 Event::VerdictGiven { verdict: core.rule().decide(&view), fault: false }
 //!             }
 //!             Effect::Emit { prediction } => {
 //!                 println!("frame {} is class {}", prediction.frame, prediction.class);
@@ -61,16 +61,25 @@ extern crate alloc;
 mod audit;
 mod cascade;
 mod checkpoint;
+mod context;
+mod guard;
 mod head;
 mod learner;
 mod math;
+mod prior;
+mod random;
 mod view;
+mod whitener;
 mod window;
 
 pub use audit::upper_bound;
 pub use cascade::{Core, Effect, Event, Facts, Micros, Misuse, Network, NetworkError, Prediction, Settings};
 pub use checkpoint::{CheckpointError, fingerprint};
+pub use guard::GuardSettings;
 pub use head::{Head, HeadError};
-pub use learner::LearnerSettings;
+pub use learner::{LearnerSettings, Target};
+pub use prior::PriorSettings;
+pub use random::SplitMix64;
 pub use view::{ExitView, ThresholdRule, Verdict};
+pub use whitener::{Whitener, WhitenerError};
 pub use window::WindowReport;

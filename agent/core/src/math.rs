@@ -57,6 +57,31 @@ pub(crate) fn softmax(z: &mut [f32]) {
     }
 }
 
+/// Turns logits into softmax(z · scale + offsets); the largest of it and its index.
+pub(crate) fn top(z: &mut [f32], scale: f32, offsets: Option<&[f32]>) -> (usize, f32) {
+    match offsets {
+        Some(offsets) => z.iter_mut().zip(offsets).for_each(|(z, l)| *z = *z * scale + l),
+        None => z.iter_mut().for_each(|z| *z *= scale),
+    }
+    softmax(z);
+    let mut best = (0, f32::NEG_INFINITY);
+    for (k, p) in z.iter().enumerate() {
+        if *p > best.1 {
+            best = (k, *p);
+        }
+    }
+    best
+}
+
+/// Writes p^(1/t), made to sum to one.
+pub(crate) fn sharpen(p: &[f32], t: f32, q: &mut [f32]) {
+    for (q, p) in q.iter_mut().zip(p) {
+        // A probability of 0 has the logarithm −∞, and softmax gives it 0 again.
+        *q = libm::logf(*p) / t;
+    }
+    softmax(q);
+}
+
 /// Entropy of probabilities in nats.
 pub(crate) fn entropy(p: &[f32]) -> f32 {
     let sum: f32 = p.iter().filter(|p| **p > 0.0).map(|p| p * libm::logf(*p)).sum();

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::prior::PriorSettings;
 
 const CLASSES: usize = 4;
 const FEATURES: usize = 4;
@@ -17,7 +18,24 @@ fn network() -> Network {
     };
     Network {
         heads: vec![head(0.5), head(1.5), head(4.0)],
+        whiteners: vec![],
         stage_macs: vec![100, 200, 300],
+    }
+}
+
+fn heads(core: &Core) -> Vec<Head> {
+    (0..core.exits()).map(|exit| core.head(exit).clone()).collect()
+}
+
+/// Learning by plain steps alone: with few features, there is nothing to whiten.
+fn plain() -> LearnerSettings {
+    LearnerSettings {
+        whitened: false,
+        prior: PriorSettings {
+            strength: 0.0,
+            ..PriorSettings::default()
+        },
+        ..LearnerSettings::default()
     }
 }
 
@@ -43,6 +61,7 @@ fn run(
     let arrived = Event::FrameArrived {
         frame: 7,
         random,
+        context: 0,
         facts: Facts::default(),
     };
     core.handle(Micros(0), arrived, &mut |e| todo.push(e)).unwrap();
@@ -80,6 +99,7 @@ fn run(
 fn a_frame_that_leaves_skips_the_stages_behind_its_exit() {
     let mut core = core(Settings {
         audit_rate: 0.0,
+        learner: plain(),
         ..Settings::default()
     });
     let features = [pointing_at(1); EXITS];
@@ -92,6 +112,7 @@ fn a_frame_that_leaves_skips_the_stages_behind_its_exit() {
 fn the_last_exit_is_not_asked() {
     let mut core = core(Settings {
         audit_rate: 0.0,
+        learner: plain(),
         ..Settings::default()
     });
     let (prediction, stages) = run(&mut core, 0, &[pointing_at(2); EXITS], &[Verdict::GoOn; 2]);
@@ -101,12 +122,13 @@ fn the_last_exit_is_not_asked() {
 #[test]
 fn an_audit_runs_the_rest_after_the_prediction_is_out_and_teaches_the_earlier_heads() {
     let mut core = core(Settings {
-        audit_rate: 0.0,
+        audit_rate: 0.01,
+        learner: plain(),
         ..Settings::default()
     });
     let features = [pointing_at(0), pointing_at(0), pointing_at(3)];
-    let before = core.heads().to_vec();
-    let (prediction, stages) = run(&mut core, 0, &features, &[Verdict::Audit]);
+    let before = heads(&core);
+    let (prediction, stages) = run(&mut core, 0, &features, &[Verdict::Leave]);
     assert_eq!((prediction.class, prediction.exit, stages), (0, 0, vec![0, 1, 2]));
     core.learn();
     let report = core.close_window();
@@ -115,8 +137,39 @@ fn an_audit_runs_the_rest_after_the_prediction_is_out_and_teaches_the_earlier_he
         (1, 1, 2)
     );
     assert_eq!(report.cost.audit_macs, 200 + 300 + 2 * 16);
-    assert!(core.heads()[0] != before[0] && core.heads()[1] != before[1]);
-    assert_eq!(core.heads()[2], before[2], "the last exit has no teacher");
+    assert!(*core.head(0) != before[0] && *core.head(1) != before[1]);
+    assert_eq!(*core.head(2), before[2], "the last exit has no teacher");
+}
+
+#[test]
+fn an_audit_that_a_policy_orders_teaches_but_is_no_sample() {
+    let mut core = core(Settings {
+        audit_rate: 0.0,
+        learner: plain(),
+        ..Settings::default()
+    });
+    let features = [pointing_at(0), pointing_at(0), pointing_at(3)];
+    let (prediction, stages) = run(&mut core, 0, &features, &[Verdict::Audit]);
+    assert_eq!((prediction.class, stages), (0, vec![0, 1, 2]));
+    core.learn();
+    let report = core.close_window();
+    assert_eq!((report.audits.run, report.learner.updates), (0, 2));
+    assert_eq!(report.cost.audit_macs, 200 + 300 + 2 * 16);
+}
+
+#[test]
+fn a_frame_that_goes_all_the_way_by_itself_may_be_an_audit_for_nothing() {
+    let mut core = core(Settings {
+        audit_rate: 0.5,
+        learner: plain(),
+        ..Settings::default()
+    });
+    run(&mut core, 0, &[pointing_at(1); EXITS], &[Verdict::GoOn; 2]);
+    let report = core.close_window();
+    assert_eq!(
+        (report.audits.run, report.audits.disagreements, report.cost.audit_macs),
+        (1, 0, 0)
+    );
 }
 
 #[test]
@@ -135,10 +188,7 @@ fn audits_are_drawn_at_the_rate_that_is_set() {
 
 #[test]
 fn a_teacher_that_is_not_sure_does_not_teach() {
-    let settings = LearnerSettings {
-        gate: 0.9,
-        ..LearnerSettings::default()
-    };
+    let settings = LearnerSettings { gate: 0.9, ..plain() };
     let mut core = core(Settings {
         audit_rate: 0.0,
         learner: settings,
@@ -149,13 +199,14 @@ fn a_teacher_that_is_not_sure_does_not_teach() {
     core.learn();
     let report = core.close_window();
     assert_eq!((report.learner.updates, report.learner.gated), (0, 1));
-    assert_eq!(core.heads(), network().heads);
+    assert_eq!(heads(&core), network().heads);
 }
 
 #[test]
 fn a_verdict_may_forbid_learning() {
     let mut core = core(Settings {
         audit_rate: 0.0,
+        learner: plain(),
         ..Settings::default()
     });
     run(
@@ -165,13 +216,14 @@ fn a_verdict_may_forbid_learning() {
         &[Verdict::GoOn, Verdict::LeaveWithoutLearning],
     );
     core.learn();
-    assert_eq!(core.heads(), network().heads);
+    assert_eq!(heads(&core), network().heads);
 }
 
 #[test]
 fn learning_makes_the_first_exit_surer_of_what_is_often_seen() {
     let mut core = core(Settings {
         audit_rate: 0.0,
+        learner: plain(),
         ..Settings::default()
     });
     let features = [pointing_at(1); EXITS];
@@ -187,7 +239,7 @@ fn learning_makes_the_first_exit_surer_of_what_is_often_seen() {
 fn a_head_beyond_its_bound_is_put_back() {
     let settings = LearnerSettings {
         max_distance: 1e-6,
-        ..LearnerSettings::default()
+        ..plain()
     };
     let mut core = core(Settings {
         audit_rate: 0.0,
@@ -197,7 +249,7 @@ fn a_head_beyond_its_bound_is_put_back() {
     run(&mut core, 0, &[pointing_at(1); EXITS], &[Verdict::GoOn; 2]);
     core.learn();
     assert_eq!(core.close_window().learner.rollbacks, 2);
-    assert_eq!(core.heads(), network().heads);
+    assert_eq!(heads(&core), network().heads);
 }
 
 #[test]
@@ -209,6 +261,7 @@ fn features_that_are_not_finite_lose_the_frame_and_nothing_else() {
             Event::FrameArrived {
                 frame: 0,
                 random: 0,
+                context: 0,
                 facts: Facts::default(),
             },
             &mut |_| (),
@@ -238,6 +291,7 @@ fn events_out_of_order_change_nothing() {
     let arrived = Event::FrameArrived {
         frame: 0,
         random: 0,
+        context: 0,
         facts: Facts::default(),
     };
     core.handle(Micros(0), arrived, &mut |_| ()).unwrap();
@@ -262,6 +316,7 @@ fn the_view_tells_what_the_policy_needs() {
         let arrived = Event::FrameArrived {
             frame: 0,
             random: u32::MAX,
+            context: 0,
             facts: Facts {
                 queue_depth: 3,
                 ..Facts::default()
@@ -298,7 +353,7 @@ fn a_checkpoint_brings_the_heads_back_to_the_bit() {
     let bytes = core.checkpoint();
     let mut other = Core::new(network(), Settings::default()).unwrap();
     other.restore(&bytes).unwrap();
-    assert_eq!(other.heads(), core.heads());
+    assert_eq!(heads(&other), heads(&core));
 
     let mut foreign = network();
     foreign.heads[0] = Head::new(CLASSES, FEATURES, vec![0.5; 16], vec![0.0; 4]).unwrap();
@@ -307,8 +362,192 @@ fn a_checkpoint_brings_the_heads_back_to_the_bit() {
     let mut poisoned = bytes.clone();
     let at = bytes.len() - 4;
     poisoned[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-    assert_eq!(other.restore(&poisoned), Err(CheckpointError::NotFinite));
-    assert_eq!(other.heads(), core.heads());
+    assert_eq!(other.restore(&poisoned), Err(CheckpointError::Number));
+    assert_eq!(heads(&other), heads(&core));
+}
+
+/// Everything audited, trials often, and updates that a few frames can ruin a head with.
+fn watched() -> Settings {
+    Settings {
+        audit_rate: 1.0,
+        learner: LearnerSettings {
+            rate: 2.0,
+            gate: 0.0,
+            max_distance: f32::INFINITY,
+            ..plain()
+        },
+        guard: GuardSettings {
+            trial_every: 16,
+            ..GuardSettings::default()
+        },
+        ..Settings::default()
+    }
+}
+
+/// Runs frames of all classes under the built-in rule; `taught` says what the learner is told, if not the truth.
+fn watch(core: &mut Core, frames: usize, taught: impl Fn(usize) -> Option<usize>) {
+    for frame in 0..frames {
+        let class = frame % CLASSES;
+        let features = [pointing_at(class); EXITS];
+        let mut todo = Vec::new();
+        let arrived = Event::FrameArrived {
+            frame: 0,
+            random: 0,
+            context: 0,
+            facts: Facts::default(),
+        };
+        core.handle(Micros(0), arrived, &mut |e| todo.push(e)).unwrap();
+        while let Some(effect) = todo.pop() {
+            let event = match effect {
+                Effect::RunStage { stage } => Event::FeaturesReady {
+                    features: &features[stage],
+                },
+                Effect::Decide { view } => Event::VerdictGiven {
+                    verdict: core.rule().decide(&view),
+                    fault: false,
+                },
+                Effect::Emit { .. } | Effect::Finished => continue,
+            };
+            core.handle(Micros(0), event, &mut |e| todo.push(e)).unwrap();
+        }
+        if let Some(class) = taught(class) {
+            core.correct(class as u32);
+        }
+        core.learn();
+    }
+}
+
+#[test]
+fn heads_that_do_no_harm_are_promoted() {
+    let mut core = core(watched());
+    watch(&mut core, 1_000, |_| None);
+    let report = core.close_window();
+    assert!(
+        report.guard.promotions >= 2 && report.learner.rollbacks == 0,
+        "{report:?}"
+    );
+    assert!(report.guard.loss < 0.01 && !report.guard.paused, "{report:?}");
+    assert_ne!(*core.head(0), network().heads[0]);
+}
+
+#[test]
+fn heads_that_do_harm_are_rolled_back_to_those_promoted_last_and_at_last_learning_pauses() {
+    let mut core = core(watched());
+    watch(&mut core, 1_000, |_| None);
+    core.close_window();
+    let mut rolled_back = 0;
+    for _ in 0..6_000 {
+        // Every class is taught to be the next one.
+        watch(&mut core, 1, |class| Some((class + 1) % CLASSES));
+        let good = core.contexts.guard().good.clone();
+        let report = core.close_window();
+        if report.learner.rollbacks > 0 {
+            rolled_back += 1;
+            assert_eq!(*core.contexts.adapted(), good, "to the bit");
+        }
+        if report.guard.paused {
+            break;
+        }
+    }
+    assert_eq!(rolled_back, GuardSettings::default().strikes);
+    assert_eq!(heads(&core), network().heads);
+    watch(&mut core, 100, |class| Some((class + 1) % CLASSES));
+    assert_eq!(heads(&core), network().heads, "a paused learner does not learn");
+}
+
+#[test]
+fn the_threshold_rises_where_audits_lose_more_than_the_budget_and_falls_where_less() {
+    let mut settings = watched();
+    settings.learner.rate = 0.0;
+    let mut rising = core(settings);
+    let unsure = [pointing_at(0), pointing_at(0), pointing_at(3)];
+    for _ in 0..200 {
+        run(&mut rising, 0, &unsure, &[Verdict::Leave; 2]);
+    }
+    rising.learn();
+    assert!(rising.rule().threshold > Settings::default().threshold + 0.1);
+
+    let mut falling = core(watched());
+    for _ in 0..200 {
+        run(&mut falling, 0, &[pointing_at(1); EXITS], &[Verdict::Leave; 2]);
+    }
+    falling.learn();
+    assert!(falling.rule().threshold < Settings::default().threshold);
+}
+
+#[test]
+fn a_cost_ceiling_brings_the_threshold_down() {
+    let mut settings = watched();
+    settings.guard.cost_ceiling = 0.5;
+    let mut core = core(settings);
+    for _ in 0..200 {
+        run(&mut core, u32::MAX, &[pointing_at(1); EXITS], &[Verdict::GoOn; 2]);
+    }
+    core.learn();
+    assert!(core.rule().threshold < 0.7);
+}
+
+#[test]
+fn temperatures_move_towards_what_the_last_exit_says() {
+    // The first exit is far too sure, and wrong as often as right.
+    let mut settings = watched();
+    settings.learner.rate = 0.0;
+    settings.guard.temperature_step = 0.05;
+    let mut network = network();
+    network.heads[0] = network.heads[2].clone();
+    let mut core = Core::new(network, settings).unwrap();
+    for i in 0..200 {
+        let features = [
+            pointing_at(0),
+            pointing_at(0),
+            pointing_at(if i % 2 == 0 { 0 } else { 3 }),
+        ];
+        run(&mut core, 0, &features, &[Verdict::Leave; 2]);
+    }
+    core.learn();
+    assert!(core.close_window().guard.temperatures[0] > 1.5);
+}
+
+#[test]
+fn what_the_guard_knows_survives_a_restart() {
+    let mut core = core(watched());
+    watch(&mut core, 500, |_| None);
+    watch(&mut core, 40, |class| Some((class + 1) % CLASSES));
+    let bytes = core.checkpoint();
+    let mut other = Core::new(network(), watched()).unwrap();
+    other.restore(&bytes).unwrap();
+    let (was, is) = (core.contexts.guard(), other.contexts.guard());
+    assert_eq!(was.threshold, is.threshold);
+    assert_eq!(was.log_temperatures, is.log_temperatures);
+    assert_eq!(
+        (was.strikes, was.caution, was.paused),
+        (is.strikes, is.caution, is.paused)
+    );
+    assert_eq!(was.good.heads, is.good.heads);
+    assert_eq!(other.checkpoint(), bytes);
+}
+
+#[test]
+fn a_context_that_comes_back_finds_its_heads_and_memory_stays_bounded() {
+    let mut core = core(Settings {
+        contexts: 3,
+        ..watched()
+    });
+    let mut sizes = Vec::new();
+    for context in [1, 2, 3, 4, 5, 1, 2, 9] {
+        let arrived = Event::FrameArrived {
+            frame: 0,
+            random: 0,
+            context,
+            facts: Facts::default(),
+        };
+        core.handle(Micros(0), arrived, &mut |_| ()).unwrap();
+        core.handle(Micros(0), Event::FrameLost, &mut |_| ()).unwrap();
+        sizes.push(core.bytes());
+    }
+    assert_eq!(core.close_window().guard.contexts, 3);
+    assert_eq!(sizes.iter().max(), sizes.last());
+    assert_eq!(sizes[2], sizes[7], "full after three contexts");
 }
 
 /// Trace and heads of a seeded stream, hashed: the same on every target, or the core is not deterministic.
@@ -341,8 +580,8 @@ fn a_seeded_stream_gives_the_frozen_heads_bit_for_bit() {
     }
     core.learn();
     assert_eq!(
-        alloc::format!("{:016x}", checkpoint::fingerprint(core.heads())),
-        "e22206e3218f8bde"
+        alloc::format!("{:016x}", checkpoint::fingerprint(&heads(&core))),
+        "0d3828170c34ac55"
     );
 }
 
@@ -360,7 +599,58 @@ proptest! {
         bytes.truncate(cut);
         let mut core = core(Settings::default());
         let _ = core.restore(&bytes);
-        prop_assert!(core.heads().iter().all(Head::is_finite));
+        prop_assert!(heads(&core).iter().all(Head::is_finite));
+    }
+
+    #[test]
+    fn whatever_is_seen_and_taught_heads_stay_finite_and_a_rollback_is_exact(
+        frames in prop::collection::vec(
+            (prop::array::uniform4(-1f32..1.0), 0u32..6, any::<bool>(), 0u64..3), 64..400,
+        ),
+        rate in 0f32..3.99,
+        whitened in any::<bool>(),
+        strength in 0f32..=1.0,
+    ) {
+        let mut settings = watched();
+        settings.learner.rate = rate;
+        settings.learner.whitened = whitened;
+        settings.learner.measure = 16;
+        settings.learner.prior.strength = strength;
+        settings.contexts = 2;
+        let mut core = core(settings);
+        let mut bytes = 0;
+        for (u, class, corrected, context) in frames {
+            let energy = math::dot(&u, &u).max(1e-3);
+            let u = u.map(|x| x * libm::sqrtf(FEATURES as f32 / energy));
+            let (mut todo, features) = (Vec::new(), [u; EXITS]);
+            let arrived = Event::FrameArrived { frame: 0, random: 0, context, facts: Facts::default() };
+            core.handle(Micros(0), arrived, &mut |e| todo.push(e)).unwrap();
+            while let Some(effect) = todo.pop() {
+                let event = match effect {
+                    Effect::RunStage { stage } => Event::FeaturesReady { features: &features[stage] },
+                    Effect::Decide { view } => {
+                        prop_assert!(view.confidence.is_finite());
+                        Event::VerdictGiven { verdict: core.rule().decide(&view), fault: false }
+                    }
+                    Effect::Emit { .. } | Effect::Finished => continue,
+                };
+                if core.handle(Micros(0), event, &mut |e| todo.push(e)).is_err() {
+                    break;
+                }
+            }
+            if corrected {
+                core.correct(class);
+            }
+            core.learn();
+            let report = core.close_window();
+            if report.learner.rollbacks > 0 {
+                prop_assert_eq!(core.contexts.adapted(), &core.contexts.guard().good);
+            }
+            prop_assert!(heads(&core).iter().all(Head::is_finite));
+            prop_assert!((0.0..=1.01).contains(&core.rule().threshold));
+            bytes = core.bytes().max(bytes);
+        }
+        prop_assert!(bytes < 200_000, "{}", bytes);
     }
 
     #[test]
@@ -383,7 +673,7 @@ proptest! {
         prop_assert_eq!(report.exits.iter().map(|e| e.taken).sum::<u64>(), report.frames);
         prop_assert!(report.cost.audit_macs <= report.cost.macs);
         prop_assert!(report.audits.disagreements <= report.audits.run);
-        prop_assert!(core.heads().iter().all(Head::is_finite));
+        prop_assert!(heads(&core).iter().all(Head::is_finite));
         prop_assert_eq!(core.close_window().frames, 0);
     }
 }

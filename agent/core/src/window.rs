@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use offramp_proto::{Audits, ClassCount, Cost, ExitUse, LearnerReport};
+use offramp_proto::{Audits, ClassCount, Cost, ExitUse, GuardReport, LearnerReport};
 
 /// A class seen less often in a window is not reported: a single visitor should not show in a summary.
 const MIN_CLASS_COUNT: u64 = 5;
@@ -27,6 +27,8 @@ pub struct WindowReport {
     pub audits: Audits,
     /// The learner.
     pub learner: LearnerReport,
+    /// What watches over it.
+    pub guard: GuardReport,
     /// Predicted classes, clipped.
     pub classes: Vec<ClassCount>,
 }
@@ -42,6 +44,8 @@ pub(crate) struct Window {
     pub(crate) disagreements: u64,
     pub(crate) updates: u64,
     pub(crate) gated: u64,
+    pub(crate) promotions: u64,
+    pub(crate) rollbacks: u64,
     pub(crate) classes: Vec<u64>,
 }
 
@@ -56,11 +60,14 @@ impl Window {
             disagreements: 0,
             updates: 0,
             gated: 0,
+            promotions: 0,
+            rollbacks: 0,
             classes: vec![0; classes],
         }
     }
 
-    pub(crate) fn report(&self, rollbacks: u64, distance: Vec<f32>, bound: f32) -> WindowReport {
+    /// `guard` is missing the window's own counts.
+    pub(crate) fn report(&self, rollbacks: u64, distance: Vec<f32>, bound: f32, guard: GuardReport) -> WindowReport {
         let classes = self
             .classes
             .iter()
@@ -82,6 +89,10 @@ impl Window {
                 gated: self.gated,
                 rollbacks,
                 distance,
+            },
+            guard: GuardReport {
+                promotions: self.promotions,
+                ..guard
             },
             classes: classes
                 .map(|(&n, class)| ClassCount {

@@ -27,8 +27,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
     ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, ClassCount, Cost, Death, Desired, DesiredPolicy, Event,
-    ExitUse, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT, ModelFacts, Parameter, PolicyReport,
-    PolicySource, Reported, Summary, Window,
+    ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT, ModelFacts, Parameter,
+    PolicyReport, PolicySource, Reported, Summary, Window,
 };
 pub use sign::{PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

@@ -124,6 +124,30 @@ pub struct LearnerReport {
     pub distance: Vec<f32>,
 }
 
+/// The guard of the learner at the end of a window, in the context then in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuardReport {
+    /// Confidence from which a frame may leave early, `0..=1.01`.
+    pub threshold: f32,
+    /// Per early exit what its logits are divided by.
+    pub temperatures: Vec<f32>,
+    /// Accuracy given up against the last exit, in expectation over the latest audits, `-1..=1`; negative
+    /// where the exits do better.
+    pub loss: f32,
+    /// Upper bound of it, one-sided 95 %.
+    pub loss_bound: f32,
+    /// Audits that `loss` rests on.
+    pub audits: u64,
+    /// Times in the window that heads were found good and kept as those to go back to.
+    pub promotions: u64,
+    /// Whether learning has stopped after repeated harm.
+    pub paused: bool,
+    /// Contexts that are remembered.
+    pub contexts: u64,
+    /// Bytes that heads, canaries and all else that is learned take.
+    pub bytes: u64,
+}
+
 /// Frames that were given a class in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCount {
@@ -186,6 +210,9 @@ pub struct Summary {
     pub audits: Audits,
     /// The learner.
     pub learner: LearnerReport,
+    /// What watches over it; agents before 0.2 do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardReport>,
     /// Predicted classes, clipped.
     pub classes: Vec<ClassCount>,
     /// Who decides.
@@ -306,9 +333,15 @@ pub struct LearnerSettings {
     /// Learning rate η0, dimensionless, `0..4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f32>,
-    /// Share of early-leaving frames that are audited, `0..=1`.
+    /// Share of frames that are audited, `0..=1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_rate: Option<f32>,
+    /// Accuracy that may be given up against the last exit, `0..=0.5`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_budget: Option<f32>,
+    /// Share of the whole network that a frame may cost on average, above 0, at most 1 (no ceiling).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_ceiling: Option<f32>,
 }
 
 /// What a device should run. Travels signed ([`crate::SigningKey::sign`]), retained.
@@ -389,6 +422,13 @@ impl Message for Death {
     }
 }
 
+impl GuardReport {
+    fn in_bounds(&self) -> bool {
+        let numbers = [self.threshold, self.loss, self.loss_bound];
+        self.temperatures.len() <= MAX_EXITS && self.temperatures.iter().chain(&numbers).all(|n| n.is_finite())
+    }
+}
+
 impl Message for Summary {
     const NAME: &'static str = "summary";
     fn check(&self) -> Result<(), &'static str> {
@@ -405,6 +445,7 @@ impl Message for Summary {
                 self.learner.distance.len() <= MAX_EXITS && self.learner.distance.iter().all(|d| d.is_finite()),
                 "learner",
             ),
+            (self.guard.as_ref().is_none_or(GuardReport::in_bounds), "guard"),
             (self.classes.len() <= MAX_CLASSES, "classes"),
             (self.policy.in_bounds(), "policy"),
             (self.temperature.is_none_or(f32::is_finite), "temperature"),
@@ -461,6 +502,14 @@ impl Message for Desired {
             (
                 self.learner.audit_rate.is_none_or(|r| (0.0..=1.0).contains(&r)),
                 "learner.audit_rate",
+            ),
+            (
+                self.learner.accuracy_budget.is_none_or(|b| (0.0..=0.5).contains(&b)),
+                "learner.accuracy_budget",
+            ),
+            (
+                self.learner.cost_ceiling.is_none_or(|c| c > 0.0 && c <= 1.0),
+                "learner.cost_ceiling",
             ),
         ])
     }

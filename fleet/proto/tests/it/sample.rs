@@ -75,10 +75,41 @@ pub(crate) fn summary() -> Summary {
             rollbacks: 0,
             distance: vec![0.25, 0.0],
         },
+        guard: None,
         classes: vec![ClassCount { class: 1, count: 90 }],
         policy: policy(),
         outbox: 5,
         temperature: Some(41.5),
+    }
+}
+
+/// A summary with what came after the first vectors were frozen.
+pub(crate) fn summary_with_guard() -> Summary {
+    Summary {
+        guard: Some(GuardReport {
+            threshold: 0.75,
+            temperatures: vec![1.25],
+            loss: -0.0625,
+            loss_bound: 0.03125,
+            audits: 256,
+            promotions: 1,
+            paused: false,
+            contexts: 2,
+            bytes: 1_500_000,
+        }),
+        ..summary()
+    }
+}
+
+/// A desired state with what came after the first vectors were frozen.
+pub(crate) fn desired_with_budget() -> Desired {
+    Desired {
+        learner: LearnerSettings {
+            accuracy_budget: Some(0.015625),
+            cost_ceiling: Some(0.5),
+            ..LearnerSettings::default()
+        },
+        ..desired()
     }
 }
 
@@ -127,6 +158,8 @@ pub(crate) fn desired() -> Desired {
             enabled: Some(true),
             rate: Some(0.25),
             audit_rate: Some(0.5),
+            accuracy_budget: None,
+            cost_ceiling: None,
         },
     }
 }

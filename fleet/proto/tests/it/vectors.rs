@@ -13,9 +13,14 @@ use crate::sample;
 const CDDL: &str = include_str!("../../offramp.cddl");
 
 fn hold<M: Message + PartialEq + Debug>(rule: &str, message: &M) {
+    hold_as(rule, rule, message);
+}
+
+/// Holds a message to a rule of the contract, and to the vector of another name.
+fn hold_as<M: Message + PartialEq + Debug>(rule: &str, name: &str, message: &M) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors/v1")
-        .join(format!("{rule}.hex"));
+        .join(format!("{name}.hex"));
     let bytes = encode(message).unwrap();
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     if !path.exists() && std::env::var_os("OFFRAMP_BLESS").is_some() {
@@ -23,7 +28,7 @@ fn hold<M: Message + PartialEq + Debug>(rule: &str, message: &M) {
         std::fs::write(&path, &hex).unwrap();
     }
     let frozen = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(frozen.trim(), hex, "{rule}: the bytes on the wire have changed");
+    assert_eq!(frozen.trim(), hex, "{name}: the bytes on the wire have changed");
     assert_eq!(&decode::<M>(&bytes).unwrap(), message, "{rule}");
     validate_cbor_bytes(rule, CDDL, &bytes).unwrap_or_else(|e| panic!("{rule} does not fit offramp.cddl: {e}"));
 }
@@ -33,9 +38,11 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("birth", &sample::birth());
     hold("death", &sample::death());
     hold("summary", &sample::summary());
+    hold_as("summary", "summary-guard", &sample::summary_with_guard());
     hold("event", &sample::event());
     hold("reported", &sample::reported());
     hold("desired", &sample::desired());
+    hold_as("desired", "desired-budget", &sample::desired_with_budget());
     hold("request", &sample::request());
     hold("chunk", &sample::chunk());
 }

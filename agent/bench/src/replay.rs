@@ -1,0 +1,135 @@
+//! Streams of frames, and a core that is driven over them from features instead of images.
+
+use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, ThresholdRule};
+
+use crate::features::Features;
+
+/// A frame of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Index of the image.
+    pub image: usize,
+    /// The context that the camera says it is in.
+    pub context: u64,
+}
+
+/// `frames` frames of some classes, in rounds over all their images, each round in another order.
+pub fn shuffled(features: &Features, classes: &[u16], frames: usize, random: &mut SplitMix64) -> Vec<Shown> {
+    let mut images = features.of_classes(classes);
+    let mut shown = Vec::with_capacity(frames);
+    while shown.len() < frames && !images.is_empty() {
+        random.shuffle(&mut images);
+        let round = images.iter().map(|&image| Shown { image, context: 0 });
+        shown.extend(round.take(frames - shown.len()));
+    }
+    shown
+}
+
+/// Who says what a frame is, for the learner.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Labels {
+    /// The network itself: what a device has.
+    Own,
+    /// The network itself, but this share of the answers is replaced by a class at random.
+    Flipped(f64),
+    /// The truth: what no device has.
+    True,
+}
+
+/// Sums over a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Frames.
+    pub frames: u64,
+    /// Right predictions.
+    pub right: u64,
+    /// Multiply-adds up to the predictions.
+    pub macs: u64,
+    /// Multiply-adds of learning.
+    pub learning_macs: u64,
+    /// Multiply-adds of audits.
+    pub audit_macs: u64,
+}
+
+impl Tally {
+    /// Share of right predictions.
+    pub fn accuracy(&self) -> f64 {
+        self.right as f64 / self.frames.max(1) as f64
+    }
+}
+
+/// Shows a stream to a core. `each` is called after every frame, with how many there were.
+pub fn replay(
+    core: &mut Core,
+    features: &Features,
+    stream: &[Shown],
+    rule: ThresholdRule,
+    labels: Labels,
+    random: &mut SplitMix64,
+    mut each: impl FnMut(usize, &Core),
+) -> Tally {
+    let mut tally = Tally::default();
+    core.close_window();
+    for (n, shown) in stream.iter().enumerate() {
+        let prediction = frame(core, features, *shown, rule, random);
+        let truth = u32::from(features.labels[shown.image]);
+        match labels {
+            Labels::Own => {}
+            Labels::Flipped(share) => {
+                if (random.next() >> 11) as f64 / (1u64 << 53) as f64 <= share {
+                    core.correct(random.below(features.classes) as u32);
+                }
+            }
+            Labels::True => core.correct(truth),
+        }
+        core.learn();
+        tally.frames += 1;
+        tally.right += u64::from(prediction.class == truth);
+        tally.macs += prediction.macs;
+        each(n + 1, core);
+    }
+    let cost = core.close_window().cost;
+    tally.audit_macs = cost.audit_macs;
+    tally.learning_macs = cost.macs.saturating_sub(tally.macs + cost.audit_macs);
+    tally
+}
+
+/// One frame, its audit included; learning is left to the caller.
+fn frame(
+    core: &mut Core,
+    features: &Features,
+    shown: Shown,
+    rule: ThresholdRule,
+    random: &mut SplitMix64,
+) -> Prediction {
+    let mut next = None;
+    let mut prediction = None;
+    let arrived = Event::FrameArrived {
+        frame: shown.image as u64,
+        random: (random.next() >> 32) as u32,
+        context: shown.context,
+        facts: Facts::default(),
+    };
+    let mut step = |event: Event<'_>, next: &mut Option<Effect>| {
+        core.handle(Micros(0), event, &mut |effect| match effect {
+            Effect::Emit { prediction: p } => prediction = Some(p),
+            order @ (Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished) => *next = Some(order),
+        })
+        .expect("features of a package fit its heads, and events come as they are ordered");
+    };
+    step(arrived, &mut next);
+    loop {
+        let event = match next.take() {
+            Some(Effect::RunStage { stage }) => Event::FeaturesReady {
+                features: features.of(stage, shown.image),
+            },
+            Some(Effect::Decide { view }) => Event::VerdictGiven {
+                verdict: rule.decide(&view),
+                fault: false,
+            },
+            Some(Effect::Finished | Effect::Emit { .. }) | None => break,
+        };
+        step(event, &mut next);
+    }
+    prediction.expect("a frame that is finished has been emitted")
+}

@@ -1,0 +1,246 @@
+//! The protocol: for every variant, subset and seed, a stream, and what it changed on images that it did
+//! not show.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use offramp_core::{Core, LearnerSettings, Network, NetworkError, Settings, SplitMix64, ThresholdRule};
+
+use crate::curve::{Curve, Opinions, Point, exit_costs};
+use crate::features::Features;
+use crate::replay::{Labels, Tally, replay, shuffled};
+use crate::variant::Variant;
+
+/// Costs, as shares of the whole network's, at which accuracies are compared. Fixed beforehand.
+pub const COSTS: [f64; 3] = [0.3, 0.4, 0.6];
+/// Costs whose frozen accuracy is the target at which costs are compared. Fixed beforehand.
+pub const TARGET_COSTS: [f64; 3] = [0.4, 0.5, 0.6];
+
+/// What is studied.
+pub struct Study<'a> {
+    /// The package's heads, whiteners and costs.
+    pub network: Network,
+    /// Images that streams are drawn from.
+    pub stream: &'a Features,
+    /// Images on which everything is measured.
+    pub test: &'a Features,
+    /// Named subsets of the classes.
+    pub subsets: Vec<(String, Vec<u16>)>,
+    /// Streams per subset.
+    pub seeds: u64,
+    /// Frames of a stream.
+    pub frames: usize,
+    /// Threshold at which frames leave while the stream runs, and the deployed one that is reported.
+    pub threshold: f32,
+    /// Frames after which the subset is measured on the way.
+    pub checkpoints: Vec<usize>,
+}
+
+/// What one stream did under one variant.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Index of the variant.
+    pub variant: usize,
+    /// Index of the subset.
+    pub subset: usize,
+    /// Seed.
+    pub seed: u64,
+    /// The stream itself.
+    pub tally: Tally,
+    /// Learning and audits, per frame, as a share of the whole network.
+    pub upkeep: f64,
+    /// On the subset's test images.
+    pub on_subset: Change,
+    /// On all test images.
+    pub on_all: Change,
+    /// Subset accuracy gained at equal cost (mean over [`COSTS`]) after so many frames.
+    pub on_the_way: Vec<f64>,
+}
+
+/// Before and after.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Accuracy after less before at each of [`COSTS`].
+    pub gain: [f64; 3],
+    /// Cost before over cost after, at the accuracy that frozen heads reach at each of [`TARGET_COSTS`].
+    pub speedup: [f64; 3],
+    /// At the deployed threshold.
+    pub fixed: [Point; 2],
+    /// Frozen and adapted curve, upkeep included.
+    pub curves: [Curve; 2],
+    /// Share of images whose prediction differs from the last exit's, at the deployed threshold.
+    pub disagreement: [f64; 2],
+    /// Share of images that leave at each exit, at the deployed threshold.
+    pub shares: [Vec<f64>; 2],
+}
+
+impl Change {
+    fn between(frozen: &Opinions, adapted: &Opinions, costs: &[f64], upkeep: f64, threshold: f32) -> Self {
+        let before = frozen.curve(costs);
+        let after = adapted.curve(costs).dearer(upkeep);
+        let speedup = TARGET_COSTS.map(|cost| {
+            let target = before.accuracy_at(cost);
+            let reference = before.cost_at(target).unwrap_or(cost);
+            // Where it is never reached, the most that the curve reaches is what it costs.
+            let dearest = after.0.last().map_or(1.0, |p| p.cost);
+            reference / after.cost_at(target).unwrap_or(dearest)
+        });
+        let mut fixed = [frozen, adapted].map(|opinions| opinions.at(threshold, costs));
+        fixed[1].cost += upkeep;
+        let [(frozen_shares, frozen_differs), (shares, differs)] = [frozen, adapted].map(|o| o.shares(threshold));
+        Self {
+            gain: COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost)),
+            speedup,
+            fixed,
+            curves: [before, after],
+            disagreement: [frozen_differs, differs],
+            shares: [frozen_shares, shares],
+        }
+    }
+
+    /// Mean of the gains at equal cost.
+    pub fn mean_gain(&self) -> f64 {
+        self.gain.iter().sum::<f64>() / self.gain.len() as f64
+    }
+
+    /// Mean of the speed-ups at equal accuracy.
+    pub fn mean_speedup(&self) -> f64 {
+        self.speedup.iter().sum::<f64>() / self.speedup.len() as f64
+    }
+}
+
+impl Study<'_> {
+    /// A core with a variant's settings and nothing learned.
+    ///
+    /// # Errors
+    /// When network and settings do not go together.
+    pub fn core(&self, settings: Settings) -> Result<Core, NetworkError> {
+        Core::new(self.network.clone(), settings)
+    }
+
+    /// Runs every variant on every subset and seed, on all cores of the machine. `progress` is called after
+    /// each run.
+    ///
+    /// # Errors
+    /// When network and settings do not go together.
+    pub fn run(&self, variants: &[Variant], progress: impl Fn() + Sync) -> Result<Vec<Outcome>, NetworkError> {
+        let frozen = self.core(frozen_settings())?;
+        let costs = exit_costs(&frozen);
+        let all: Vec<usize> = (0..self.test.len()).collect();
+        let frozen_all = Opinions::of(&frozen, self.test, &all);
+        let cases: Vec<(usize, usize, u64)> = (0..variants.len())
+            .flat_map(|v| (0..self.subsets.len()).flat_map(move |s| (0..self.seeds).map(move |seed| (v, s, seed))))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let outcomes = Mutex::new(Vec::with_capacity(cases.len()));
+        let work = || -> Result<(), NetworkError> {
+            while let Some(&(variant, subset, seed)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let outcome = self.case(&frozen, &frozen_all, &costs, variants, (variant, subset, seed))?;
+                outcomes
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push(outcome);
+                progress();
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().expect("a worker does not panic"))
+        })?;
+        let mut outcomes = outcomes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outcomes.sort_by_key(|o| (o.variant, o.subset, o.seed));
+        Ok(outcomes)
+    }
+
+    fn case(
+        &self,
+        frozen: &Core,
+        frozen_all: &Opinions,
+        costs: &[f64],
+        variants: &[Variant],
+        (index, subset, seed): (usize, usize, u64),
+    ) -> Result<Outcome, NetworkError> {
+        let variant = &variants[index];
+        let classes = &self.subsets[subset].1;
+        let mut random = SplitMix64(seed << 32 | subset as u64);
+        let stream = shuffled(self.stream, classes, self.frames, &mut random);
+        let members = self.test.of_classes(classes);
+        let mut core = self.core(variant.settings)?;
+        let rule = ThresholdRule {
+            threshold: self.threshold,
+        };
+        if variant.offline_passes > 0 {
+            let images = self.stream.of_classes(classes).len();
+            let lessons = shuffled(self.stream, classes, images * variant.offline_passes, &mut random);
+            let never = ThresholdRule { threshold: 2.0 };
+            replay(
+                &mut core,
+                self.stream,
+                &lessons,
+                never,
+                Labels::True,
+                &mut random,
+                |_, _| (),
+            );
+            pause(&mut core)?;
+        }
+        let frozen_members = Opinions::of(frozen, self.test, &members);
+        let before = frozen_members.curve(costs);
+        let mut on_the_way = Vec::new();
+        let tally = replay(
+            &mut core,
+            self.stream,
+            &stream,
+            rule,
+            variant.labels,
+            &mut random,
+            |n, core| {
+                if self.checkpoints.contains(&n) {
+                    let after = Opinions::of(core, self.test, &members).curve(costs);
+                    let gain = COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost));
+                    on_the_way.push(gain.iter().sum::<f64>() / gain.len() as f64);
+                }
+            },
+        );
+        let full: u64 = (0..core.exits())
+            .map(|e| core.stage_macs()[e] + core.head(e).macs())
+            .sum();
+        let upkeep = (tally.learning_macs + tally.audit_macs) as f64 / (tally.frames.max(1) * full) as f64;
+        let all: Vec<usize> = (0..self.test.len()).collect();
+        let adapted_members = Opinions::of(&core, self.test, &members);
+        let adapted_all = Opinions::of(&core, self.test, &all);
+        Ok(Outcome {
+            variant: index,
+            subset,
+            seed,
+            tally,
+            upkeep,
+            on_subset: Change::between(&frozen_members, &adapted_members, costs, upkeep, self.threshold),
+            on_all: Change::between(frozen_all, &adapted_all, costs, upkeep, self.threshold),
+            on_the_way,
+        })
+    }
+}
+
+/// Nothing is learned, nothing audited.
+pub fn frozen_settings() -> Settings {
+    Settings {
+        audit_rate: 0.0,
+        learner: LearnerSettings {
+            enabled: false,
+            ..LearnerSettings::default()
+        },
+        ..Settings::default()
+    }
+}
+
+/// Keeps what was learned, and learns no more.
+fn pause(core: &mut Core) -> Result<(), NetworkError> {
+    let mut settings = *core.settings();
+    settings.learner.rate = 0.0;
+    core.set_settings(settings)
+}
