@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from fit import accuracies, predict
 from graph import stage_graph, state_names
 from recipe import Recipe
 from revcol import Block, RevCol, Scale, macs
+from whiteners import whiteners
 
 TOLERANCE = 1e-3  # largest difference of a logit between PyTorch and ONNX Runtime
 VECTORS = 500  # reference images of a dataset that may be shipped
@@ -79,6 +81,7 @@ def write_package(
         heads[f"exit-{e}.weight"] = head.weight.detach().contiguous()
         heads[f"exit-{e}.bias"] = head.bias.detach().contiguous()
     save_file(heads, folder / "heads.safetensors")
+    save_file(whiteners(folded, data.validation, recipe), folder / "whiteners.safetensors")
     vectors = reference(folded, data, recipe)
     save_file(vectors, folder / "vectors.safetensors")
     for path in folder.glob("*.safetensors"):  # which are written for the owner alone
@@ -176,6 +179,8 @@ def manifest(
         ),
         "\n[subsets]\n",
         toml(**data.subsets),
+        "\n[specialization]\n",
+        toml(**asdict(recipe.specialization)),
         "\n[provenance]\n",
         toml(dataset=data.title, split=data.split, **provenance),
     ]

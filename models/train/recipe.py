@@ -45,6 +45,19 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Specialization:
+    """How a device specializes the heads; chosen with `offramp bench specialization`."""
+
+    threshold: float  # confidence from which frames leave early
+    rate: float
+    whitened: bool
+    prior: float
+    prior_window: float
+    prior_smoothing: float
+    gate: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     name: str
     version: int
@@ -56,6 +69,7 @@ class Recipe:
     training: Training
     augment: Augment
     heads: Heads
+    specialization: Specialization
 
 
 def load(name: str) -> Recipe:
@@ -64,7 +78,13 @@ def load(name: str) -> Recipe:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise SystemExit(f"no recipe is called {name!r}; there are: {known}")
     table = tomllib.loads(path.read_text())
-    parts = {"network": Spec, "training": Training, "augment": Augment, "heads": Heads}
+    parts = {
+        "network": Spec,
+        "training": Training,
+        "augment": Augment,
+        "heads": Heads,
+        "specialization": Specialization,
+    }
     for key, kind in parts.items():
         table[key] = build(kind, table[key], f"{path.name}: [{key}]")
     return build(Recipe, table | {"name": name}, path.name)

@@ -84,6 +84,7 @@ fn main() {
                 settings: s,
                 labels,
                 offline_passes: 0,
+                is_poster: false,
             });
         }
         v

@@ -6,13 +6,19 @@
 mod bootstrap;
 mod curve;
 mod features;
+mod plot;
 mod replay;
+mod report;
+mod scenes;
 mod study;
 mod variant;
 
 pub use bootstrap::{Interval, paired};
 pub use curve::{Curve, Opinions, Point, exit_costs};
 pub use features::{Features, FeaturesError};
-pub use replay::{Labels, Shown, Tally, replay, shuffled};
+pub use plot::curves;
+pub use replay::{Labels, Rule, Shown, Tally, replay, shuffled};
+pub use report::{Row, csv, gain_over_poster, rows};
+pub use scenes::{Change as SubsetChange, Uniform};
 pub use study::{COSTS, Change, Outcome, Study, TARGET_COSTS, frozen_settings};
 pub use variant::Variant;

@@ -1,6 +1,6 @@
 //! Streams of frames, and a core that is driven over them from features instead of images.
 
-use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, ThresholdRule};
+use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, Verdict};
 
 use crate::features::Features;
 
@@ -36,6 +36,15 @@ pub enum Labels {
     True,
 }
 
+/// Who decides at the exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The core's built-in rule.
+    BuiltIn,
+    /// Nobody leaves early.
+    Never,
+}
+
 /// Sums over a stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
@@ -63,7 +72,7 @@ pub fn replay(
     core: &mut Core,
     features: &Features,
     stream: &[Shown],
-    rule: ThresholdRule,
+    rule: Rule,
     labels: Labels,
     random: &mut SplitMix64,
     mut each: impl FnMut(usize, &Core),
@@ -95,11 +104,11 @@ pub fn replay(
 }
 
 /// One frame, its audit included; learning is left to the caller.
-fn frame(
+pub(crate) fn frame(
     core: &mut Core,
     features: &Features,
     shown: Shown,
-    rule: ThresholdRule,
+    rule: Rule,
     random: &mut SplitMix64,
 ) -> Prediction {
     let mut next = None;
@@ -124,7 +133,10 @@ fn frame(
                 features: features.of(stage, shown.image),
             },
             Some(Effect::Decide { view }) => Event::VerdictGiven {
-                verdict: rule.decide(&view),
+                verdict: match rule {
+                    Rule::BuiltIn => view.rule(),
+                    Rule::Never => Verdict::GoOn,
+                },
                 fault: false,
             },
             Some(Effect::Finished | Effect::Emit { .. }) | None => break,

@@ -4,11 +4,11 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use offramp_core::{Core, LearnerSettings, Network, NetworkError, Settings, SplitMix64, ThresholdRule};
+use offramp_core::{Core, GuardSettings, LearnerSettings, Network, NetworkError, Settings, SplitMix64};
 
 use crate::curve::{Curve, Opinions, Point, exit_costs};
 use crate::features::Features;
-use crate::replay::{Labels, Tally, replay, shuffled};
+use crate::replay::{Labels, Rule, Tally, replay, shuffled};
 use crate::variant::Variant;
 
 /// Costs, as shares of the whole network's, at which accuracies are compared. Fixed beforehand.
@@ -118,6 +118,22 @@ impl Study<'_> {
         Core::new(self.network.clone(), settings)
     }
 
+    /// A core with a variant's settings at the deployed threshold.
+    pub(crate) fn deployed(&self, settings: Settings) -> Result<Core, NetworkError> {
+        self.core(Settings {
+            threshold: self.threshold,
+            ..settings
+        })
+    }
+
+    /// Multiply-adds of learning and audits per frame, as a share of the whole network's.
+    pub(crate) fn upkeep(&self, core: &Core, tally: &Tally) -> f64 {
+        let full: u64 = (0..core.exits())
+            .map(|e| core.stage_macs()[e] + core.head(e).macs())
+            .sum();
+        (tally.learning_macs + tally.audit_macs) as f64 / (tally.frames.max(1) * full) as f64
+    }
+
     /// Runs every variant on every subset and seed, on all cores of the machine. `progress` is called after
     /// each run.
     ///
@@ -169,19 +185,15 @@ impl Study<'_> {
         let mut random = SplitMix64(seed << 32 | subset as u64);
         let stream = shuffled(self.stream, classes, self.frames, &mut random);
         let members = self.test.of_classes(classes);
-        let mut core = self.core(variant.settings)?;
-        let rule = ThresholdRule {
-            threshold: self.threshold,
-        };
+        let mut core = self.deployed(variant.settings)?;
         if variant.offline_passes > 0 {
             let images = self.stream.of_classes(classes).len();
             let lessons = shuffled(self.stream, classes, images * variant.offline_passes, &mut random);
-            let never = ThresholdRule { threshold: 2.0 };
             replay(
                 &mut core,
                 self.stream,
                 &lessons,
-                never,
+                Rule::Never,
                 Labels::True,
                 &mut random,
                 |_, _| (),
@@ -195,7 +207,7 @@ impl Study<'_> {
             &mut core,
             self.stream,
             &stream,
-            rule,
+            Rule::BuiltIn,
             variant.labels,
             &mut random,
             |n, core| {
@@ -206,10 +218,7 @@ impl Study<'_> {
                 }
             },
         );
-        let full: u64 = (0..core.exits())
-            .map(|e| core.stage_macs()[e] + core.head(e).macs())
-            .sum();
-        let upkeep = (tally.learning_macs + tally.audit_macs) as f64 / (tally.frames.max(1) * full) as f64;
+        let upkeep = self.upkeep(&core, &tally);
         let all: Vec<usize> = (0..self.test.len()).collect();
         let adapted_members = Opinions::of(&core, self.test, &members);
         let adapted_all = Opinions::of(&core, self.test, &all);
@@ -234,6 +243,7 @@ pub fn frozen_settings() -> Settings {
             enabled: false,
             ..LearnerSettings::default()
         },
+        guard: GuardSettings::IDLE,
         ..Settings::default()
     }
 }

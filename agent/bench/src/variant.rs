@@ -18,6 +18,8 @@ pub struct Variant {
     /// Passes over the stream's images with every frame run to the last exit, before anything is measured:
     /// training, where the other variants see each frame once as it comes.
     pub offline_passes: usize,
+    /// Whether this is the poster's rule to the letter, at some learning rate.
+    pub is_poster: bool,
 }
 
 /// No prior.
@@ -36,6 +38,7 @@ impl Variant {
             settings: Settings { learner, ..base },
             labels: Labels::Own,
             offline_passes: 0,
+            is_poster: false,
         }
     }
 
@@ -43,10 +46,6 @@ impl Variant {
     pub fn all(default: Settings) -> Vec<Self> {
         let learner = default.learner;
         let own = |name: &str, about: &str, learner| Self::new(name, about, default, learner);
-        let poster = |rate| LearnerSettings {
-            rate,
-            ..LearnerSettings::POSTER
-        };
         let prior_only = |strength| LearnerSettings {
             rate: 0.0,
             prior: PriorSettings {
@@ -61,12 +60,17 @@ impl Variant {
             prior: NO_PRIOR,
             ..learner
         };
-        let mut variants = vec![
-            own("default", "the package's settings", learner),
-            own("poster 0.1", "the poster to the letter, η0 = 0.1", poster(0.1)),
-            own("poster 0.3", "the poster to the letter, η0 = 0.3", poster(0.3)),
-            own("poster 1", "the poster to the letter, η0 = 1", poster(1.0)),
-        ];
+        let mut variants = vec![own("default", "the package's settings", learner)];
+        for rate in [0.01, 0.03, 0.1, 0.3, 1.0] {
+            let poster = LearnerSettings {
+                rate,
+                ..LearnerSettings::POSTER
+            };
+            variants.push(Self {
+                is_poster: true,
+                ..own(&format!("poster {rate}"), "the poster to the letter", poster)
+            });
+        }
         for strength in [0.2, 0.35, 0.5] {
             variants.push(own(
                 &format!("prior {strength}"),

@@ -13,7 +13,7 @@ use crate::guard::{Audited, Exits, Finding, GuardSettings, Rules};
 use crate::head::Head;
 use crate::learner::{LearnerSettings, Step, Target};
 use crate::math;
-use crate::view::{ExitView, ThresholdRule, Verdict};
+use crate::view::{ExitView, Verdict};
 use crate::whitener::{Measurement, Whitener};
 use crate::window::{Window, WindowReport};
 
@@ -634,6 +634,7 @@ impl Core {
             temperature: way.facts.temperature,
             power_budget: way.facts.power_budget,
             battery: way.facts.battery,
+            threshold: self.contexts.guard().threshold,
         }
     }
 
@@ -749,7 +750,7 @@ impl Core {
             settings: &self.settings.guard,
             base: &self.base,
             costs: &self.exit_costs,
-            prior: learner.enabled && learner.prior.strength > 0.0,
+            prior: learner.prior.strength > 0.0,
             threshold: self.settings.threshold,
         };
         match guard.work(adapted, &rules) {
@@ -766,7 +767,7 @@ impl Core {
         };
         let learner = &self.settings.learner;
         let (adapted, guard) = self.contexts.current_mut();
-        let prior = learner.enabled && learner.prior.strength > 0.0;
+        let prior = learner.prior.strength > 0.0;
         let posterior = &mut self.scratch.posterior;
         posterior.copy_from_slice(&last.logits);
         math::top(posterior, 1.0, prior.then(|| adapted.prior.offsets()));
@@ -1012,11 +1013,9 @@ impl Core {
         math::top(probabilities, scale, offsets);
     }
 
-    /// The built-in rule at the guard's present threshold.
-    pub fn rule(&self) -> ThresholdRule {
-        ThresholdRule {
-            threshold: self.contexts.guard().threshold,
-        }
+    /// Confidence from which the guard holds leaving safe at present.
+    pub fn threshold(&self) -> f32 {
+        self.contexts.guard().threshold
     }
 
     /// Multiply-adds of each stage.

@@ -59,6 +59,16 @@ impl Default for GuardSettings {
 }
 
 impl GuardSettings {
+    /// Watches, and changes nothing.
+    pub const IDLE: Self = Self {
+        accuracy_budget: 0.01,
+        cost_ceiling: 1.0,
+        threshold_step: 0.0,
+        temperature_step: 0.0,
+        trial_every: 0,
+        strikes: 3,
+    };
+
     /// Whether every number is in its range.
     pub fn is_valid(&self) -> bool {
         (0.0..=0.5).contains(&self.accuracy_budget)

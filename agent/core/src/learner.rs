@@ -107,7 +107,7 @@ impl LearnerSettings {
     /// What is added to the logits of an exit.
     pub(crate) fn offsets<'a>(&self, adapted: &'a Adapted, exit: usize) -> Option<&'a [f32]> {
         let corrected = exit < adapted.heads.len() || self.prior.on_last;
-        (self.enabled && self.prior.strength > 0.0 && corrected).then(|| adapted.prior.offsets())
+        (self.prior.strength > 0.0 && corrected).then(|| adapted.prior.offsets())
     }
 }
 

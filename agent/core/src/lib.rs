@@ -40,7 +40,7 @@
 //!             }
 //!             Effect::Decide { view } => {
 //!                 // A policy answers here; when it fails, the built-in rule does.
-//!                 Event::VerdictGiven { verdict: core.rule().decide(&view), fault: false }
+//!                 Event::VerdictGiven { verdict: view.rule(), fault: false }
 //!             }
 //!             Effect::Emit { prediction } => {
 //!                 println!("frame {} is class {}", prediction.frame, prediction.class);
@@ -80,6 +80,6 @@ pub use head::{Head, HeadError};
 pub use learner::{LearnerSettings, Target};
 pub use prior::PriorSettings;
 pub use random::SplitMix64;
-pub use view::{ExitView, ThresholdRule, Verdict};
+pub use view::{ExitView, Verdict};
 pub use whitener::{Whitener, WhitenerError};
 pub use window::WindowReport;

@@ -403,7 +403,7 @@ fn watch(core: &mut Core, frames: usize, taught: impl Fn(usize) -> Option<usize>
                     features: &features[stage],
                 },
                 Effect::Decide { view } => Event::VerdictGiven {
-                    verdict: core.rule().decide(&view),
+                    verdict: view.rule(),
                     fault: false,
                 },
                 Effect::Emit { .. } | Effect::Finished => continue,
@@ -465,14 +465,14 @@ fn the_threshold_rises_where_audits_lose_more_than_the_budget_and_falls_where_le
         run(&mut rising, 0, &unsure, &[Verdict::Leave; 2]);
     }
     rising.learn();
-    assert!(rising.rule().threshold > Settings::default().threshold + 0.1);
+    assert!(rising.threshold() > Settings::default().threshold + 0.1);
 
     let mut falling = core(watched());
     for _ in 0..200 {
         run(&mut falling, 0, &[pointing_at(1); EXITS], &[Verdict::Leave; 2]);
     }
     falling.learn();
-    assert!(falling.rule().threshold < Settings::default().threshold);
+    assert!(falling.threshold() < Settings::default().threshold);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn a_cost_ceiling_brings_the_threshold_down() {
         run(&mut core, u32::MAX, &[pointing_at(1); EXITS], &[Verdict::GoOn; 2]);
     }
     core.learn();
-    assert!(core.rule().threshold < 0.7);
+    assert!(core.threshold() < 0.7);
 }
 
 #[test]
@@ -630,7 +630,7 @@ proptest! {
                     Effect::RunStage { stage } => Event::FeaturesReady { features: &features[stage] },
                     Effect::Decide { view } => {
                         prop_assert!(view.confidence.is_finite());
-                        Event::VerdictGiven { verdict: core.rule().decide(&view), fault: false }
+                        Event::VerdictGiven { verdict: view.rule(), fault: false }
                     }
                     Effect::Emit { .. } | Effect::Finished => continue,
                 };
@@ -647,7 +647,7 @@ proptest! {
                 prop_assert_eq!(core.contexts.adapted(), &core.contexts.guard().good);
             }
             prop_assert!(heads(&core).iter().all(Head::is_finite));
-            prop_assert!((0.0..=1.01).contains(&core.rule().threshold));
+            prop_assert!((0.0..=1.01).contains(&core.threshold()));
             bytes = core.bytes().max(bytes);
         }
         prop_assert!(bytes < 200_000, "{}", bytes);

@@ -36,6 +36,8 @@ pub struct ExitView {
     pub power_budget: f32,
     /// Charge of the battery, `0..=1`; `NaN` without one.
     pub battery: f32,
+    /// Confidence from which the guard holds leaving safe, `0..=1.01`.
+    pub threshold: f32,
 }
 
 /// A policy's answer at an exit.
@@ -51,19 +53,12 @@ pub enum Verdict {
     Audit,
 }
 
-/// The built-in rule: leave where the confidence reaches a threshold.
-///
-/// It decides where no policy is configured, and whenever a policy fails.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ThresholdRule {
-    /// Confidence from which a frame leaves, `0..=1`.
-    pub threshold: f32,
-}
-
-impl ThresholdRule {
-    /// The verdict at an exit.
-    pub fn decide(&self, view: &ExitView) -> Verdict {
-        if view.confidence >= self.threshold {
+impl ExitView {
+    /// The built-in rule: leave where the confidence reaches the threshold.
+    ///
+    /// It decides where no policy is configured, and whenever a policy fails.
+    pub fn rule(&self) -> Verdict {
+        if self.confidence >= self.threshold {
             Verdict::Leave
         } else {
             Verdict::GoOn

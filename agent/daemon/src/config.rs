@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use offramp_core::{LearnerSettings, Settings};
+use offramp_core::Settings;
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
@@ -133,46 +133,44 @@ pub struct Policy {
     pub parameters: BTreeMap<String, Parameter>,
 }
 
-/// The learner.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// The learner and its guard; what is not set is the model package's to say.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Learner {
-    /// Whether heads are updated.
-    pub enabled: bool,
+    /// Accuracy that may be given up against the last exit: the one thing to set.
+    pub accuracy_budget: Option<f32>,
+    /// Share of the whole network that a frame may cost on average.
+    pub cost_ceiling: Option<f32>,
+    /// Whether anything is learned.
+    pub enabled: Option<bool>,
     /// Learning rate η0.
-    pub rate: f32,
+    pub rate: Option<f32>,
+    /// Share γ of the correction by class frequencies.
+    pub prior: Option<f32>,
     /// Pull λ towards the base heads.
-    pub anchor: f32,
-    /// Share of early-leaving frames that are audited.
-    pub audit_rate: f32,
-}
-
-impl Default for Learner {
-    fn default() -> Self {
-        let (settings, learner) = (Settings::default(), LearnerSettings::default());
-        Self {
-            enabled: true,
-            rate: learner.rate,
-            anchor: learner.anchor,
-            audit_rate: settings.audit_rate,
-        }
-    }
+    pub anchor: Option<f32>,
+    /// Share of frames that are audited.
+    pub audit_rate: Option<f32>,
+    /// Contexts that are remembered.
+    pub contexts: Option<usize>,
 }
 
 impl Learner {
-    /// The core's settings.
-    pub fn settings(&self) -> Settings {
-        let learner = LearnerSettings {
-            enabled: self.enabled,
-            rate: self.rate,
-            anchor: self.anchor,
-            ..LearnerSettings::default()
-        };
-        Settings {
-            audit_rate: self.audit_rate,
-            learner,
-            ..Settings::default()
+    /// The settings of a package with what is set here.
+    pub fn over(&self, package: Settings) -> Settings {
+        fn set<T: Copy>(value: &mut T, wanted: Option<T>) {
+            *value = wanted.unwrap_or(*value);
         }
+        let mut settings = package;
+        set(&mut settings.guard.accuracy_budget, self.accuracy_budget);
+        set(&mut settings.guard.cost_ceiling, self.cost_ceiling);
+        set(&mut settings.learner.enabled, self.enabled);
+        set(&mut settings.learner.rate, self.rate);
+        set(&mut settings.learner.prior.strength, self.prior);
+        set(&mut settings.learner.anchor, self.anchor);
+        set(&mut settings.audit_rate, self.audit_rate);
+        set(&mut settings.contexts, self.contexts);
+        settings
     }
 }
 
@@ -246,10 +244,11 @@ impl Config {
                 why: why.into(),
             })
         };
-        if !config.learner.settings().is_valid() {
+        if !config.learner.over(Settings::default()).is_valid() {
             return wrong(
                 "learner",
-                "is out of range: rate 0 to 4, anchor 0 to 1, audit_rate 0 to 1",
+                "is out of range: accuracy_budget 0 to 0.5, cost_ceiling above 0 to 1, rate 0 to 4, prior 0 to 1, \
+                 anchor 0 to 1, audit_rate 0 to 1, contexts 1 to 64",
             );
         }
         for (key, seconds) in [

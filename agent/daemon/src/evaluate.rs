@@ -138,7 +138,7 @@ pub fn subset_and_all(
     mut progress: impl FnMut(),
 ) -> Result<(Report, Report), FrameError> {
     let all: Vec<u32> = (0..).take(set.len()).collect();
-    let exits = lane.core.heads().len();
+    let exits = lane.core.exits();
     let (mut of_subset, mut of_all) = (Tally::new(exits), Tally::new(exits));
     run(lane, judge, set, &all, |outcome| {
         of_all.add(outcome);
@@ -161,7 +161,7 @@ pub fn exits_alone(
     mut progress: impl FnMut(),
 ) -> Result<(Vec<f64>, f64), FrameError> {
     let all: Vec<u32> = (0..).take(set.len()).collect();
-    let mut right = vec![0u64; lane.core.heads().len()];
+    let mut right = vec![0u64; lane.core.exits()];
     let start = Instant::now();
     run(lane, judge, set, &all, |outcome| {
         for (right, class) in right.iter_mut().zip(&outcome.exits) {

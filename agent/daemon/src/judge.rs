@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use offramp_core::{ExitView, Settings, Verdict};
+use offramp_core::{ExitView, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
     BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules,
@@ -291,13 +291,13 @@ impl Judge for PolicyJudge {
         events.drain(|event| self.take(event));
     }
 
-    fn decide(&mut self, view: &ExitView, settings: &Settings) -> (Verdict, bool) {
+    fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let mut events = Events::default();
         let verdict = self.ladder.decide(view, &mut |event| events.push(event));
         events.drain(|event| self.take(event));
         match verdict {
             Some(verdict) => (verdict, false),
-            None => (settings.rule().decide(view), self.current.is_some()),
+            None => (view.rule(), self.current.is_some()),
         }
     }
 }

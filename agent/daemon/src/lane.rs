@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use offramp_core::{Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Prediction, Settings, Verdict};
+use offramp_core::{
+    Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Prediction, Settings, SplitMix64, Verdict,
+};
 use offramp_engine::{Engine, RunError};
 use offramp_model::{Input, Package};
 
@@ -14,7 +16,7 @@ pub trait Judge {
     fn start_frame(&mut self) {}
 
     /// The verdict at an exit, and whether it is the built-in rule's because the policy failed.
-    fn decide(&mut self, view: &ExitView, settings: &Settings) -> (Verdict, bool);
+    fn decide(&mut self, view: &ExitView) -> (Verdict, bool);
 }
 
 /// The built-in rule as a judge.
@@ -22,8 +24,8 @@ pub trait Judge {
 pub struct BuiltIn;
 
 impl Judge for BuiltIn {
-    fn decide(&mut self, view: &ExitView, settings: &Settings) -> (Verdict, bool) {
-        (settings.rule().decide(view), false)
+    fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
+        (view.rule(), false)
     }
 }
 
@@ -70,6 +72,8 @@ pub struct Lane {
     image: Vec<f32>,
     clock: Instant,
     random: SplitMix64,
+    /// The context of the frames to come; what was learned in others does not apply to them.
+    pub context: u64,
 }
 
 impl Lane {
@@ -88,6 +92,7 @@ impl Lane {
             input,
             clock: Instant::now(),
             random: SplitMix64(seed),
+            context: 0,
         })
     }
 
@@ -122,6 +127,7 @@ impl Lane {
         let arrived = Event::FrameArrived {
             frame: number,
             random,
+            context: self.context,
             facts,
         };
         Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {
@@ -138,7 +144,7 @@ impl Lane {
                     Err(error) => return self.lose(error),
                 },
                 Effect::Decide { view } => {
-                    let (verdict, fault) = judge.decide(&view, self.core.settings());
+                    let (verdict, fault) = judge.decide(&view);
                     Event::VerdictGiven { verdict, fault }
                 }
                 Effect::Emit { .. } => unreachable!("handed to `emit` as it comes"),
@@ -176,30 +182,5 @@ impl Lane {
         let start = Instant::now();
         self.core.learn();
         self.core.add_overhead(start.elapsed().as_micros() as u64);
-    }
-}
-
-/// Steele, Lea and Flood's SplitMix64: which frames are audited and in which order samples are shown
-/// must be repeatable from a seed.
-#[derive(Clone, Copy, Debug)]
-pub struct SplitMix64(pub u64);
-
-impl SplitMix64 {
-    /// The next uniformly random word.
-    #[expect(clippy::should_implement_trait, reason = "it never ends")]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Puts a slice in a random order (Fisher and Yates).
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            // The bias of the remainder is below 2⁻³² for any slice that fits in memory here.
-            items.swap(i, (self.next() % (i as u64 + 1)) as usize);
-        }
     }
 }

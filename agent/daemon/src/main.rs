@@ -98,6 +98,9 @@ enum Policy {
 enum Bench {
     /// Time the stages in tract beside ONNX Runtime, and what the agent adds to them, on one thread.
     Engine(tool::bench::EngineBench),
+    /// Measure what specialization gains on subsets and costs over all classes, beside the rules it is compared
+    /// with.
+    Specialization(tool::bench::SpecializationBench),
 }
 
 fn main() -> ExitCode {
@@ -146,5 +149,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
+        Command::Bench(Bench::Specialization(bench)) => tool::bench::specialization(&bench),
     }
 }

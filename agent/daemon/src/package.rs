@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use offramp_core::{Head, HeadError, Network};
+use offramp_core::{Head, HeadError, Network, Settings, Whitener};
 use offramp_model::{Package, PackageError};
 use offramp_proto::{Digest, ModelFacts};
 
@@ -63,7 +63,8 @@ pub fn embedded() -> Result<Package, PackageError> {
         "stage-1.onnx",
         "stage-2.onnx",
         "stage-3.onnx",
-        "heads.safetensors"
+        "heads.safetensors",
+        "whiteners.safetensors"
     );
     Package::read(EMBEDDED, |name| files(name).map(Cow::Borrowed))
 }
@@ -76,10 +77,31 @@ pub fn network(package: &Package) -> Result<Network, HeadError> {
     let heads = package.heads().iter();
     let heads = heads.map(|h| Head::new(h.classes, h.features, h.weight.clone(), h.bias.clone()));
     let stage_macs = package.manifest().stages.iter().map(|stage| stage.macs).collect();
+    let whiteners = package.whiteners().iter();
     Ok(Network {
         heads: heads.collect::<Result<_, _>>()?,
+        // Their shapes are checked and their numbers finite.
+        whiteners: whiteners
+            .map(|w| Whitener::new(w.mean.clone(), w.precision.clone()).ok())
+            .collect(),
         stage_macs,
     })
+}
+
+/// How the package's heads specialize best: its own settings, where it has some.
+pub fn settings(package: &Package) -> Settings {
+    let mut settings = Settings::default();
+    if let Some(chosen) = package.manifest().specialization {
+        settings.threshold = chosen.threshold;
+        let learner = &mut settings.learner;
+        learner.rate = chosen.rate;
+        learner.whitened = chosen.whitened;
+        learner.gate = chosen.gate;
+        learner.prior.strength = chosen.prior;
+        learner.prior.window = chosen.prior_window;
+        learner.prior.smoothing = chosen.prior_smoothing;
+    }
+    settings
 }
 
 /// What the fleet needs of a package.

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use offramp_core::{ExitView, ThresholdRule};
+use offramp_core::ExitView;
 use offramp_policy::{Limits, ModelFacts, Parameters, PolicyHost};
 
 const BATCH: u32 = 1000;
@@ -34,8 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let mut instance = policy.configure(&model, &Parameters::default())?;
     measure("decide", |view| instance.decide(view).is_ok());
-    let rule = ThresholdRule { threshold: 0.8 };
-    measure("native rule", |view| rule.decide(view) == offramp_core::Verdict::Leave);
+    measure("native rule", |view| view.rule() == offramp_core::Verdict::Leave);
     Ok(())
 }
 
@@ -57,6 +56,7 @@ fn measure(name: &str, mut decide: impl FnMut(&ExitView) -> bool) {
         temperature: 50.0,
         power_budget: 10.0,
         battery: f32::NAN,
+        threshold: 0.8,
     };
     let mut batches: Vec<f64> = (0..BATCHES)
         .map(|_| {

@@ -34,6 +34,7 @@ impl From<&ExitView> for guest::ExitView {
             temperature,
             power_budget,
             battery,
+            threshold,
         } = *view;
         guest::ExitView {
             exit,
@@ -51,6 +52,7 @@ impl From<&ExitView> for guest::ExitView {
             temperature,
             power_budget,
             battery,
+            threshold,
         }
     }
 }

@@ -119,20 +119,21 @@ fn first_view(model: &ModelFacts) -> ExitView {
         temperature: f32::NAN,
         power_budget: f32::NAN,
         battery: f32::NAN,
+        threshold: f32::NAN,
     }
 }
 
 /// Exits in order, as in a frame; at each, the facts together at their lowest, in between, at their
 /// highest and unknown, and each confidence with either agreement.
 fn grid(model: &ModelFacts) -> impl Iterator<Item = ExitView> {
-    /// Confidence, entropy as a share of its largest, change, time left, temperature, power, battery.
-    const FACTS: [[f32; 7]; 6] = [
-        [f32::NAN; 7],
-        [0.0, 1.0, 0.0, -1000.0, -40.0, 0.0, 0.0],
-        [0.25, 0.8, 0.1, 0.0, 20.0, 1.0, 0.1],
-        [0.5, 0.5, 0.5, 5.0, 60.0, 7.0, 0.5],
-        [0.75, 0.3, 1.0, 33.0, 85.0, 15.0, 0.9],
-        [1.0, 0.0, 2.0, 1000.0, 125.0, 60.0, 1.0],
+    /// Confidence, entropy as a share of its largest, change, time left, temperature, power, battery, threshold.
+    const FACTS: [[f32; 8]; 6] = [
+        [f32::NAN; 8],
+        [0.0, 1.0, 0.0, -1000.0, -40.0, 0.0, 0.0, 1.01],
+        [0.25, 0.8, 0.1, 0.0, 20.0, 1.0, 0.1, 0.9],
+        [0.5, 0.5, 0.5, 5.0, 60.0, 7.0, 0.5, 0.7],
+        [0.75, 0.3, 1.0, 33.0, 85.0, 15.0, 0.9, 0.5],
+        [1.0, 0.0, 2.0, 1000.0, 125.0, 60.0, 1.0, 0.3],
     ];
     #[expect(clippy::cast_precision_loss, reason = "classes are few")]
     let largest_entropy = (model.classes as f32).ln();
@@ -162,6 +163,7 @@ fn grid(model: &ModelFacts) -> impl Iterator<Item = ExitView> {
                 temperature: others[4],
                 power_budget: others[5],
                 battery: others[6],
+                threshold: others[7],
                 ..first
             })
         })

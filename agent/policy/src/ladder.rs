@@ -16,11 +16,10 @@ use crate::instance::Instance;
 /// [`decide`](Self::decide):
 ///
 /// ```no_run
-/// # use offramp_core::{ExitView, ThresholdRule, Verdict};
+/// # use offramp_core::{ExitView, Verdict};
 /// # use offramp_policy::{Instance, Ladder, LadderRules};
 /// # fn views() -> Vec<ExitView> { vec![] }
 /// # fn arrived() -> Option<Instance> { None }
-/// # let rule = ThresholdRule { threshold: 0.8 };
 /// let mut ladder = Ladder::new(LadderRules::default());
 /// loop {
 ///     if let Some(instance) = arrived() {
@@ -29,7 +28,7 @@ use crate::instance::Instance;
 ///     ladder.start_frame(&mut |event| eprintln!("{event:?}"));
 ///     for view in views() {
 ///         let verdict = ladder.decide(&view, &mut |event| eprintln!("{event:?}"));
-///         if verdict.unwrap_or_else(|| rule.decide(&view)) != Verdict::GoOn {
+///         if verdict.unwrap_or_else(|| view.rule()) != Verdict::GoOn {
 ///             break;
 ///         }
 ///     }

@@ -50,10 +50,12 @@ mod manifest;
 mod package;
 mod tensors;
 mod vectors;
+mod whiteners;
 
 pub use error::{PackageError, Problem, TensorsError};
 pub use heads::Head;
 pub use input::Input;
-pub use manifest::{Exit, FORMAT, HEADS, MANIFEST, Manifest, Stage, VECTORS};
+pub use manifest::{Exit, FORMAT, HEADS, MANIFEST, Manifest, Specialization, Stage, VECTORS, WHITENERS};
 pub use package::Package;
 pub use vectors::{Logits, Vectors};
+pub use whiteners::Whitener;

@@ -19,6 +19,8 @@ pub const FORMAT: i64 = 1;
 pub const MANIFEST: &str = "model.toml";
 /// File name of the heads.
 pub const HEADS: &str = "heads.safetensors";
+/// File name of the whiteners.
+pub const WHITENERS: &str = "whiteners.safetensors";
 /// File name of the conformance vectors.
 pub const VECTORS: &str = "vectors.safetensors";
 
@@ -44,6 +46,9 @@ pub struct Manifest {
     /// Named subsets of the classes: indices in rising order.
     #[serde(default)]
     pub subsets: BTreeMap<String, Vec<u32>>,
+    /// How heads specialize best, found by measuring this network; a package may leave it to the device.
+    #[serde(default)]
+    pub specialization: Option<Specialization>,
     /// How the package was made; free-form.
     #[serde(default)]
     pub provenance: toml::Table,
@@ -70,6 +75,25 @@ pub struct Stage {
     /// Names of the tensors handed to the next stage: outputs of the graph, or
     /// inputs of it that are passed on as they are. Empty for the last stage.
     pub state: Vec<String>,
+}
+
+/// Settings of the learner that were chosen for a network.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Specialization {
+    /// Confidence from which frames leave early, 0 to 1.
+    pub threshold: f32,
+    /// η0 of the updates, 0 to 4; 0 leaves the heads alone.
+    pub rate: f32,
+    /// Whether updates run along whitened axes.
+    pub whitened: bool,
+    /// γ, the share of the correction by class frequencies, 0 to 1.
+    pub prior: f32,
+    /// Frames after which a frame has faded from the frequencies, 1 to 1e6.
+    pub prior_window: f32,
+    /// Frames of all classes alike that the frequencies are drawn back to, above 0, at most 1e6.
+    pub prior_smoothing: f32,
+    /// Confidence that the last exit must have to teach, 0 to 1.
+    pub gate: f32,
 }
 
 /// The exit behind a stage.
@@ -128,6 +152,7 @@ impl Manifest {
         self.input.check()?;
         self.check_stages()?;
         self.check_exits()?;
+        self.check_specialization()?;
         self.check_digests()
     }
 
@@ -228,6 +253,26 @@ impl Manifest {
             ] {
                 rule(&at(key), &accuracy, (0.0..=1.0).contains(&accuracy), || "0 to 1".into())?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_specialization(&self) -> Result<(), Problem> {
+        let Some(s) = &self.specialization else {
+            return Ok(());
+        };
+        for (key, value, most) in [
+            ("threshold", s.threshold, 1.0),
+            ("rate", s.rate, 4.0),
+            ("prior", s.prior, 1.0),
+            ("gate", s.gate, 1.0),
+            ("prior_window", s.prior_window, 1e6),
+            ("prior_smoothing", s.prior_smoothing, 1e6),
+        ] {
+            let kept = (0.0..=most).contains(&value);
+            rule(&format!("specialization.{key}"), &value, kept, || {
+                format!("0 to {most}")
+            })?;
         }
         Ok(())
     }

@@ -9,8 +9,9 @@ use alloc::vec::Vec;
 use crate::error::{PackageError, Problem};
 use crate::heads::Head;
 use crate::limits;
-use crate::manifest::{HEADS, MANIFEST, Manifest, VECTORS};
+use crate::manifest::{HEADS, MANIFEST, Manifest, VECTORS, WHITENERS};
 use crate::vectors::Vectors;
+use crate::whiteners::Whitener;
 use offramp_proto::Digest;
 
 /// A checked package: manifest, heads, and the bytes of the stages.
@@ -22,6 +23,7 @@ pub struct Package {
     manifest: Manifest,
     digest: Digest,
     heads: Vec<Head>,
+    whiteners: Vec<Whitener>,
     stages: Vec<Cow<'static, [u8]>>,
     vectors: Option<Cow<'static, [u8]>>,
 }
@@ -92,11 +94,18 @@ impl Package {
             .collect::<Result<_, _>>()?;
         let heads = Head::read_all(&take(HEADS)?, &manifest).map_err(|problem| refuse(HEADS, problem))?;
         let vectors = parts.remove(VECTORS);
+        let whiteners = parts
+            .remove(WHITENERS)
+            .map(|bytes| Whitener::read_all(&bytes, &manifest))
+            .transpose()
+            .map_err(|problem| refuse(WHITENERS, problem))?
+            .unwrap_or_default();
         Ok(Package {
             label: label.to_string(),
             manifest,
             digest,
             heads,
+            whiteners,
             stages,
             vectors,
         })
@@ -126,6 +135,12 @@ impl Package {
     #[must_use]
     pub fn heads(&self) -> &[Head] {
         &self.heads
+    }
+
+    /// The whiteners of all exits but the last; none where the package ships none.
+    #[must_use]
+    pub fn whiteners(&self) -> &[Whitener] {
+        &self.whiteners
     }
 
     /// The ONNX graphs of the stages, in the order of the manifest.

@@ -78,6 +78,10 @@ pub const CRATES: &[Crate] = &[
     ours("offramp-core", &["offramp-proto"]),
     ours("offramp-engine", &["offramp-core", "offramp-model"]),
     Crate {
+        tests_use: &["offramp-model"],
+        ..ours("offramp-bench", &["offramp-core"])
+    },
+    Crate {
         tests_use: &["offramp-policy-build"],
         ..ours("offramp-policy", &["offramp-core", "offramp-proto"])
     },
@@ -88,6 +92,7 @@ pub const CRATES: &[Crate] = &[
         ..ours(
             "offramp",
             &[
+                "offramp-bench",
                 "offramp-camera",
                 "offramp-core",
                 "offramp-engine",

@@ -329,6 +329,7 @@ impl Keeper {
                     cost: report.cost,
                     audits: report.audits,
                     learner: report.learner,
+                    guard: Some(report.guard),
                     classes,
                     policy,
                     outbox: self.counters.borrow().waiting,

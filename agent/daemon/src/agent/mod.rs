@@ -261,6 +261,8 @@ pub(crate) fn apply_learner(core: &mut Core, wanted: LearnerSettings) {
     settings.learner.enabled = wanted.enabled.unwrap_or(settings.learner.enabled);
     settings.learner.rate = wanted.rate.unwrap_or(settings.learner.rate);
     settings.audit_rate = wanted.audit_rate.unwrap_or(settings.audit_rate);
+    settings.guard.accuracy_budget = wanted.accuracy_budget.unwrap_or(settings.guard.accuracy_budget);
+    settings.guard.cost_ceiling = wanted.cost_ceiling.unwrap_or(settings.guard.cost_ceiling);
     if let Err(error) = core.set_settings(settings) {
         tracing::warn!(%error, "the desired learner settings are refused");
     }

@@ -15,7 +15,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offramp_broker::{Broker, Persistence};
 use offramp_camera::Playback;
-use offramp_core::{LearnerSettings, Prediction, Settings};
+use offramp_core::{Prediction, Settings, SplitMix64};
 use offramp_fleet::{Controller, PolicyUpload, Target};
 use offramp_link::BrokerUrl;
 use offramp_model::Package;
@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use crate::agent::{Agent, Fleet, Listener, Options};
 use crate::evaluate::{self, Report};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
-use crate::lane::{Lane, SplitMix64};
+use crate::lane::Lane;
 use crate::package;
 use crate::terminal;
 use crate::tool::{self, Images};
@@ -140,14 +140,10 @@ impl Scene {
 }
 
 /// Quick to learn, as a demo must be, and audited often enough to show a bound.
-fn settings() -> Settings {
+fn settings(package: &Package) -> Settings {
     Settings {
         audit_rate: 0.05,
-        learner: LearnerSettings {
-            rate: 0.3,
-            ..LearnerSettings::default()
-        },
-        ..Settings::default()
+        ..package::settings(package)
     }
 }
 
@@ -191,7 +187,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         device: device.clone(),
         tenant,
         policy: first_policy(),
-        settings: settings(),
+        settings: settings(&scene.package),
         state: folder.path().join("state.redb"),
         fleet: Some(Fleet {
             broker: url,
@@ -357,7 +353,7 @@ fn measure(
     let bar = terminal::progress(2 * evaluation.len() as u64, "measuring");
     let mut measured = Vec::new();
     for specialized in [false, true] {
-        let mut lane = Lane::new(package, tool::measuring(1.0), 1)?;
+        let mut lane = Lane::new(package, tool::measuring(package, 1.0), 1)?;
         if specialized {
             lane.core.restore(heads)?;
         }

@@ -7,19 +7,22 @@ pub mod run;
 
 use offramp_camera::cifar::{self, Split};
 use offramp_camera::{FrameShape, ImageSet};
-use offramp_core::{LearnerSettings, Settings};
+use offramp_core::{GuardSettings, LearnerSettings, Settings};
 use offramp_model::Package;
 
-/// Settings for measuring heads as they are: nothing is learned, every frame is audited.
-pub fn measuring(threshold: f32) -> Settings {
+/// Settings for measuring a package's heads as they are: nothing is learned, every frame is audited.
+pub fn measuring(package: &Package, threshold: f32) -> Settings {
+    let settings = crate::package::settings(package);
     let learner = LearnerSettings {
         enabled: false,
-        ..LearnerSettings::default()
+        ..settings.learner
     };
     Settings {
         threshold,
         audit_rate: 1.0,
         learner,
+        guard: GuardSettings::IDLE,
+        ..settings
     }
 }
 

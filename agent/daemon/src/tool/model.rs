@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 1e-3;
 /// What is wrong with which part.
 pub fn check(name: &str) -> anyhow::Result<()> {
     let package = package::open(name)?;
-    let mut lane = Lane::new(&package, tool::measuring(0.8), 1)?;
+    let mut lane = Lane::new(&package, tool::measuring(&package, 0.8), 1)?;
     let manifest = package.manifest();
     terminal::line(&format!(
         "{} version {} ({})",
@@ -164,14 +164,14 @@ pub fn eval(name: &str, data: Option<&Path>, as_json: bool) -> anyhow::Result<()
     const THRESHOLDS: [f32; 9] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
     let package = package::open(name)?;
     let images = tool::images(&package, data)?.evaluation;
-    let mut lane = Lane::new(&package, tool::measuring(1.0), 1)?;
+    let mut lane = Lane::new(&package, tool::measuring(&package, 1.0), 1)?;
     let steps = images.len() as u64 * (1 + THRESHOLDS.len() as u64);
     let bar = terminal::progress(steps, "evaluating");
     let (alone, ms) = evaluate::exits_alone(&mut lane, &mut BuiltIn, &images, || bar.inc(1))?;
     let all: Vec<u32> = (0..).take(images.len()).collect();
     let mut sweep = Vec::new();
     for threshold in THRESHOLDS {
-        lane.core.set_settings(tool::measuring(threshold))?;
+        lane.core.set_settings(tool::measuring(&package, threshold))?;
         let mut tally = Tally::new(alone.len());
         evaluate::run(&mut lane, &mut BuiltIn, &images, &all, |outcome| {
             tally.add(outcome);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use offramp_camera::{Camera, Folder, FrameShape, Playback, Raw, sample};
 use offramp_link::Credentials;
+use offramp_model::Package;
 use serde_json::json;
 
 use crate::agent::{Agent, Fleet, Options};
@@ -32,7 +33,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         config::Camera::Folder { path } => Box::new(Folder::open(path, shape)?),
         config::Camera::Stdin => Box::new(Raw::new(io::stdin(), shape)),
     };
-    let options = options(config)?;
+    let options = options(config, &package)?;
     let classes = package.manifest().classes.clone();
     let mut out = BufWriter::new(io::stdout());
     let agent = Agent::start(
@@ -68,7 +69,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn options(config: Config) -> anyhow::Result<Options> {
+fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
     let policy = match &config.policy.file {
         None => PolicySource::threshold(config.policy.parameters.clone()),
         Some(path) => {
@@ -90,7 +91,7 @@ fn options(config: Config) -> anyhow::Result<Options> {
     };
     let fleet = config.fleet.as_ref().map(fleet).transpose()?;
     Ok(Options {
-        settings: config.learner.settings(),
+        settings: config.learner.over(package::settings(package)),
         device: config.device.id,
         tenant: config.device.tenant,
         policy,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use offramp::judge::PolicySource;
-use offramp::lane::SplitMix64;
 use offramp_broker::{Broker, Persistence};
+use offramp_core::SplitMix64;
 use offramp_fleet::{Controller, PolicyUpload, Target};
 use offramp_proto::{DeviceId, Generation, Parameter, TenantId};
 use offramp_test_support::{PATIENCE, temp_dir};

@@ -76,7 +76,7 @@ impl Guest<'_> {
                     {configure})
                 (func (export "offramp:policy/guest@{version}#decide")
                     (param $exit i32) (param $exits i32) (param $class i32) (param $confidence f32)
-                    (param f32 f32 i32 f32 f32 f32 f32 i32 f32 f32 f32) (result i32)
+                    (param f32 f32 i32 f32 f32 f32 f32 i32 f32 f32 f32 f32) (result i32)
                     {decide})
                 {fields})"#
         )

@@ -47,6 +47,7 @@ fn view(exit: u32, class: u32, confidence: f32) -> ExitView {
         temperature: f32::NAN,
         power_budget: f32::NAN,
         battery: f32::NAN,
+        threshold: 0.8,
     }
 }
 

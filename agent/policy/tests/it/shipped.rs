@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use offramp_core::{ExitView, ThresholdRule, Verdict};
+use offramp_core::{ExitView, Verdict};
 use offramp_policy::{ConfigureError, Instance, LoadError, Parameters, PolicyHost, Value};
 use offramp_policy_build::{Toolchain, component};
 use offramp_proto::Digest;
@@ -26,12 +26,11 @@ fn threshold_decides_as_the_built_in_rule_does() {
     let parameters = [("threshold", Value::Number(0.6)), ("threshold.2", Value::Number(0.9))];
     let mut policy = configured(&host, THRESHOLD, &parameters).unwrap();
     for exit in 0..3 {
-        let rule = ThresholdRule {
-            threshold: if exit == 2 { 0.9 } else { 0.6 },
-        };
+        let threshold = if exit == 2 { 0.9 } else { 0.6 };
         for step in 0..=1000_u16 {
             let view = view(exit, 3, f32::from(step) / 1000.0);
-            assert_eq!(policy.decide(&view), Ok(rule.decide(&view)), "{view:?}");
+            let ruled = ExitView { threshold, ..view }.rule();
+            assert_eq!(policy.decide(&view), Ok(ruled), "{view:?}");
         }
         let unknown = view(exit, 3, f32::NAN);
         assert_eq!(policy.decide(&unknown), Ok(Verdict::GoOn));
@@ -40,10 +39,16 @@ fn threshold_decides_as_the_built_in_rule_does() {
 }
 
 #[test]
-fn threshold_is_0_8_by_default() {
+fn threshold_is_the_devices_by_default() {
     let mut policy = configured(&host(), THRESHOLD, &[]).unwrap();
-    assert_eq!(policy.decide(&view(0, 3, 0.79)), Ok(Verdict::GoOn));
-    assert_eq!(policy.decide(&view(0, 3, 0.8)), Ok(Verdict::Leave));
+    for step in 0..=1000_u16 {
+        let threshold = f32::from(step % 7) / 6.0;
+        let view = ExitView {
+            threshold,
+            ..view(0, 3, f32::from(step) / 1000.0)
+        };
+        assert_eq!(policy.decide(&view), Ok(view.rule()), "{view:?}");
+    }
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn any_view() -> impl Strategy<Value = ExitView> {
         0..6_u32,
         any::<[u32; 3]>(),
         confidence,
-        any::<[u32; 9]>(),
+        any::<[u32; 10]>(),
         any::<bool>(),
     )
         .prop_map(|(exit, [exits, class, queue_depth], confidence, bits, agreement)| {
@@ -161,6 +166,7 @@ fn any_view() -> impl Strategy<Value = ExitView> {
                 temperature,
                 power_budget,
                 battery,
+                threshold,
             ] = bits.map(f32::from_bits);
             ExitView {
                 exit,
@@ -178,6 +184,7 @@ fn any_view() -> impl Strategy<Value = ExitView> {
                 temperature,
                 power_budget,
                 battery,
+                threshold,
             }
         })
 }

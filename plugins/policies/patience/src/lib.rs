@@ -80,6 +80,7 @@ mod tests {
             temperature: f32::NAN,
             power_budget: f32::NAN,
             battery: f32::NAN,
+        threshold: 0.8,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | parameter | value | default |
 //! |---|---|---|
-//! | `threshold` | number from 0 to 1, for every exit | 0.8 |
+//! | `threshold` | number from 0 to 1, for every exit | the device's own, which follows from the accuracy that its operator allows to give up |
 //! | `threshold.N` | number from 0 to 1, for exit N (0 is the first) | that of `threshold` |
 #![no_std]
 
@@ -13,7 +13,8 @@ use alloc::vec::Vec;
 
 use offramp_policy_sdk::{ExitView, ModelFacts, Parameters, Policy, Verdict, export_policy};
 
-const DEFAULT: f32 = 0.8;
+/// No threshold of one's own: the device's holds.
+const DEVICE: f32 = f32::NAN;
 const MEANING: &str = "a number from 0 to 1";
 
 /// The policy: one threshold for each exit.
@@ -26,7 +27,7 @@ impl Policy for Threshold {
     fn configure(model: &ModelFacts, mut parameters: Parameters) -> Result<Self, String> {
         let all = parameters
             .take_number("threshold", 0.0..=1.0, MEANING)?
-            .map_or(DEFAULT, |number| number as f32);
+            .map_or(DEVICE, |number| number as f32);
         let mut thresholds = Vec::with_capacity(model.exit_costs.len());
         for exit in 0..model.exit_costs.len() {
             let name = ["threshold.", &exit.to_string()].concat();
@@ -39,10 +40,10 @@ impl Policy for Threshold {
 
     fn decide(&mut self, view: &ExitView) -> Verdict {
         // An unknown confidence is NaN and reaches no threshold.
-        let reached = self
-            .thresholds
-            .get(view.exit as usize)
-            .is_some_and(|threshold| view.confidence >= *threshold);
+        let reached = self.thresholds.get(view.exit as usize).is_some_and(|own| {
+            let threshold = if own.is_nan() { view.threshold } else { *own };
+            view.confidence >= threshold
+        });
         if reached || view.exit + 1 >= view.exits {
             Verdict::Leave
         } else {
@@ -90,6 +91,7 @@ mod tests {
             temperature: f32::NAN,
             power_budget: f32::NAN,
             battery: f32::NAN,
+        threshold: 0.8,
         }
     }
 

@@ -8,20 +8,20 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use offramp_core::Facts;
+use offramp_core::{Facts, SplitMix64};
 use offramp_engine::Engine;
 use offramp_model::Package;
 use serde_json::json;
 
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
-use crate::lane::{Lane, SplitMix64};
+use crate::lane::Lane;
 use crate::package;
 use crate::terminal::{self, Table};
 
 /// What the peer runs; it reads rounds from its standard input.
-const PEER: &str = include_str!("../../../../tests/bench/onnxruntime_peer.py");
+const PEER: &str = include_str!("../../../../../tests/bench/onnxruntime_peer.py");
 /// Pinned: a figure without its version is no figure.
-const REQUIREMENTS: &str = include_str!("../../../../tests/bench/requirements.txt");
+const REQUIREMENTS: &str = include_str!("../../../../../tests/bench/requirements.txt");
 
 /// Settings of the engine bench.
 #[derive(Args, Debug)]
@@ -267,11 +267,7 @@ impl Drop for Peer {
 
 /// A Python environment with what the peer needs, made once.
 fn set_up_python() -> anyhow::Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let folder = cache
-        .context("neither XDG_CACHE_HOME nor HOME is set: give --python")?
-        .join("offramp/bench-python");
+    let folder = super::cache().context("or give --python")?.join("bench-python");
     let python = folder.join("bin/python");
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|have| have == REQUIREMENTS) {

@@ -1,0 +1,158 @@
+//! Outcomes as the figures that are compared.
+
+use serde::Serialize;
+
+use crate::bootstrap::{Interval, paired};
+use crate::study::Outcome;
+use crate::variant::Variant;
+
+/// A variant over all subsets and seeds. Shares, not per cent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The variant.
+    pub name: String,
+    /// What it is.
+    pub about: String,
+    /// Accuracy gained on the subset at equal cost.
+    pub subset_gain: f64,
+    /// Its interval.
+    pub subset_gain_interval: Interval,
+    /// Accuracy lost over all classes at equal cost.
+    pub all_loss: f64,
+    /// Cost before over cost after on the subset, at equal accuracy.
+    pub mean_speedup: f64,
+    /// The same for the subset that profits least.
+    pub min_speedup: f64,
+    /// Cost after over cost before of all classes at equal accuracy, less 1.
+    pub all_cost: f64,
+    /// Cost after over cost before on the subset at the deployed threshold.
+    pub fixed_tau_cost: f64,
+    /// Accuracy gained on the subset at the deployed threshold.
+    pub fixed_tau_accuracy_gain: f64,
+    /// Share of the subset's images whose prediction differs from the last exit's, at the deployed threshold.
+    pub disagreement: f64,
+    /// Learning and audits per frame, as a share of the whole network; part of every cost above.
+    pub upkeep: f64,
+    /// Share of the gain that was there after so many frames, as the study's checkpoints say.
+    pub gain_on_the_way: Vec<f64>,
+}
+
+/// Rows of all variants, in their order.
+pub fn rows(variants: &[Variant], outcomes: &[Outcome]) -> Vec<Row> {
+    let rows = variants.iter().enumerate().map(|(index, variant)| {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.variant == index).collect();
+        let mean = |f: &dyn Fn(&Outcome) -> f64| of.iter().map(|o| f(o)).sum::<f64>() / of.len().max(1) as f64;
+        let gains = groups(outcomes, index, |o| o.on_subset.mean_gain());
+        let speedups = groups(outcomes, index, |o| o.on_subset.mean_speedup());
+        let subset_gain = mean(&|o| o.on_subset.mean_gain());
+        let checkpoints = of.first().map_or(0, |o| o.on_the_way.len());
+        Row {
+            name: variant.name.clone(),
+            about: variant.about.clone(),
+            subset_gain,
+            subset_gain_interval: paired(&gains, 1),
+            all_loss: -mean(&|o| o.on_all.mean_gain()),
+            mean_speedup: mean(&|o| o.on_subset.mean_speedup()),
+            min_speedup: speedups
+                .iter()
+                .map(|s| s.iter().sum::<f64>() / s.len().max(1) as f64)
+                .fold(f64::INFINITY, f64::min),
+            all_cost: mean(&|o| 1.0 / o.on_all.mean_speedup()) - 1.0,
+            fixed_tau_cost: mean(&|o| o.on_subset.fixed[1].cost / o.on_subset.fixed[0].cost),
+            fixed_tau_accuracy_gain: mean(&|o| o.on_subset.fixed[1].accuracy - o.on_subset.fixed[0].accuracy),
+            disagreement: mean(&|o| o.on_subset.disagreement[1]),
+            upkeep: mean(&|o| o.upkeep),
+            gain_on_the_way: (0..checkpoints)
+                .map(|at| mean(&|o| o.on_the_way[at]) / subset_gain)
+                .collect(),
+        }
+    });
+    rows.collect()
+}
+
+/// How far a variant's subset gain is ahead of the poster's rule where that does the same harm to all
+/// classes: between the two learning rates whose harm encloses the variant's, weighted; below the gentlest,
+/// between that and no learning. `None` where the poster never does as much harm.
+pub fn gain_over_poster(variants: &[Variant], outcomes: &[Outcome], variant: usize) -> Option<Interval> {
+    let loss = |index: usize| {
+        let of: Vec<f64> = outcomes
+            .iter()
+            .filter(|o| o.variant == index)
+            .map(|o| -o.on_all.mean_gain())
+            .collect();
+        of.iter().sum::<f64>() / of.len().max(1) as f64
+    };
+    let mut posters: Vec<(f64, usize)> = (0..variants.len())
+        .filter(|i| variants[*i].is_poster)
+        .map(|i| (loss(i), i))
+        .collect();
+    posters.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let harm = loss(variant);
+    let above = posters.iter().position(|(loss, _)| *loss >= harm)?;
+    let below = above.checked_sub(1).map(|at| posters[at]);
+    let (low, high) = (below.map_or(0.0, |b| b.0), posters[above].0);
+    let weight = if high > low { (harm - low) / (high - low) } else { 1.0 };
+    let own = groups(outcomes, variant, |o| o.on_subset.mean_gain());
+    let upper = groups(outcomes, posters[above].1, |o| o.on_subset.mean_gain());
+    let lower = below.map(|(_, index)| groups(outcomes, index, |o| o.on_subset.mean_gain()));
+    let differences: Vec<Vec<f64>> = own
+        .iter()
+        .enumerate()
+        .map(|(s, gains)| {
+            let poster = |seed: usize| {
+                let lower = lower.as_ref().map_or(0.0, |lower| lower[s][seed]);
+                (1.0 - weight) * lower + weight * upper[s][seed]
+            };
+            gains
+                .iter()
+                .enumerate()
+                .map(|(seed, gain)| gain - poster(seed))
+                .collect()
+        })
+        .collect();
+    Some(paired(&differences, 2))
+}
+
+/// A figure of one variant: per subset, its seeds.
+fn groups(outcomes: &[Outcome], variant: usize, figure: impl Fn(&Outcome) -> f64) -> Vec<Vec<f64>> {
+    let of = outcomes.iter().filter(|o| o.variant == variant);
+    let mut groups: Vec<Vec<f64>> = Vec::new();
+    for outcome in of {
+        if groups.len() <= outcome.subset {
+            groups.resize(outcome.subset + 1, Vec::new());
+        }
+        groups[outcome.subset].push(figure(outcome));
+    }
+    groups
+}
+
+/// One line per variant, subset and seed, for spreadsheets.
+pub fn csv(variants: &[Variant], subsets: &[(String, Vec<u16>)], outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "variant,subset,seed,subset_gain_0.3,subset_gain_0.4,subset_gain_0.6,all_gain_0.3,all_gain_0.4,all_gain_0.6,\
+         speedup_0.4,speedup_0.5,speedup_0.6,all_speedup_0.4,all_speedup_0.5,all_speedup_0.6,frozen_cost,cost,\
+         frozen_accuracy,accuracy,upkeep,stream_accuracy\n",
+    );
+    for o in outcomes {
+        let numbers = o
+            .on_subset
+            .gain
+            .iter()
+            .chain(&o.on_all.gain)
+            .chain(&o.on_subset.speedup)
+            .chain(&o.on_all.speedup)
+            .copied()
+            .chain(o.on_subset.fixed.iter().map(|p| p.cost))
+            .chain(o.on_subset.fixed.iter().map(|p| p.accuracy))
+            .chain([o.upkeep, o.tally.accuracy()]);
+        let numbers: Vec<String> = numbers.map(|n| format!("{n:.5}")).collect();
+        text += &format!(
+            "{},{},{},{}\n",
+            variants[o.variant].name,
+            subsets[o.subset].0,
+            o.seed,
+            numbers.join(",")
+        );
+    }
+    text
+}
