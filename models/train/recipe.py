@@ -54,6 +54,7 @@ class Specialization:
     prior: float
     prior_window: float
     prior_smoothing: float
+    prior_doubt: float
     gate: float
 
 

@@ -74,6 +74,9 @@ fn main() {
                     "g" => s.learner.max_gradient = x,
                     "true" => labels = Labels::True,
                     "flip" => labels = Labels::Flipped(x as f64),
+                    "doubt" => s.learner.prior.doubt = x,
+                    "ts" => s.guard.temperature_step = x,
+                    "trial" => s.guard.trial_every = x as u32,
                     "last" => s.learner.prior.on_last = x > 0.0,
                     _ => panic!("{k}"),
                 }

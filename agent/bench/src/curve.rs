@@ -39,12 +39,8 @@ impl Opinions {
         };
         for &image in images {
             for exit in 0..exits {
-                core.classify(exit, features.of(exit, image), &mut p);
-                let (class, confidence) =
-                    (0u16..).zip(&p).fold(
-                        (0, f32::NEG_INFINITY),
-                        |best, (k, &p)| if p > best.1 { (k, p) } else { best },
-                    );
+                let (class, confidence) = core.classify(exit, features.of(exit, image), &mut p);
+                let class = class as u16;
                 opinions.answers.push((confidence, class == features.labels[image]));
                 opinions.classes.push(class);
             }

@@ -27,6 +27,7 @@ const NO_PRIOR: PriorSettings = PriorSettings {
     strength: 0.0,
     window: 500.0,
     smoothing: 100.0,
+    doubt: 2.0,
     on_last: false,
 };
 

@@ -90,7 +90,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             threshold: 0.8,
-            audit_rate: 0.01,
+            audit_rate: 0.005,
             learner: LearnerSettings::default(),
             guard: GuardSettings::default(),
             contexts: 4,
@@ -294,7 +294,10 @@ struct Station {
     logits: Vec<f32>,
     /// Of the logits, corrected by the prior.
     probabilities: Vec<f32>,
+    /// Class of the largest probability.
     top: usize,
+    /// What that class is believed with; see [`math::top`].
+    confidence: f32,
     reached: bool,
     has_previous: bool,
     /// Whether the features were added to a measurement.
@@ -407,6 +410,7 @@ impl Core {
             logits: vec![0.0; classes],
             probabilities: vec![0.0; classes],
             top: 0,
+            confidence: 0.0,
             reached: false,
             has_previous: false,
             measured: false,
@@ -572,12 +576,11 @@ impl Core {
         station.reached = true;
         station.measured = false;
         head.logits(&station.features, &mut station.logits);
-        let offsets = self.settings.learner.offsets(adapted, stage);
+        let shift = self.settings.learner.shift(adapted, stage);
         let scale = 1.0 / self.contexts.guard().temperature(stage);
         station.probabilities.copy_from_slice(&station.logits);
-        math::top(&mut station.probabilities, scale, offsets);
+        (station.top, station.confidence) = math::top(&mut station.probabilities, scale, shift);
         let view = self.view(&way);
-        self.stations[stage].top = view.class as usize;
 
         let last = stage + 1 == self.base.len();
         match (way.left, last) {
@@ -603,14 +606,10 @@ impl Core {
     fn view(&self, way: &Way) -> ExitView {
         let exit = way.stage;
         let station = &self.stations[exit];
-        let (mut class, mut first, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for (k, &p) in station.probabilities.iter().enumerate() {
-            if p > first {
-                (class, first, second) = (k, p, first);
-            } else if p > second {
-                second = p;
-            }
-        }
+        let (class, confidence) = (station.top, station.confidence);
+        let first = station.probabilities[class];
+        let others = station.probabilities.iter().enumerate().filter(|(k, _)| *k != class);
+        let second = others.fold(0.0_f32, |most, (_, p)| most.max(*p));
         let share = |macs: u64| macs as f32 / self.total_macs as f32;
         let spent: u64 = self.stage_macs[..=exit].iter().sum();
         let change = if station.has_previous {
@@ -622,8 +621,13 @@ impl Core {
             exit: exit as u32,
             exits: self.base.len() as u32,
             class: class as u32,
-            confidence: first,
-            margin: first - second,
+            confidence,
+            // Discounted as the confidence is.
+            margin: if first > 0.0 {
+                (first - second) * (confidence / first)
+            } else {
+                0.0
+            },
             entropy: math::entropy(&station.probabilities),
             agreement: exit > 0 && self.stations[exit - 1].top == class,
             change,
@@ -750,7 +754,7 @@ impl Core {
             settings: &self.settings.guard,
             base: &self.base,
             costs: &self.exit_costs,
-            prior: learner.prior.strength > 0.0,
+            doubt: (learner.prior.strength > 0.0).then_some(learner.prior.doubt),
             threshold: self.settings.threshold,
         };
         match guard.work(adapted, &rules) {
@@ -770,7 +774,11 @@ impl Core {
         let prior = learner.prior.strength > 0.0;
         let posterior = &mut self.scratch.posterior;
         posterior.copy_from_slice(&last.logits);
-        math::top(posterior, 1.0, prior.then(|| adapted.prior.offsets()));
+        let shift = prior.then(|| math::Shift {
+            offsets: adapted.prior.offsets(),
+            doubt: 0.0,
+        });
+        math::top(posterior, 1.0, shift);
         let audited = Audited {
             class,
             exits: &Stations(early),
@@ -781,7 +789,7 @@ impl Core {
             settings: &self.settings.guard,
             base: &self.base,
             costs: &self.exit_costs,
-            prior,
+            doubt: prior.then_some(learner.prior.doubt),
             threshold: self.settings.threshold,
         };
         guard.audit(&audited, &rules);
@@ -1002,15 +1010,16 @@ impl Core {
     }
 
     /// Writes the K probabilities that features u ∈ R^C would be given at an exit now, in the context in
-    /// force. Nothing is learned from it.
+    /// force, and tells the class and its confidence. Nothing is learned from it.
     ///
     /// # Panics
     /// When there is no such exit, or a slice has another length.
-    pub fn classify(&self, exit: usize, features: &[f32], probabilities: &mut [f32]) {
+    pub fn classify(&self, exit: usize, features: &[f32], probabilities: &mut [f32]) -> (u32, f32) {
         self.head(exit).logits(features, probabilities);
-        let offsets = self.settings.learner.offsets(self.contexts.adapted(), exit);
+        let shift = self.settings.learner.shift(self.contexts.adapted(), exit);
         let scale = 1.0 / self.contexts.guard().temperature(exit);
-        math::top(probabilities, scale, offsets);
+        let (class, confidence) = math::top(probabilities, scale, shift);
+        (class as u32, confidence)
     }
 
     /// Confidence from which the guard holds leaving safe at present.

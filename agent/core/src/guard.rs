@@ -244,8 +244,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) base: &'a [Head],
     /// Multiply-adds up to each exit as a share of all.
     pub(crate) costs: &'a [f32],
-    /// Whether the prior corrects.
-    pub(crate) prior: bool,
+    /// β of the prior's correction, where there is one.
+    pub(crate) doubt: Option<f32>,
     /// The threshold that was set. Trials are held at it: at the present one, which bad heads have driven
     /// up, nobody would leave early and bad heads would look as good as any.
     pub(crate) threshold: f32,
@@ -432,8 +432,11 @@ impl Guard {
             self.canaries.features(canary, exit, u);
             head.logits(u, &mut self.logits);
             let scale = libm::expf(-self.log_temperatures[exit]);
-            let offsets = rules.prior.then(|| adapted.prior.offsets());
-            let (class, confidence) = math::top(&mut self.logits, scale, offsets);
+            let shift = rules.doubt.map(|doubt| math::Shift {
+                offsets: adapted.prior.offsets(),
+                doubt,
+            });
+            let (class, confidence) = math::top(&mut self.logits, scale, shift);
             if confidence >= rules.threshold {
                 return (self.canaries.posterior(canary, class), rules.costs[exit]);
             }

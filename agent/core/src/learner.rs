@@ -6,6 +6,7 @@
 
 use crate::context::Adapted;
 use crate::head::Head;
+use crate::math::Shift;
 use crate::prior::PriorSettings;
 
 /// What the teacher's opinion is turned into.
@@ -84,6 +85,7 @@ impl LearnerSettings {
             strength: 0.0,
             window: 500.0,
             smoothing: 100.0,
+            doubt: 2.0,
             on_last: false,
         },
     };
@@ -104,10 +106,13 @@ impl LearnerSettings {
             && self.prior.is_valid()
     }
 
-    /// What is added to the logits of an exit.
-    pub(crate) fn offsets<'a>(&self, adapted: &'a Adapted, exit: usize) -> Option<&'a [f32]> {
+    /// What corrects the logits of an exit.
+    pub(crate) fn shift<'a>(&self, adapted: &'a Adapted, exit: usize) -> Option<Shift<'a>> {
         let corrected = exit < adapted.heads.len() || self.prior.on_last;
-        (self.prior.strength > 0.0 && corrected).then(|| adapted.prior.offsets())
+        (self.prior.strength > 0.0 && corrected).then(|| Shift {
+            offsets: adapted.prior.offsets(),
+            doubt: self.prior.doubt,
+        })
     }
 }
 

@@ -57,17 +57,50 @@ pub(crate) fn softmax(z: &mut [f32]) {
     }
 }
 
-/// Turns logits into softmax(z · scale + offsets); the largest of it and its index.
-pub(crate) fn top(z: &mut [f32], scale: f32, offsets: Option<&[f32]>) -> (usize, f32) {
-    match offsets {
-        Some(offsets) => z.iter_mut().zip(offsets).for_each(|(z, l)| *z = *z * scale + l),
-        None => z.iter_mut().for_each(|z| *z *= scale),
+/// What is added to logits, and how much of the confidence it costs to go against them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shift<'a> {
+    /// One per class.
+    pub(crate) offsets: &'a [f32],
+    /// β of [`top`].
+    pub(crate) doubt: f32,
+}
+
+/// Turns logits into p = softmax(z · scale + offsets); gives the class c of the largest, and the confidence.
+///
+/// That is p_c where c is also the class of the largest logit, and otherwise p_c (q_c / max q)^β with
+/// q = softmax(z · scale): where the offsets overrule the logits, both must be believed.
+pub(crate) fn top(z: &mut [f32], scale: f32, shift: Option<Shift<'_>>) -> (usize, f32) {
+    let Some(Shift { offsets, doubt }) = shift else {
+        z.iter_mut().for_each(|z| *z *= scale);
+        softmax(z);
+        return largest(z);
+    };
+    z.iter_mut().for_each(|z| *z *= scale);
+    let (evident, most) = largest(z);
+    let (mut class, mut best, mut own) = (evident, f32::NEG_INFINITY, most);
+    for (k, (z, l)) in z.iter_mut().zip(offsets).enumerate() {
+        let shifted = *z + l;
+        if shifted > best {
+            (class, best, own) = (k, shifted, *z);
+        }
+        *z = shifted;
     }
     softmax(z);
+    let discount = if class == evident {
+        1.0
+    } else {
+        libm::expf(doubt * (own - most))
+    };
+    (class, z[class] * discount)
+}
+
+/// The first of the largest, and its value.
+fn largest(values: &[f32]) -> (usize, f32) {
     let mut best = (0, f32::NEG_INFINITY);
-    for (k, p) in z.iter().enumerate() {
-        if *p > best.1 {
-            best = (k, *p);
+    for (k, value) in values.iter().enumerate() {
+        if *value > best.1 {
+            best = (k, *value);
         }
     }
     best
@@ -109,6 +142,28 @@ mod tests {
         let mut z = [1e30, -1e30, 1e30, 0.0];
         softmax(&mut z);
         assert_eq!(z, [0.5, 0.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn offsets_that_overrule_the_logits_cost_confidence() {
+        let offsets = [0.0, 1.0, 0.0];
+        let shift = |doubt| {
+            Some(Shift {
+                offsets: &offsets,
+                doubt,
+            })
+        };
+        let z = [1.0, 0.5, -1.0];
+        let mut p = z;
+        let (class, confidence) = top(&mut p, 1.0, shift(2.0));
+        assert_eq!(class, 1);
+        assert!((confidence - p[1] * libm::expf(-1.0)).abs() < 1e-6, "{confidence}");
+        assert_eq!(top(&mut z.clone(), 1.0, shift(0.0)), (1, p[1]));
+        // Here they agree with the logits.
+        let mut p = [0.0, 0.5, -1.0];
+        let (class, confidence) = top(&mut p, 1.0, shift(2.0));
+        assert_eq!((class, confidence), (1, p[1]));
+        assert_eq!(top(&mut z.clone(), 2.0, None).0, 0);
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub struct PriorSettings {
     pub window: f32,
     /// A0: frames of all classes alike that the estimate starts from and is drawn back to.
     pub smoothing: f32,
+    /// β: where the correction overrules an exit's own class, the confidence is multiplied by
+    /// (q_c / max q)^β, q the probabilities without correction; `0..=100`. So a frame of a class that is
+    /// rare here goes on, to an exit that can tell.
+    pub doubt: f32,
     /// Whether the last exit is corrected, too. It is the reference that audits compare with, so not
     /// unless asked for.
     pub on_last: bool,
@@ -35,6 +39,7 @@ impl Default for PriorSettings {
             strength: 0.35,
             window: 500.0,
             smoothing: 100.0,
+            doubt: 2.0,
             on_last: false,
         }
     }
@@ -46,6 +51,7 @@ impl PriorSettings {
         (0.0..=1.0).contains(&self.strength)
             && (1.0..=1e6).contains(&self.window)
             && (1e-3..=1e6).contains(&self.smoothing)
+            && (0.0..=100.0).contains(&self.doubt)
     }
 }
 

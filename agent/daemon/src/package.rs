@@ -5,7 +5,7 @@ use std::path::Path;
 
 use offramp_core::{Head, HeadError, Network, Settings, Whitener};
 use offramp_model::{Package, PackageError};
-use offramp_proto::{Digest, ModelFacts};
+use offramp_proto::ModelFacts;
 
 /// Name of the package inside this binary.
 pub const EMBEDDED: &str = "revcol-fashion";
@@ -100,6 +100,7 @@ pub fn settings(package: &Package) -> Settings {
         learner.prior.strength = chosen.prior;
         learner.prior.window = chosen.prior_window;
         learner.prior.smoothing = chosen.prior_smoothing;
+        learner.prior.doubt = chosen.prior_doubt;
     }
     settings
 }

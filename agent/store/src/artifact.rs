@@ -1,8 +1,9 @@
 //! Artifacts by digest: policy components, and who needs them.
 
+use std::collections::BTreeSet;
+
 use offramp_proto::Digest;
 use redb::ReadableTable;
-use std::collections::BTreeSet;
 
 use crate::checkpoint::check_size;
 use crate::error::{Stop, StoreError};

@@ -1,5 +1,6 @@
 //! What the store can answer instead of a result.
 
+use offramp_proto::Digest;
 use std::error::Error;
 use std::path::PathBuf;
 

@@ -4,6 +4,8 @@ mod crash;
 mod disk;
 mod model;
 
+use offramp_proto::Digest;
+
 use crate::{Limits, Store};
 use disk::Disk;
 

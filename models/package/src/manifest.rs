@@ -92,6 +92,8 @@ pub struct Specialization {
     pub prior_window: f32,
     /// Frames of all classes alike that the frequencies are drawn back to, above 0, at most 1e6.
     pub prior_smoothing: f32,
+    /// β, what it costs in confidence where the correction overrules an exit's own class, 0 to 100.
+    pub prior_doubt: f32,
     /// Confidence that the last exit must have to teach, 0 to 1.
     pub gate: f32,
 }
@@ -268,6 +270,7 @@ impl Manifest {
             ("gate", s.gate, 1.0),
             ("prior_window", s.prior_window, 1e6),
             ("prior_smoothing", s.prior_smoothing, 1e6),
+            ("prior_doubt", s.prior_doubt, 100.0),
         ] {
             let kept = (0.0..=most).contains(&value);
             rule(&format!("specialization.{key}"), &value, kept, || {

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::disk::Disk;
 use super::{open, tight_limits};
+use offramp_proto::Digest;
+
 use crate::{Appended, Checkpoint, Desired, DesiredChange, OutboxStatus, Record, Roles, Store, StoreError};
 
 #[derive(Clone, Debug)]

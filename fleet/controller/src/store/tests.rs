@@ -129,6 +129,7 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
             bound: 0.25,
         },
         learner: LearnerReport::default(),
+        guard: None,
         classes: vec![ClassCount {
             class: 1,
             count: frames,

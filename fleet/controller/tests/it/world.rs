@@ -182,6 +182,7 @@ impl Device {
                 bound: 0.25,
             },
             learner: LearnerReport::default(),
+            guard: None,
             classes: vec![ClassCount { class: 0, count: 90 }],
             policy: self.policy("threshold", 1),
             outbox: 0,
