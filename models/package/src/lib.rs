@@ -59,3 +59,5 @@ pub use manifest::{Exit, FORMAT, HEADS, MANIFEST, Manifest, Specialization, Stag
 pub use package::Package;
 pub use vectors::{Logits, Vectors};
 pub use whiteners::Whitener;
+
+pub use offramp_proto::Digest;

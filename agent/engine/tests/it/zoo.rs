@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use offramp_engine::{Engine, LoadError};
-use offramp_model::{MANIFEST, Package};
-use offramp_proto::Digest;
+use offramp_model::{Digest, MANIFEST, Package};
+
 use prost::Message as _;
 use tract_onnx::pb::{GraphProto, ModelProto};
 

@@ -80,7 +80,7 @@ mod tests {
             temperature: f32::NAN,
             power_budget: f32::NAN,
             battery: f32::NAN,
-        threshold: 0.8,
+            threshold: 0.8,
         }
     }
 
