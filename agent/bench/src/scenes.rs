@@ -128,7 +128,8 @@ impl Study<'_> {
                 sum.one_context[part] += (one[part] - reference[part]) / n;
                 sum.own_contexts[part] += (own[part] - reference[part]) / n;
             }
-            sum.regained += back / left / n;
+            // Where nothing was gained, nothing was to be regained.
+            sum.regained += if left > 0.0 { back / left } else { 1.0 } / n;
         }
         Ok(sum)
     }

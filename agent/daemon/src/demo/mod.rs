@@ -15,7 +15,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use offramp_broker::{Broker, Persistence};
 use offramp_camera::Playback;
-use offramp_core::{Prediction, Settings, SplitMix64};
+use offramp_core::{LearnerSettings, Prediction, Settings, SplitMix64};
 use offramp_fleet::{Controller, PolicyUpload, Target};
 use offramp_link::BrokerUrl;
 use offramp_model::Package;
@@ -141,9 +141,14 @@ impl Scene {
 
 /// Quick to learn, as a demo must be, and audited often enough to show a bound.
 fn settings(package: &Package) -> Settings {
+    let settings = package::settings(package);
     Settings {
         audit_rate: 0.05,
-        ..package::settings(package)
+        learner: LearnerSettings {
+            rate: 0.3,
+            ..settings.learner
+        },
+        ..settings
     }
 }
 

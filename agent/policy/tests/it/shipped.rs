@@ -89,7 +89,7 @@ fn threshold_refuses_parameters_with_a_reason() {
 #[test]
 fn they_are_small_in_bytes_memory_and_fuel() {
     // Fuel is deterministic: other figures mean another component or another wasmtime.
-    for (component, decide_fuel, configure_fuel) in [(THRESHOLD, 39, 4730), (PATIENCE, 53, 1377)] {
+    for (component, decide_fuel, configure_fuel) in [(THRESHOLD, 43, 4730), (PATIENCE, 53, 1377)] {
         let report = host().check(component, &model(), &Parameters::default()).unwrap();
         assert_eq!(report.digest, Digest::of(component));
         assert_eq!(report.abi.to_string(), "1.0.0");

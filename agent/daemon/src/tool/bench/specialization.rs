@@ -120,7 +120,9 @@ impl Results {
         let frozen = study.core(frozen_settings())?;
         let all: Vec<usize> = (0..study.test.len()).collect();
         // Long streams and changes are shown on a few subsets: they say whether, not how much.
-        let few: Vec<usize> = (0..study.subsets.len()).step_by(4).collect();
+        let few: Vec<usize> = (0..study.subsets.len())
+            .step_by(study.subsets.len().div_ceil(5))
+            .collect();
         let spent = study.learning_time(settings)?.as_secs_f64();
         Ok(Self {
             exits: Opinions::of(&frozen, study.test, &all).alone(),
