@@ -21,4 +21,4 @@ pub use replay::{Labels, Rule, Shown, Tally, replay, shuffled};
 pub use report::{Row, csv, gain_over_poster, rows};
 pub use scenes::{Change as SubsetChange, Uniform};
 pub use study::{COSTS, Change, Outcome, Study, TARGET_COSTS, frozen_settings};
-pub use variant::Variant;
+pub use variant::{UnknownSetting, Variant};

@@ -22,6 +22,15 @@ pub struct Variant {
     pub is_poster: bool,
 }
 
+/// Text that names no variant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no setting of a variant: use KEY=NUMBER[,…] with {KEYS}")]
+pub struct UnknownSetting(String);
+
+/// What [`Variant::parse`] knows.
+const KEYS: &str =
+    "rate, whitened (0 or 1), soft, anchor, gate, prior, window, smoothing, doubt, last (0 or 1), audits";
+
 /// No prior.
 const NO_PRIOR: PriorSettings = PriorSettings {
     strength: 0.0,
@@ -41,6 +50,35 @@ impl Variant {
             offline_passes: 0,
             is_poster: false,
         }
+    }
+
+    /// A variant that differs from `default` in some settings: `prior=0.4,rate=0.1`.
+    ///
+    /// # Errors
+    /// When a setting is not known, or not a number.
+    pub fn parse(text: &str, default: Settings) -> Result<Self, UnknownSetting> {
+        let mut settings = default;
+        for part in text.split(',') {
+            let unknown = || UnknownSetting(part.chars().take(80).collect());
+            let (key, value) = part.split_once('=').ok_or_else(unknown)?;
+            let number: f32 = value.parse().map_err(|_| unknown())?;
+            let learner = &mut settings.learner;
+            match key.trim() {
+                "rate" => learner.rate = number,
+                "whitened" => learner.whitened = number != 0.0,
+                "soft" => learner.target = Target::Soft { temperature: number },
+                "anchor" => learner.anchor = number,
+                "gate" => learner.gate = number,
+                "prior" => learner.prior.strength = number,
+                "window" => learner.prior.window = number,
+                "smoothing" => learner.prior.smoothing = number,
+                "doubt" => learner.prior.doubt = number,
+                "last" => learner.prior.on_last = number != 0.0,
+                "audits" => settings.audit_rate = number,
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(Self::new(text, "as given", settings, settings.learner))
     }
 
     /// All that the bench compares, the package's own settings first.
@@ -140,5 +178,32 @@ impl Variant {
             )
         });
         variants
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_is_read_from_its_settings() {
+        let variant = Variant::parse("prior=0.4,rate=0.1,audits=0.02", Settings::default()).unwrap();
+        assert_eq!(variant.settings.learner.prior.strength, 0.4);
+        assert_eq!(
+            (variant.settings.learner.rate, variant.settings.audit_rate),
+            (0.1, 0.02)
+        );
+        for bad in ["", "prior", "prior=x", "priro=0.4", "prior=0.4,,"] {
+            assert!(Variant::parse(bad, Settings::default()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_the_packages_own_settings_come_first() {
+        let variants = Variant::all(Settings::default());
+        assert_eq!(variants[0].settings, Settings::default());
+        let names: std::collections::BTreeSet<_> = variants.iter().map(|v| &v.name).collect();
+        assert_eq!(names.len(), variants.len());
+        assert!(variants.iter().all(|v| v.settings.is_valid()));
     }
 }

@@ -77,10 +77,7 @@ pub const CRATES: &[Crate] = &[
     // The agent.
     ours("offramp-core", &["offramp-proto"]),
     ours("offramp-engine", &["offramp-core", "offramp-model"]),
-    Crate {
-        tests_use: &["offramp-model"],
-        ..ours("offramp-bench", &["offramp-core"])
-    },
+    ours("offramp-bench", &["offramp-core"]),
     Crate {
         tests_use: &["offramp-policy-build"],
         ..ours("offramp-policy", &["offramp-core", "offramp-proto"])

@@ -311,6 +311,7 @@ impl Keeper {
     fn take_report(&mut self, link: Option<&Link>, report: Report) {
         match report {
             Report::Window { report, span, policy } => {
+                let report = *report;
                 self.policy = PolicyReport {
                     faults: 0,
                     ..policy.clone()

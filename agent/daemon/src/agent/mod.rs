@@ -111,7 +111,7 @@ pub type Listener = Box<dyn FnMut(&Prediction, &Frame) + Send>;
 pub(crate) enum Report {
     /// A window has ended.
     Window {
-        report: WindowReport,
+        report: Box<WindowReport>,
         span: Window,
         policy: PolicyReport,
     },

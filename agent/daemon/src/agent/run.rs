@@ -176,7 +176,11 @@ impl Run {
             end,
         };
         let policy = self.judge.report(report.faults);
-        Report::Window { report, span, policy }
+        Report::Window {
+            report: Box::new(report),
+            span,
+            policy,
+        }
     }
 
     /// Ends the window, unless the keeper has no room for it: then it goes on.

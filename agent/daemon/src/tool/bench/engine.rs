@@ -164,7 +164,7 @@ fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Res
 
 /// Milliseconds of a frame that goes all the way through the agent, and of these outside of the stages.
 fn overhead(package: &Package, frames: usize) -> anyhow::Result<(f64, f64)> {
-    let mut lane = Lane::new(package, offramp_core::Settings::default(), 1)?;
+    let mut lane = Lane::new(package, package::settings(package), 1)?;
     // Nobody is ever sure enough: every exit asks the policy, and every frame teaches all heads.
     let never = [("threshold".to_owned(), offramp_proto::Parameter::Number(1.0))];
     let mut judge = PolicyJudge::new(Workshop::new(package)?.prepare(&PolicySource::threshold(never.into()))?);

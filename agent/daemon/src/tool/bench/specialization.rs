@@ -35,6 +35,9 @@ pub struct SpecializationBench {
     /// Threshold at which frames leave; the package's without it.
     #[arg(long)]
     threshold: Option<f32>,
+    /// Measure these settings instead of the whole table, e.g. `prior=0.4,rate=0.1`; as often as needed.
+    #[arg(long = "try", value_name = "KEY=NUMBER,…")]
+    tries: Vec<String>,
     /// Write results.csv, results.json and curves.svg into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -71,7 +74,12 @@ pub fn specialization(bench: &SpecializationBench) -> anyhow::Result<()> {
         threshold: bench.threshold.unwrap_or(settings.threshold),
         checkpoints: CHECKPOINTS.into_iter().filter(|n| *n <= bench.frames).collect(),
     };
-    let variants = Variant::all(settings);
+    let mut variants = Variant::all(settings);
+    if !bench.tries.is_empty() {
+        let tries = bench.tries.iter().map(|text| Variant::parse(text, settings));
+        variants.truncate(1);
+        variants.extend(tries.collect::<Result<Vec<_>, _>>()?);
+    }
     let runs = variants.len() * study.subsets.len() * study.seeds as usize;
     let bar = terminal::progress(runs as u64, "streams");
     let outcomes = study.run(&variants, || bar.inc(1))?;
