@@ -146,8 +146,9 @@ pub fn csv(variants: &[Variant], subsets: &[(String, Vec<u16>)], outcomes: &[Out
             .chain(o.on_subset.fixed.iter().map(|p| p.accuracy))
             .chain([o.upkeep, o.tally.accuracy()]);
         let numbers: Vec<String> = numbers.map(|n| format!("{n:.5}")).collect();
+        // A name may hold commas.
         text += &format!(
-            "{},{},{},{}\n",
+            "\"{}\",{},{},{}\n",
             variants[o.variant].name,
             subsets[o.subset].0,
             o.seed,
@@ -155,4 +156,90 @@ pub fn csv(variants: &[Variant], subsets: &[(String, Vec<u16>)], outcomes: &[Out
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use offramp_core::Settings;
+
+    use super::*;
+    use crate::curve::Curve;
+    use crate::replay::Tally;
+    use crate::study::Change;
+
+    fn change(gain: f64) -> Change {
+        Change {
+            gain: [gain; 3],
+            speedup: [1.0; 3],
+            fixed: [crate::Point::default(); 2],
+            curves: [Curve(Vec::new()), Curve(Vec::new())],
+            disagreement: [0.0; 2],
+            shares: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// Outcomes on two subsets with two seeds: (gain on the subset, loss of all classes) per variant.
+    fn outcomes(figures: &[(f64, f64)]) -> Vec<Outcome> {
+        let cases = figures.iter().enumerate().flat_map(|(variant, figures)| {
+            (0..2).flat_map(move |subset| (0..2).map(move |seed| (variant, *figures, subset, seed)))
+        });
+        cases
+            .map(|(variant, (gain, loss), subset, seed)| Outcome {
+                variant,
+                subset,
+                seed,
+                tally: Tally::default(),
+                upkeep: 0.0,
+                on_subset: change(gain),
+                on_all: change(-loss),
+                on_the_way: Vec::new(),
+            })
+            .collect()
+    }
+
+    fn variants() -> Vec<Variant> {
+        let mut variants: Vec<Variant> = ["rate=0.1", "rate=0.2", "rate=0.3"]
+            .map(|text| Variant::parse(text, Settings::default()).unwrap())
+            .to_vec();
+        variants[1].is_poster = true;
+        variants[2].is_poster = true;
+        variants
+    }
+
+    #[test]
+    fn the_poster_is_compared_where_it_does_the_same_harm() {
+        // Half-way between two rates of the poster, whose gains there are 2 and 6 points.
+        let outcomes = outcomes(&[(0.05, 0.02), (0.02, 0.01), (0.06, 0.03)]);
+        let ahead = gain_over_poster(&variants(), &outcomes, 0).unwrap();
+        assert!((ahead.mean - 0.01).abs() < 1e-12, "{ahead:?}");
+    }
+
+    #[test]
+    fn below_its_gentlest_rate_the_poster_is_compared_with_nothing_learned() {
+        let outcomes = outcomes(&[(0.05, 0.005), (0.02, 0.01), (0.06, 0.03)]);
+        let ahead = gain_over_poster(&variants(), &outcomes, 0).unwrap();
+        assert!((ahead.mean - 0.04).abs() < 1e-12, "{ahead:?}");
+    }
+
+    #[test]
+    fn without_a_poster_that_does_as_much_harm_there_is_no_comparison() {
+        let outcomes = outcomes(&[(0.05, 0.05), (0.02, 0.01), (0.06, 0.03)]);
+        assert_eq!(gain_over_poster(&variants(), &outcomes, 0), None);
+    }
+
+    #[test]
+    fn a_row_holds_the_means_and_the_csv_every_case() {
+        let outcomes = outcomes(&[(0.05, 0.01), (0.02, 0.01), (0.06, 0.03)]);
+        let rows = rows(&variants(), &outcomes);
+        assert!((rows[2].subset_gain - 0.06).abs() < 1e-12 && (rows[2].all_loss - 0.03).abs() < 1e-12);
+        let subsets = [("a".to_owned(), vec![0]), ("b".to_owned(), vec![1])];
+        let csv = csv(&variants(), &subsets, &outcomes);
+        assert_eq!(csv.lines().count(), 1 + 12);
+        let columns = |line: &str| line.split(',').count();
+        assert!(
+            csv.lines()
+                .all(|line| columns(line) == columns(csv.lines().next().unwrap())),
+            "{csv}"
+        );
+    }
 }

@@ -7,6 +7,8 @@
 //! model.toml            the manifest: input, classes, stages, exits, digests
 //! stage-0.onnx …        one ONNX graph per stage (names as the manifest says)
 //! heads.safetensors     f32 tensors `exit-E.weight` [K, C] and `exit-E.bias` [K]
+//! whiteners.safetensors optional: f32 tensors `exit-E.mean` [C] and `exit-E.precision` [C, C] of all exits but
+//!                       the last, along which a device specializes heads
 //! vectors.safetensors   optional: images and the logits they must give
 //! ```
 //!

@@ -1,0 +1,3 @@
+//! What only a whole program can see of the core.
+
+mod memory;
