@@ -151,8 +151,6 @@ pub struct Learner {
     pub anchor: Option<f32>,
     /// Share of frames that are audited.
     pub audit_rate: Option<f32>,
-    /// Contexts that are remembered.
-    pub contexts: Option<usize>,
 }
 
 impl Learner {
@@ -169,7 +167,6 @@ impl Learner {
         set(&mut settings.learner.prior.strength, self.prior);
         set(&mut settings.learner.anchor, self.anchor);
         set(&mut settings.audit_rate, self.audit_rate);
-        set(&mut settings.contexts, self.contexts);
         settings
     }
 }
@@ -248,7 +245,7 @@ impl Config {
             return wrong(
                 "learner",
                 "is out of range: accuracy_budget 0 to 0.5, cost_ceiling above 0 to 1, rate 0 to 4, prior 0 to 1, \
-                 anchor 0 to 1, audit_rate 0 to 1, contexts 1 to 64",
+                 anchor 0 to 1, audit_rate 0 to 1",
             );
         }
         for (key, seconds) in [

@@ -72,8 +72,6 @@ pub struct Lane {
     image: Vec<f32>,
     clock: Instant,
     random: SplitMix64,
-    /// The context of the frames to come; what was learned in others does not apply to them.
-    pub context: u64,
 }
 
 impl Lane {
@@ -92,7 +90,6 @@ impl Lane {
             input,
             clock: Instant::now(),
             random: SplitMix64(seed),
-            context: 0,
         })
     }
 
@@ -127,7 +124,7 @@ impl Lane {
         let arrived = Event::FrameArrived {
             frame: number,
             random,
-            context: self.context,
+            context: 0,
             facts,
         };
         Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {
