@@ -64,9 +64,8 @@ impl Opinions {
         }
     }
 
-    /// Share of images that leave at each exit, and of those whose prediction differs from the last exit's.
-    pub fn shares(&self, threshold: f32) -> (Vec<f64>, f64) {
-        let mut shares = vec![0.0; self.exits];
+    /// Share of images whose prediction differs from the last exit's.
+    pub fn disagreement(&self, threshold: f32) -> f64 {
         let mut differs = 0.0;
         let n = (self.answers.len() / self.exits).max(1) as f64;
         for (image, classes) in self
@@ -76,10 +75,9 @@ impl Opinions {
         {
             let exit = image.iter().position(|(confidence, _)| *confidence >= threshold);
             let exit = exit.unwrap_or(self.exits - 1);
-            shares[exit] += 1.0 / n;
             differs += f64::from(u8::from(classes[exit] != classes[self.exits - 1])) / n;
         }
-        (shares, differs)
+        differs
     }
 
     /// Accuracy of each exit alone.

@@ -174,7 +174,6 @@ mod tests {
             fixed: [crate::Point::default(); 2],
             curves: [Curve(Vec::new()), Curve(Vec::new())],
             disagreement: [0.0; 2],
-            shares: [Vec::new(), Vec::new()],
         }
     }
 

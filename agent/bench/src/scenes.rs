@@ -6,7 +6,7 @@ use offramp_core::{Core, NetworkError, Settings, SplitMix64};
 
 use crate::curve::{Opinions, exit_costs};
 use crate::replay::{Labels, Rule, Shown, Tally, replay, shuffled};
-use crate::study::{COSTS, Study, frozen_settings};
+use crate::study::{Study, frozen_settings, gains, mean};
 
 /// A stream of all classes, which gives nothing to specialize on: changes at the deployed threshold, on all
 /// test images.
@@ -74,8 +74,7 @@ impl Study<'_> {
             let each = |n: usize, core: &Core| {
                 if let Some(at) = FRAMES.iter().position(|frames| *frames == n) {
                     let after = Opinions::of(core, self.test, &members).curve(&costs);
-                    let gain = COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost));
-                    sums[at] += gain.iter().sum::<f64>() / (gain.len() * subsets.len()) as f64;
+                    sums[at] += mean(&gains(&before, &after)) / subsets.len() as f64;
                 }
             };
             replay(
@@ -109,10 +108,7 @@ impl Study<'_> {
             let before = Opinions::of(&frozen, self.test, &members).curve(&costs);
             let gain = |core: &Core| {
                 let after = Opinions::of(core, self.test, &members).curve(&costs);
-                COSTS
-                    .map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost))
-                    .iter()
-                    .sum::<f64>()
+                mean(&gains(&before, &after))
             };
             let reference = self.segments(&mut self.deployed(frozen_settings())?, &parts, [0; 3], |_, _, _| ())?;
             let one = self.segments(&mut self.deployed(settings)?, &parts, [0; 3], |_, _, _| ())?;

@@ -70,8 +70,6 @@ pub struct Change {
     pub curves: [Curve; 2],
     /// Share of images whose prediction differs from the last exit's, at the deployed threshold.
     pub disagreement: [f64; 2],
-    /// Share of images that leave at each exit, at the deployed threshold.
-    pub shares: [Vec<f64>; 2],
 }
 
 impl Change {
@@ -87,25 +85,23 @@ impl Change {
         });
         let mut fixed = [frozen, adapted].map(|opinions| opinions.at(threshold, costs));
         fixed[1].cost += upkeep;
-        let [(frozen_shares, frozen_differs), (shares, differs)] = [frozen, adapted].map(|o| o.shares(threshold));
         Self {
-            gain: COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost)),
+            gain: gains(&before, &after),
             speedup,
             fixed,
             curves: [before, after],
-            disagreement: [frozen_differs, differs],
-            shares: [frozen_shares, shares],
+            disagreement: [frozen, adapted].map(|opinions| opinions.disagreement(threshold)),
         }
     }
 
     /// Mean of the gains at equal cost.
     pub fn mean_gain(&self) -> f64 {
-        self.gain.iter().sum::<f64>() / self.gain.len() as f64
+        mean(&self.gain)
     }
 
     /// Mean of the speed-ups at equal accuracy.
     pub fn mean_speedup(&self) -> f64 {
-        self.speedup.iter().sum::<f64>() / self.speedup.len() as f64
+        mean(&self.speedup)
     }
 }
 
@@ -213,8 +209,7 @@ impl Study<'_> {
             |n, core| {
                 if self.checkpoints.contains(&n) {
                     let after = Opinions::of(core, self.test, &members).curve(costs);
-                    let gain = COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost));
-                    on_the_way.push(gain.iter().sum::<f64>() / gain.len() as f64);
+                    on_the_way.push(mean(&gains(&before, &after)));
                 }
             },
         );
@@ -233,6 +228,15 @@ impl Study<'_> {
             on_the_way,
         })
     }
+}
+
+/// Accuracy gained at each of [`COSTS`].
+pub(crate) fn gains(before: &Curve, after: &Curve) -> [f64; 3] {
+    COSTS.map(|cost| after.accuracy_at(cost) - before.accuracy_at(cost))
+}
+
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Nothing is learned, nothing audited.

@@ -135,9 +135,13 @@ impl Variant {
         ));
         let anchored = LearnerSettings {
             anchor: 1e-3,
-            ..learner
+            ..learning_only(0.3)
         };
-        variants.push(own("anchored", "default, pulled back by 0.001 an update", anchored));
+        variants.push(own(
+            "anchored",
+            "learning 0.3, pulled back by 0.001 an update",
+            anchored,
+        ));
         let on_last = LearnerSettings {
             prior: PriorSettings {
                 on_last: true,

@@ -9,7 +9,7 @@ use offramp_proto::GuardReport;
 use crate::audit::upper_bound;
 use crate::checkpoint::{self, CheckpointError};
 use crate::context::Contexts;
-use crate::guard::{Audited, Exits, Finding, GuardSettings, Rules};
+use crate::guard::{Audited, Finding, GuardSettings, Rules};
 use crate::head::Head;
 use crate::learner::{LearnerSettings, Step, Target};
 use crate::math;
@@ -287,13 +287,13 @@ struct Lesson {
 
 /// What is known of the current frame at one exit; allocated once.
 #[derive(Clone, Debug)]
-struct Station {
-    features: Vec<f32>,
+pub(crate) struct Station {
+    pub(crate) features: Vec<f32>,
     previous: Vec<f32>,
     /// W u + b.
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
     /// Of the logits, corrected by the prior.
-    probabilities: Vec<f32>,
+    pub(crate) probabilities: Vec<f32>,
     /// Class of the largest probability.
     top: usize,
     /// What that class is believed with; see [`math::top`].
@@ -302,24 +302,6 @@ struct Station {
     has_previous: bool,
     /// Whether the features were added to a measurement.
     measured: bool,
-}
-
-/// The current frame at all exits.
-#[derive(Debug)]
-struct Stations<'a>(&'a [Station]);
-
-impl Exits for Stations<'_> {
-    fn features(&self, exit: usize) -> &[f32] {
-        &self.0[exit].features
-    }
-
-    fn logits(&self, exit: usize) -> &[f32] {
-        &self.0[exit].logits
-    }
-
-    fn probabilities(&self, exit: usize) -> &[f32] {
-        &self.0[exit].probabilities
-    }
 }
 
 /// The cascade of one camera, with its heads, learner, audits and counters. See the crate's documentation.
@@ -446,7 +428,8 @@ impl Core {
 
     /// Begins to measure what is asked for and not known.
     fn prepare_whitening(&mut self) {
-        let wanted = self.settings.learner.enabled && self.settings.learner.whitened;
+        let learner = &self.settings.learner;
+        let wanted = learner.enabled && learner.whitened && learner.rate > 0.0;
         for (whitening, head) in self.whiteners.iter_mut().zip(&self.base) {
             match whitening {
                 Whitening::Off if wanted => *whitening = Whitening::Measuring(Measurement::new(head.features())),
@@ -781,18 +764,11 @@ impl Core {
         math::top(posterior, 1.0, shift);
         let audited = Audited {
             class,
-            exits: &Stations(early),
+            early,
             posterior,
             last_class: last.top,
         };
-        let rules = Rules {
-            settings: &self.settings.guard,
-            base: &self.base,
-            costs: &self.exit_costs,
-            doubt: prior.then_some(learner.prior.doubt),
-            threshold: self.settings.threshold,
-        };
-        guard.audit(&audited, &rules);
+        guard.audit(&audited, &self.settings.guard);
     }
 
     /// Somebody knows the class of the last frame: it is learned in place of the prediction. To be called
@@ -851,19 +827,15 @@ impl Core {
         for (exit, station) in early.iter().enumerate() {
             // g = p − q.
             match learner.target {
-                _ if corrected => {
-                    gradient.copy_from_slice(&station.probabilities);
-                    gradient[class] -= 1.0;
-                }
-                Target::Hard => {
-                    gradient.copy_from_slice(&station.probabilities);
-                    gradient[class] -= 1.0;
-                }
-                Target::Soft { temperature } => {
+                Target::Soft { temperature } if !corrected => {
                     math::sharpen(&knowing[0].probabilities, temperature, gradient);
                     for (g, p) in gradient.iter_mut().zip(&station.probabilities) {
                         *g = p - *g;
                     }
+                }
+                Target::Hard | Target::Soft { .. } => {
+                    gradient.copy_from_slice(&station.probabilities);
+                    gradient[class] -= 1.0;
                 }
             }
             let norm = libm::sqrtf(math::dot(gradient, gradient));

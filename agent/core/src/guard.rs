@@ -23,6 +23,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::cascade::Station;
 use crate::context::Adapted;
 use crate::head::Head;
 use crate::math;
@@ -104,19 +105,12 @@ const CEILING_STEP: f32 = 0.002;
 pub(crate) struct Audited<'a> {
     /// The class that was predicted.
     pub(crate) class: usize,
-    /// Per exit: logits, and the features of the early ones.
-    pub(crate) exits: &'a dyn Exits,
+    /// What the early exits said.
+    pub(crate) early: &'a [Station],
     /// What the last exit holds likely, corrected by the prior: K probabilities.
     pub(crate) posterior: &'a [f32],
     /// The last exit's own class.
     pub(crate) last_class: usize,
-}
-
-/// What every exit said of an audited frame.
-pub(crate) trait Exits: core::fmt::Debug {
-    fn features(&self, exit: usize) -> &[f32];
-    fn logits(&self, exit: usize) -> &[f32];
-    fn probabilities(&self, exit: usize) -> &[f32];
 }
 
 /// What a trial found.
@@ -208,8 +202,8 @@ impl Canaries {
         self.len = (self.len + 1).min(CANARIES);
         let stride: usize = self.widths.iter().sum();
         let mut slots = self.features[at * stride..][..stride].iter_mut();
-        for exit in 0..self.widths.len() {
-            for (u, slot) in audited.exits.features(exit).iter().zip(slots.by_ref()) {
+        for station in audited.early {
+            for (u, slot) in station.features.iter().zip(slots.by_ref()) {
                 // The cast saturates, and makes 0 of NaN.
                 *slot = libm::rintf(u / GRAIN) as i16;
             }
@@ -328,21 +322,20 @@ impl Guard {
     }
 
     /// Takes up an audited frame.
-    pub(crate) fn audit(&mut self, audited: &Audited<'_>, rules: &Rules<'_>) {
+    pub(crate) fn audit(&mut self, audited: &Audited<'_>, settings: &GuardSettings) {
         let loss = audited.posterior[audited.last_class] - audited.posterior[audited.class];
         let at = self.canaries.push(audited);
         self.losses[at] = loss;
-        let settings = rules.settings;
         if settings.threshold_step > 0.0 {
             let moved = self.threshold + settings.threshold_step * (loss - settings.accuracy_budget);
             self.threshold = moved.clamp(THRESHOLDS.0, THRESHOLDS.1);
         }
-        for (exit, log) in self.log_temperatures.iter_mut().enumerate() {
+        for (station, log) in audited.early.iter().zip(&mut self.log_temperatures) {
             // dCE/dlnT = Σ (q − p) z/T.
             let t = libm::expf(*log);
             let q = audited.posterior.iter();
-            let p = audited.exits.probabilities(exit).iter();
-            let z = audited.exits.logits(exit).iter();
+            let p = station.probabilities.iter();
+            let z = station.logits.iter();
             let slope: f32 = q.zip(p).zip(z).map(|((q, p), z)| (q - p) * z).sum::<f32>() / t;
             let step = settings.temperature_step * slope.clamp(-5.0, 5.0);
             *log = (*log - step).clamp(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE);
