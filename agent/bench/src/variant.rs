@@ -126,11 +126,11 @@ impl Variant {
         }
         let soft = LearnerSettings {
             target: Target::Soft { temperature: 0.5 },
-            ..learner
+            ..learning_only(0.3)
         };
         variants.push(own(
             "soft targets",
-            "default, taught the teacher's doubts as well",
+            "learning 0.3, taught the teacher's doubts as well",
             soft,
         ));
         let anchored = LearnerSettings {
