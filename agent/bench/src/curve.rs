@@ -6,15 +6,7 @@ use crate::features::Features;
 
 /// Multiply-adds up to each exit, its head included, as a share of all.
 pub fn exit_costs(core: &Core) -> Vec<f64> {
-    let macs = (0..core.exits()).map(|exit| core.stage_macs()[exit] + core.head(exit).macs());
-    let sums: Vec<u64> = macs
-        .scan(0, |sum, macs| {
-            *sum += macs;
-            Some(*sum)
-        })
-        .collect();
-    let all = *sums.last().expect("a network has an exit") as f64;
-    sums.iter().map(|sum| *sum as f64 / all).collect()
+    core.exit_costs().iter().map(|cost| f64::from(*cost)).collect()
 }
 
 /// What a core's exits say about images: per image and exit the confidence, and whether the class is right.

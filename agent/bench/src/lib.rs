@@ -4,21 +4,26 @@
 //! from them, through the very core that runs on devices ([`mod@replay`]).
 
 mod bootstrap;
+mod corrupt;
 mod curve;
 mod features;
+mod means;
 mod plot;
 mod replay;
 mod report;
 mod scenes;
+mod stream;
 mod study;
 mod variant;
 
 pub use bootstrap::{Interval, paired};
+pub use corrupt::corrupt;
 pub use curve::{Curve, Opinions, Point, exit_costs};
 pub use features::{Features, FeaturesError};
 pub use plot::curves;
-pub use replay::{Labels, Rule, Shown, Tally, replay, shuffled};
+pub use replay::{Labels, Rule, Tally, replay};
 pub use report::{Row, csv, gain_over_poster, rows};
-pub use scenes::{Change as SubsetChange, Uniform};
+pub use scenes::{Change as SubsetChange, Long, Poisoned, Uniform};
+pub use stream::{Order, Shown};
 pub use study::{COSTS, Change, Outcome, Study, TARGET_COSTS, frozen_settings};
-pub use variant::{UnknownSetting, Variant};
+pub use variant::{Method, UnknownSetting, Variant};

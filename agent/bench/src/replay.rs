@@ -1,29 +1,9 @@
-//! Streams of frames, and a core that is driven over them from features instead of images.
+//! A core that is driven over a stream from features instead of images.
 
 use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, Verdict};
 
 use crate::features::Features;
-
-/// A frame of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Index of the image.
-    pub image: usize,
-    /// The context that the camera says it is in.
-    pub context: u64,
-}
-
-/// `frames` frames of some classes, in rounds over all their images, each round in another order.
-pub fn shuffled(features: &Features, classes: &[u16], frames: usize, random: &mut SplitMix64) -> Vec<Shown> {
-    let mut images = features.of_classes(classes);
-    let mut shown = Vec::with_capacity(frames);
-    while shown.len() < frames && !images.is_empty() {
-        random.shuffle(&mut images);
-        let round = images.iter().map(|&image| Shown { image, context: 0 });
-        shown.extend(round.take(frames - shown.len()));
-    }
-    shown
-}
+use crate::stream::{Shown, chance};
 
 /// Who says what a frame is, for the learner.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +12,8 @@ pub enum Labels {
     Own,
     /// The network itself, but this share of the answers is replaced by a class at random.
     Flipped(f64),
+    /// The network itself, but always another class, the same for the same answer: the worst teacher.
+    Swapped,
     /// The truth: what no device has.
     True,
 }
@@ -58,6 +40,8 @@ pub struct Tally {
     pub learning_macs: u64,
     /// Multiply-adds of audits.
     pub audit_macs: u64,
+    /// Times that the guard, or a bound, took heads back.
+    pub rollbacks: u64,
 }
 
 impl Tally {
@@ -67,7 +51,7 @@ impl Tally {
     }
 }
 
-/// Shows a stream to a core. `each` is called after every frame, with how many there were.
+/// Shows a stream to a core. `each` is called after every frame, with how many there were and what was predicted.
 pub fn replay(
     core: &mut Core,
     features: &Features,
@@ -75,7 +59,7 @@ pub fn replay(
     rule: Rule,
     labels: Labels,
     random: &mut SplitMix64,
-    mut each: impl FnMut(usize, &Core),
+    mut each: impl FnMut(usize, &Prediction, &Core),
 ) -> Tally {
     let mut tally = Tally::default();
     core.close_window();
@@ -85,19 +69,22 @@ pub fn replay(
         match labels {
             Labels::Own => {}
             Labels::Flipped(share) => {
-                if (random.next() >> 11) as f64 / (1u64 << 53) as f64 <= share {
+                if chance(random, share) {
                     core.correct(random.below(features.classes) as u32);
                 }
             }
+            Labels::Swapped => core.correct((prediction.class + 1) % features.classes as u32),
             Labels::True => core.correct(truth),
         }
         core.learn();
         tally.frames += 1;
         tally.right += u64::from(prediction.class == truth);
         tally.macs += prediction.macs;
-        each(n + 1, core);
+        each(n + 1, &prediction, core);
     }
-    let cost = core.close_window().cost;
+    let window = core.close_window();
+    let cost = window.cost;
+    tally.rollbacks = window.learner.rollbacks;
     tally.audit_macs = cost.audit_macs;
     tally.learning_macs = cost.macs.saturating_sub(tally.macs + cost.audit_macs);
     tally

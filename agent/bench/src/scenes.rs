@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use offramp_core::{Core, NetworkError, Settings, SplitMix64};
+use offramp_core::{Core, GuardSettings, NetworkError, Prediction, Settings, SplitMix64};
 
 use crate::curve::{Opinions, exit_costs};
-use crate::replay::{Labels, Rule, Shown, Tally, replay, shuffled};
+use crate::replay::{Labels, Rule, Tally, replay};
+use crate::stream::{Shown, shuffled};
 use crate::study::{Study, frozen_settings, gains, mean};
 
 /// A stream of all classes, which gives nothing to specialize on: changes at the deployed threshold, on all
@@ -27,6 +28,35 @@ pub struct Change {
     pub own_contexts: [f64; 3],
     /// Share of A's gain at equal cost that is there 50 frames after its return, with a context for each.
     pub regained: f64,
+}
+
+/// 20,000 frames of one subset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Long {
+    /// Subset accuracy gained at equal cost after 5,000 frames and after all.
+    pub gain: [f64; 2],
+    /// The threshold at which the guard arrived.
+    pub threshold: f64,
+    /// Accuracy there, less that of running every frame to the last exit: what the guard was told to bound.
+    pub against_last_exit: f64,
+    /// The same at the threshold that was set, with frozen heads.
+    pub frozen_against_last_exit: f64,
+}
+
+/// A learner whose every target is wrong, always in the same way: right answers in the stream, less those of
+/// frozen heads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Poisoned {
+    /// Frames of the stream.
+    pub frames: usize,
+    /// With the guard: over the whole stream, and over its last quarter.
+    pub guarded: [f64; 2],
+    /// The same without a guard.
+    pub unguarded: [f64; 2],
+    /// Times that the guard took heads back.
+    pub rollbacks: f64,
+    /// Share of the streams at whose end learning was paused.
+    pub paused: f64,
 }
 
 impl Study<'_> {
@@ -54,40 +84,94 @@ impl Study<'_> {
         Ok(sum)
     }
 
-    /// Subset accuracy gained at equal cost after 5,000 and after 20,000 frames of one subset, mean over
-    /// subsets.
+    /// See [`Long`]; the mean over subsets.
     ///
     /// # Errors
     /// When network and settings do not go together.
-    pub fn long(&self, settings: Settings, subsets: &[usize]) -> Result<[f64; 2], NetworkError> {
+    pub fn long(&self, settings: Settings, subsets: &[usize]) -> Result<Long, NetworkError> {
         const FRAMES: [usize; 2] = [5_000, 20_000];
         let frozen = self.core(frozen_settings())?;
         let costs = exit_costs(&frozen);
-        let mut sums = [0.0; 2];
+        let mut sum = Long::default();
+        let n = subsets.len() as f64;
         for &subset in subsets {
             let classes = &self.subsets[subset].1;
             let members = self.test.of_classes(classes);
-            let before = Opinions::of(&frozen, self.test, &members).curve(&costs);
+            let before = Opinions::of(&frozen, self.test, &members);
+            let curve = before.curve(&costs);
             let mut random = SplitMix64(subset as u64);
             let stream = shuffled(self.stream, classes, FRAMES[1], &mut random);
             let mut core = self.deployed(settings)?;
-            let each = |n: usize, core: &Core| {
-                if let Some(at) = FRAMES.iter().position(|frames| *frames == n) {
+            let each = |at: usize, _: &Prediction, core: &Core| {
+                if let Some(at) = FRAMES.iter().position(|frames| *frames == at) {
                     let after = Opinions::of(core, self.test, &members).curve(&costs);
-                    sums[at] += mean(&gains(&before, &after)) / subsets.len() as f64;
+                    sum.gain[at] += mean(&gains(&curve, &after)) / n;
                 }
             };
-            replay(
-                &mut core,
-                self.stream,
-                &stream,
-                Rule::BuiltIn,
-                Labels::Own,
-                &mut random,
-                each,
-            );
+            let (rule, labels) = (Rule::BuiltIn, Labels::Own);
+            replay(&mut core, self.stream, &stream, rule, labels, &mut random, each);
+            let after = Opinions::of(&core, self.test, &members);
+            let lost = |opinions: &Opinions, threshold: f32| {
+                opinions.at(threshold, &costs).accuracy - opinions.at(f32::INFINITY, &costs).accuracy
+            };
+            sum.threshold += f64::from(core.threshold()) / n;
+            sum.against_last_exit += lost(&after, core.threshold()) / n;
+            sum.frozen_against_last_exit += lost(&before, self.threshold) / n;
         }
-        Ok(sums)
+        Ok(sum)
+    }
+
+    /// See [`Poisoned`]; the mean over subsets.
+    ///
+    /// # Errors
+    /// When network and settings do not go together.
+    pub fn poisoned(&self, settings: Settings, subsets: &[usize]) -> Result<Poisoned, NetworkError> {
+        const FRAMES: usize = 40_000;
+        let mut sum = Poisoned {
+            frames: FRAMES,
+            ..Poisoned::default()
+        };
+        let n = subsets.len() as f64;
+        for &subset in subsets {
+            let stream = shuffled(
+                self.stream,
+                &self.subsets[subset].1,
+                FRAMES,
+                &mut SplitMix64(subset as u64),
+            );
+            let parts = [&stream[..FRAMES * 3 / 4], &stream[FRAMES * 3 / 4..]];
+            let accuracies = |core: &mut Core, labels: Labels| {
+                let mut random = SplitMix64(subset as u64 ^ 0xbad);
+                let [most, end] = parts.map(|part| {
+                    let tally = replay(
+                        core,
+                        self.stream,
+                        part,
+                        Rule::BuiltIn,
+                        labels,
+                        &mut random,
+                        |_, _, _| (),
+                    );
+                    (tally.accuracy(), tally.rollbacks)
+                });
+                ([0.75 * most.0 + 0.25 * end.0, end.0], most.1 + end.1)
+            };
+            let (frozen, _) = accuracies(&mut self.deployed(frozen_settings())?, Labels::Own);
+            let mut core = self.deployed(settings)?;
+            let (guarded, rollbacks) = accuracies(&mut core, Labels::Swapped);
+            let idle = Settings {
+                guard: GuardSettings::IDLE,
+                ..settings
+            };
+            let (unguarded, _) = accuracies(&mut self.deployed(idle)?, Labels::Swapped);
+            for part in 0..2 {
+                sum.guarded[part] += (guarded[part] - frozen[part]) / n;
+                sum.unguarded[part] += (unguarded[part] - frozen[part]) / n;
+            }
+            sum.rollbacks += rollbacks as f64 / n;
+            sum.paused += f64::from(u8::from(core.is_paused())) / n;
+        }
+        Ok(sum)
     }
 
     /// See [`Change`]; the mean over pairs of subsets that follow each other.
@@ -143,7 +227,7 @@ impl Study<'_> {
             let context = contexts[part];
             let stream: Vec<Shown> = stream.iter().map(|shown| Shown { context, ..*shown }).collect();
             let mut random = SplitMix64(part as u64);
-            let tell = |n: usize, core: &Core| each(part, n, core);
+            let tell = |n: usize, _: &Prediction, core: &Core| each(part, n, core);
             accuracy[part] = replay(
                 core,
                 self.stream,
@@ -177,6 +261,14 @@ impl Study<'_> {
     }
 
     fn show(&self, core: &mut Core, stream: &[Shown], random: &mut SplitMix64) -> Tally {
-        replay(core, self.stream, stream, Rule::BuiltIn, Labels::Own, random, |_, _| ())
+        replay(
+            core,
+            self.stream,
+            stream,
+            Rule::BuiltIn,
+            Labels::Own,
+            random,
+            |_, _, _| (),
+        )
     }
 }

@@ -8,8 +8,10 @@ use offramp_core::{Core, GuardSettings, LearnerSettings, Network, NetworkError, 
 
 use crate::curve::{Curve, Opinions, Point, exit_costs};
 use crate::features::Features;
-use crate::replay::{Labels, Rule, Tally, replay, shuffled};
-use crate::variant::Variant;
+use crate::means::ClassMeans;
+use crate::replay::{Labels, Rule, Tally, replay};
+use crate::stream::{Order, shuffled};
+use crate::variant::{Method, Variant};
 
 /// Costs, as shares of the whole network's, at which accuracies are compared. Fixed beforehand.
 pub const COSTS: [f64; 3] = [0.3, 0.4, 0.6];
@@ -17,6 +19,7 @@ pub const COSTS: [f64; 3] = [0.3, 0.4, 0.6];
 pub const TARGET_COSTS: [f64; 3] = [0.4, 0.5, 0.6];
 
 /// What is studied.
+#[derive(Clone)]
 pub struct Study<'a> {
     /// The package's heads, whiteners and costs.
     pub network: Network,
@@ -26,6 +29,8 @@ pub struct Study<'a> {
     pub test: &'a Features,
     /// Named subsets of the classes.
     pub subsets: Vec<(String, Vec<u16>)>,
+    /// How they are shown.
+    pub order: Order,
     /// Streams per subset.
     pub seeds: u64,
     /// Frames of a stream.
@@ -73,7 +78,7 @@ pub struct Change {
 }
 
 impl Change {
-    fn between(frozen: &Opinions, adapted: &Opinions, costs: &[f64], upkeep: f64, threshold: f32) -> Self {
+    fn between(frozen: &Opinions, adapted: &Opinions, costs: &[f64], upkeep: f64, thresholds: [f32; 2]) -> Self {
         let before = frozen.curve(costs);
         let after = adapted.curve(costs).dearer(upkeep);
         let speedup = TARGET_COSTS.map(|cost| {
@@ -83,14 +88,14 @@ impl Change {
             let dearest = after.0.last().map_or(1.0, |p| p.cost);
             reference / after.cost_at(target).unwrap_or(dearest)
         });
-        let mut fixed = [frozen, adapted].map(|opinions| opinions.at(threshold, costs));
+        let mut fixed = [frozen.at(thresholds[0], costs), adapted.at(thresholds[1], costs)];
         fixed[1].cost += upkeep;
         Self {
             gain: gains(&before, &after),
             speedup,
             fixed,
             curves: [before, after],
-            disagreement: [frozen, adapted].map(|opinions| opinions.disagreement(threshold)),
+            disagreement: [frozen.disagreement(thresholds[0]), adapted.disagreement(thresholds[1])],
         }
     }
 
@@ -124,10 +129,7 @@ impl Study<'_> {
 
     /// Multiply-adds of learning and audits per frame, as a share of the whole network's.
     pub(crate) fn upkeep(&self, core: &Core, tally: &Tally) -> f64 {
-        let full: u64 = (0..core.exits())
-            .map(|e| core.stage_macs()[e] + core.head(e).macs())
-            .sum();
-        (tally.learning_macs + tally.audit_macs) as f64 / (tally.frames.max(1) * full) as f64
+        (tally.learning_macs + tally.audit_macs) as f64 / (tally.frames.max(1) * core.full_macs()) as f64
     }
 
     /// Runs every variant on every subset and seed, on all cores of the machine. `progress` is called after
@@ -179,12 +181,12 @@ impl Study<'_> {
         let variant = &variants[index];
         let classes = &self.subsets[subset].1;
         let mut random = SplitMix64(seed << 32 | subset as u64);
-        let stream = shuffled(self.stream, classes, self.frames, &mut random);
+        let stream = self.order.stream(self.stream, classes, self.frames, &mut random);
         let members = self.test.of_classes(classes);
         let mut core = self.deployed(variant.settings)?;
-        if variant.offline_passes > 0 {
+        if let Method::Trained { passes } = variant.method {
             let images = self.stream.of_classes(classes).len();
-            let lessons = shuffled(self.stream, classes, images * variant.offline_passes, &mut random);
+            let lessons = shuffled(self.stream, classes, images * passes, &mut random);
             replay(
                 &mut core,
                 self.stream,
@@ -192,13 +194,14 @@ impl Study<'_> {
                 Rule::Never,
                 Labels::True,
                 &mut random,
-                |_, _| (),
+                |_, _, _| (),
             );
             pause(&mut core)?;
         }
         let frozen_members = Opinions::of(frozen, self.test, &members);
         let before = frozen_members.curve(costs);
         let mut on_the_way = Vec::new();
+        let mut means = ClassMeans::new(&self.network);
         let tally = replay(
             &mut core,
             self.stream,
@@ -206,7 +209,10 @@ impl Study<'_> {
             Rule::BuiltIn,
             variant.labels,
             &mut random,
-            |n, core| {
+            |n, prediction, core| {
+                if matches!(variant.method, Method::ClassMeans { .. }) {
+                    means.add(self.stream, stream[n - 1].image, prediction);
+                }
                 if self.checkpoints.contains(&n) {
                     let after = Opinions::of(core, self.test, &members).curve(costs);
                     on_the_way.push(mean(&gains(&before, &after)));
@@ -214,6 +220,14 @@ impl Study<'_> {
             },
         );
         let upkeep = self.upkeep(&core, &tally);
+        let mut thresholds = [self.threshold; 2];
+        match variant.method {
+            Method::Online | Method::Trained { .. } => {}
+            Method::Steered => thresholds[1] = core.threshold(),
+            Method::ClassMeans { weight } => {
+                core = Core::new(means.network(weight), frozen_settings())?;
+            }
+        }
         let all: Vec<usize> = (0..self.test.len()).collect();
         let adapted_members = Opinions::of(&core, self.test, &members);
         let adapted_all = Opinions::of(&core, self.test, &all);
@@ -223,8 +237,8 @@ impl Study<'_> {
             seed,
             tally,
             upkeep,
-            on_subset: Change::between(&frozen_members, &adapted_members, costs, upkeep, self.threshold),
-            on_all: Change::between(frozen_all, &adapted_all, costs, upkeep, self.threshold),
+            on_subset: Change::between(&frozen_members, &adapted_members, costs, upkeep, thresholds),
+            on_all: Change::between(frozen_all, &adapted_all, costs, upkeep, thresholds),
             on_the_way,
         })
     }

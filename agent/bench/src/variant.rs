@@ -1,6 +1,6 @@
 //! What is compared: settings of the learner, and where its targets come from.
 
-use offramp_core::{LearnerSettings, PriorSettings, Settings, Target};
+use offramp_core::{GuardSettings, LearnerSettings, PriorSettings, Settings, Target};
 
 use crate::replay::Labels;
 
@@ -15,11 +15,29 @@ pub struct Variant {
     pub settings: Settings,
     /// Where the targets come from.
     pub labels: Labels,
-    /// Passes over the stream's images with every frame run to the last exit, before anything is measured:
-    /// training, where the other variants see each frame once as it comes.
-    pub offline_passes: usize,
+    /// What it does with the stream.
+    pub method: Method,
     /// Whether this is the poster's rule to the letter, at some learning rate.
     pub is_poster: bool,
+}
+
+/// What becomes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method {
+    /// The core sees each frame once as it comes: what runs on devices.
+    Online,
+    /// As above, and it is measured at the threshold at which the guard arrived.
+    Steered,
+    /// Before the stream: so many passes over the subset's images with every frame run to the last exit.
+    Trained {
+        /// Passes.
+        passes: usize,
+    },
+    /// After the stream: heads turned towards the means of what was predicted to be of each class.
+    ClassMeans {
+        /// Frames that a row of the head counts as.
+        weight: f32,
+    },
 }
 
 /// Text that names no variant.
@@ -28,8 +46,8 @@ pub struct Variant {
 pub struct UnknownSetting(String);
 
 /// What [`Variant::parse`] knows.
-const KEYS: &str =
-    "rate, whitened (0 or 1), soft, anchor, gate, prior, window, smoothing, doubt, last (0 or 1), audits";
+const KEYS: &str = "rate, whitened (0 or 1), soft, anchor, gate, gradient, prior, window, smoothing, doubt, last (0 or 1), audits, \
+     budget, threshold-step, temperature-step, trial-every";
 
 /// No prior.
 const NO_PRIOR: PriorSettings = PriorSettings {
@@ -47,7 +65,7 @@ impl Variant {
             about: about.into(),
             settings: Settings { learner, ..base },
             labels: Labels::Own,
-            offline_passes: 0,
+            method: Method::Online,
             is_poster: false,
         }
     }
@@ -69,12 +87,17 @@ impl Variant {
                 "soft" => learner.target = Target::Soft { temperature: number },
                 "anchor" => learner.anchor = number,
                 "gate" => learner.gate = number,
+                "gradient" => learner.max_gradient = number,
                 "prior" => learner.prior.strength = number,
                 "window" => learner.prior.window = number,
                 "smoothing" => learner.prior.smoothing = number,
                 "doubt" => learner.prior.doubt = number,
                 "last" => learner.prior.on_last = number != 0.0,
                 "audits" => settings.audit_rate = number,
+                "budget" => settings.guard.accuracy_budget = number,
+                "threshold-step" => settings.guard.threshold_step = number,
+                "temperature-step" => settings.guard.temperature_step = number,
+                "trial-every" => settings.guard.trial_every = number as u32,
                 _ => return Err(unknown()),
             }
         }
@@ -85,103 +108,165 @@ impl Variant {
     pub fn all(default: Settings) -> Vec<Self> {
         let learner = default.learner;
         let own = |name: &str, about: &str, learner| Self::new(name, about, default, learner);
-        let prior_only = |strength| LearnerSettings {
-            rate: 0.0,
-            prior: PriorSettings {
+        let mut variants = vec![own("default", "the package's settings", learner)];
+        variants.extend(Self::posters(default));
+        variants.extend(Self::without_learning(default));
+        for strength in [0.2, 0.35, 0.5] {
+            let prior = PriorSettings {
                 strength,
                 ..learner.prior
-            },
-            ..learner
-        };
-        let learning_only = |rate| LearnerSettings {
+            };
+            let prior_only = LearnerSettings {
+                rate: 0.0,
+                prior,
+                ..learner
+            };
+            variants.push(own(&format!("prior {strength}"), "class frequencies only", prior_only));
+        }
+        let learning = |rate| LearnerSettings {
             rate,
             whitened: true,
             prior: NO_PRIOR,
             ..learner
         };
-        let mut variants = vec![own("default", "the package's settings", learner)];
-        for rate in [0.01, 0.03, 0.1, 0.3, 1.0] {
-            let poster = LearnerSettings {
-                rate,
-                ..LearnerSettings::POSTER
-            };
-            variants.push(Self {
-                is_poster: true,
-                ..own(&format!("poster {rate}"), "the poster to the letter", poster)
-            });
-        }
-        for strength in [0.2, 0.35, 0.5] {
-            variants.push(own(
-                &format!("prior {strength}"),
-                "class frequencies only",
-                prior_only(strength),
-            ));
-        }
         for rate in [0.3, 1.0] {
             variants.push(own(
                 &format!("learning {rate}"),
                 "whitened updates only",
-                learning_only(rate),
+                learning(rate),
             ));
         }
-        let soft = LearnerSettings {
-            target: Target::Soft { temperature: 0.5 },
-            ..learning_only(0.3)
+        let mut changed = |name, about, change: &dyn Fn(&mut LearnerSettings)| {
+            let mut settings = learning(0.3);
+            change(&mut settings);
+            variants.push(own(name, about, settings));
         };
-        variants.push(own(
+        changed(
             "soft targets",
             "learning 0.3, taught the teacher's doubts as well",
-            soft,
-        ));
-        let anchored = LearnerSettings {
-            anchor: 1e-3,
-            ..learning_only(0.3)
-        };
-        variants.push(own(
-            "anchored",
-            "learning 0.3, pulled back by 0.001 an update",
-            anchored,
-        ));
-        let on_last = LearnerSettings {
-            prior: PriorSettings {
-                on_last: true,
-                ..learner.prior
+            &|l| {
+                l.target = Target::Soft { temperature: 0.5 };
             },
-            ..learner
-        };
+        );
+        changed("anchored", "learning 0.3, pulled back by 0.001 an update", &|l| {
+            l.anchor = 1e-3;
+        });
+        changed(
+            "gated",
+            "learning 0.3, taught only by a last exit that is 0.7 sure",
+            &|l| l.gate = 0.7,
+        );
+        changed("bounded", "learning 0.3, gradients no longer than 0.5", &|l| {
+            l.max_gradient = 0.5;
+        });
+        let mut on_last = learner;
+        on_last.prior.on_last = true;
         variants.push(own(
             "prior on last",
             "default, the last exit corrected as well",
             on_last,
         ));
         for share in [0.1, 0.2, 0.4] {
-            let flipped = own(
-                &format!("noise {share}"),
-                "default, this share of its targets replaced at random",
-                learner,
-            );
+            let about = "default, this share of its targets replaced at random";
             variants.push(Self {
                 labels: Labels::Flipped(share),
-                ..flipped
+                ..own(&format!("noise {share}"), about, learner)
             });
         }
         variants.push(Self {
             labels: Labels::True,
             ..own("oracle", "default, with the truth as the target", learner)
         });
+        let ungated = LearnerSettings {
+            gate: 0.0,
+            ..learning(0.3)
+        };
+        let about = "heads trained on the stream's images with their labels, offline";
         variants.push(Self {
             labels: Labels::True,
-            offline_passes: 10,
-            ..own(
-                "supervised",
-                "heads trained on the stream's images with their labels, offline",
-                LearnerSettings {
-                    gate: 0.0,
-                    ..learning_only(0.3)
-                },
-            )
+            method: Method::Trained { passes: 10 },
+            ..own("supervised", about, ungated)
         });
         variants
+    }
+
+    /// The poster to the letter: nothing is audited, and nobody watches.
+    fn posters(default: Settings) -> impl Iterator<Item = Self> {
+        let alone = Settings {
+            audit_rate: 0.0,
+            guard: GuardSettings::IDLE,
+            ..default
+        };
+        [0.01, 0.03, 0.1, 0.3, 1.0].into_iter().map(move |rate| {
+            let poster = LearnerSettings {
+                rate,
+                ..LearnerSettings::POSTER
+            };
+            Self {
+                is_poster: true,
+                ..Self::new(&format!("poster {rate}"), "the poster to the letter", alone, poster)
+            }
+        })
+    }
+
+    /// What can be had with the heads that the package comes with, or without gradients.
+    fn without_learning(default: Settings) -> [Self; 3] {
+        let frozen = LearnerSettings {
+            enabled: false,
+            ..default.learner
+        };
+        // Ten times as many audits as the default has: its few would say too little of 3,000 frames.
+        let audited = |guard| Settings {
+            audit_rate: 0.05,
+            guard,
+            ..default
+        };
+        let threshold_only = GuardSettings {
+            threshold_step: 0.02,
+            ..GuardSettings::IDLE
+        };
+        let temperatures_only = GuardSettings {
+            temperature_step: 0.02,
+            ..GuardSettings::IDLE
+        };
+        let unaudited = Settings {
+            audit_rate: 0.0,
+            guard: GuardSettings::IDLE,
+            ..default
+        };
+        let [steered, recalibrated, means] = [
+            (
+                "threshold",
+                "frozen heads, the threshold steered by audits of every 20th frame",
+                threshold_only,
+            ),
+            (
+                "temperatures",
+                "frozen heads, recalibrated on audits of every 20th frame",
+                temperatures_only,
+            ),
+            (
+                "class means",
+                "heads turned towards the means of what was predicted",
+                GuardSettings::IDLE,
+            ),
+        ]
+        .map(|(name, about, guard)| Self::new(name, about, audited(guard), frozen));
+        [
+            Self {
+                method: Method::Steered,
+                ..steered
+            },
+            recalibrated,
+            Self {
+                settings: Settings {
+                    learner: frozen,
+                    ..unaudited
+                },
+                method: Method::ClassMeans { weight: 100.0 },
+                ..means
+            },
+        ]
     }
 }
 

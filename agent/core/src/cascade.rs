@@ -700,9 +700,10 @@ impl Core {
     }
 
     fn finish(&mut self, way: &Way, now: Micros, out: &mut impl FnMut(Effect)) {
+        let full_macs = self.full_macs();
         let cost = &mut self.window.cost;
         cost.macs += way.macs;
-        cost.full_macs += self.total_macs + self.base.iter().map(Head::macs).sum::<u64>();
+        cost.full_macs += full_macs;
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
         out(Effect::Finished);
@@ -968,6 +969,11 @@ impl Core {
         Ok(())
     }
 
+    /// Multiply-adds of all stages and heads.
+    pub fn full_macs(&self) -> u64 {
+        self.total_macs + self.base.iter().map(Head::macs).sum::<u64>()
+    }
+
     /// Number of exits.
     pub fn exits(&self) -> usize {
         self.base.len()
@@ -999,9 +1005,14 @@ impl Core {
         self.contexts.guard().threshold
     }
 
-    /// Multiply-adds of each stage.
-    pub fn stage_macs(&self) -> &[u64] {
-        &self.stage_macs
+    /// Whether learning has stopped after repeated harm, in the context in force.
+    pub fn is_paused(&self) -> bool {
+        self.contexts.guard().paused
+    }
+
+    /// Multiply-adds up to each exit, heads included, as a share of the whole network's.
+    pub fn exit_costs(&self) -> &[f32] {
+        &self.exit_costs
     }
 
     /// Probabilities that the current (or last) frame was given at an exit, if it got there.

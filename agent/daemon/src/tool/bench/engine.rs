@@ -13,6 +13,7 @@ use offramp_engine::Engine;
 use offramp_model::Package;
 use serde_json::json;
 
+use super::{median, random_image};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::Lane;
 use crate::package;
@@ -120,11 +121,7 @@ fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Res
     let mut peer = Peer::start(package, python)?;
     let mut engine = Engine::load(package)?;
     let mut frame = engine.frame();
-    let mut image = vec![0.0; package.manifest().input.values()];
-    let mut random = SplitMix64(7);
-    for value in &mut image {
-        *value = (random.next() >> 40) as f32 / 8_388_608.0 - 1.0;
-    }
+    let image = random_image(package.manifest().input.values(), 7);
     let stages = engine.stages();
     let bar = terminal::progress(bench.rounds as u64, &package.manifest().name);
     let (mut stage_ms, mut tract_ms, mut peer_ms) = (vec![Vec::new(); stages], Vec::new(), Vec::new());
@@ -185,11 +182,6 @@ fn overhead(package: &Package, frames: usize) -> anyhow::Result<(f64, f64)> {
     let cost = lane.core.close_window().cost;
     let ms = |us: u64| us as f64 / 1e3 / frames as f64;
     Ok((ms(cost.stage_us + cost.overhead_us), ms(cost.overhead_us)))
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// ONNX Runtime in a Python of its own.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use offramp_core::SplitMix64;
 
 mod engine;
 mod specialization;
@@ -16,4 +17,17 @@ fn cache() -> anyhow::Result<PathBuf> {
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     let cache = cache.context("neither XDG_CACHE_HOME nor HOME is set: set one to a folder for what is made once")?;
     Ok(cache.join("offramp"))
+}
+
+/// An image of numbers from -1 to 1, the same for the same seed.
+fn random_image(values: usize, seed: u64) -> Vec<f32> {
+    let mut random = SplitMix64(seed);
+    (0..values)
+        .map(|_| (random.next() >> 40) as f32 / 8_388_608.0 - 1.0)
+        .collect()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
