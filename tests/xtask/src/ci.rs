@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::metadata::Metadata;
-use crate::{adr, bare_metal, deny, process, rules};
+use crate::{adr, bare_metal, deny, portable, process, rules};
 
 type Step<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 
@@ -27,6 +27,7 @@ pub fn run(metadata: &Metadata) -> Result<()> {
             cargo("clippy --release --locked --package offramp --no-default-features -- -D warnings")
         }),
         ("bare-metal", &|| bare_metal::build(target)),
+        ("portable", &|| portable::check(target)),
         ("advisories", &|| deny::advisories(target)),
         ("bans, licences, sources", &|| deny::bans_licenses_sources(target)),
     ])

@@ -5,6 +5,7 @@ pub mod bare_metal;
 pub mod ci;
 pub mod deny;
 pub mod metadata;
+pub mod portable;
 pub mod process;
 pub mod rules;
 pub mod toolchain;

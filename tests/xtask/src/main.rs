@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xtask::{bare_metal, ci, deny, metadata::Metadata};
+use xtask::{bare_metal, ci, deny, metadata::Metadata, portable};
 
 const USAGE: &str = "\
 Usage: cargo xtask CHORE
 
   rules       check the dependency rules and the decision records
   bare-metal  build the no_std crates for a machine without an operating system
+  portable    run the core's frozen trace unoptimised and on aarch64: the bits must not differ
   advisories  check the dependencies for open advisories (OFFRAMP_ADVISORIES: a script to run instead)
   ci          all of it, after rustfmt and with clippy, licences and bans";
 
@@ -45,6 +46,7 @@ fn run(chore: &str) -> Result<bool> {
     match chore {
         "rules" => ci::rules(&metadata)?,
         "bare-metal" => bare_metal::build(target)?,
+        "portable" => portable::check(target)?,
         "advisories" => deny::advisories(target)?,
         "ci" => ci::run(&metadata)?,
         _ => return Ok(false),

@@ -35,17 +35,11 @@ impl Toolchain {
         if rustup_has(target) || process::succeeds(Command::new("rustup").args(["target", "add", target])) {
             return Ok(Self::Installed);
         }
-        if !debian_is_installed() {
-            // Refused where this is not root, or not Debian.
-            let update = process::succeeds(Command::new("apt-get").args(["update", "-q"]));
-            let install = ["install", "-q", "-y", "--no-install-recommends"];
-            let installed = update && process::succeeds(Command::new("apt-get").args(install).args(DEBIAN_PACKAGES));
-            if !installed || !debian_is_installed() {
-                bail!(
-                    "no compiler for {target}: run `rustup target add {target}`, or on Debian, as root, `apt-get install {}`",
-                    DEBIAN_PACKAGES.join(" ")
-                );
-            }
+        if !debian_is_installed() && !(apt_install(&DEBIAN_PACKAGES) && debian_is_installed()) {
+            bail!(
+                "no compiler for {target}: run `rustup target add {target}`, or on Debian, as root, `apt-get install {}`",
+                DEBIAN_PACKAGES.join(" ")
+            );
         }
         Ok(Self::Debian)
     }
@@ -56,22 +50,9 @@ impl Toolchain {
         match self {
             Self::Installed => process::cargo_for_one_crate(),
             Self::Debian => {
-                let mut cargo = Command::new(DEBIAN_CARGO);
+                let mut cargo = debian_cargo();
                 // `-Z` on a stable compiler: the library is built by the compiler that it came with.
-                cargo
-                    .env("RUSTC", DEBIAN_RUSTC)
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .arg("-Zbuild-std=core,alloc");
-                // Set by Cargo and rustup for this program; meant for another compiler.
-                for variable in [
-                    "RUSTUP_TOOLCHAIN",
-                    process::FEATURE_UNIFICATION,
-                    "RUSTC_WRAPPER",
-                    "RUSTDOC",
-                    "LD_LIBRARY_PATH",
-                ] {
-                    cargo.env_remove(variable);
-                }
+                cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
                 cargo
             }
         }
@@ -85,6 +66,30 @@ impl fmt::Display for Toolchain {
             Self::Debian => "compiler: Debian's, with core and alloc from source",
         })
     }
+}
+
+/// Debian's Cargo with Debian's compiler.
+pub(crate) fn debian_cargo() -> Command {
+    let mut cargo = Command::new(DEBIAN_CARGO);
+    cargo.env("RUSTC", DEBIAN_RUSTC);
+    // Set by Cargo and rustup for this program; meant for another compiler.
+    for variable in [
+        "RUSTUP_TOOLCHAIN",
+        process::FEATURE_UNIFICATION,
+        "RUSTC_WRAPPER",
+        "RUSTDOC",
+        "LD_LIBRARY_PATH",
+    ] {
+        cargo.env_remove(variable);
+    }
+    cargo
+}
+
+/// Installs or upgrades Debian's packages; `false` where this is not root, or not Debian.
+pub(crate) fn apt_install(packages: &[&str]) -> bool {
+    let install = ["install", "-q", "-y", "--no-install-recommends"];
+    process::succeeds(Command::new("apt-get").args(["update", "-q"]))
+        && process::succeeds(Command::new("apt-get").args(install).args(packages))
 }
 
 fn rustup_has(target: &str) -> bool {
