@@ -1,15 +1,14 @@
 //! A baseline without gradients: heads that are turned towards the means of what they saw of each class.
 //!
-//! After T3A (Iwasawa and Matsuo, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain
-//! Generalization", 2021): the row of a class becomes a mean of what it was and of the features that were
-//! predicted to be of that class. Raw features share most of their length with those of every other
-//! class, so that their means tell nothing apart; whitened ones are used instead.
+//! Rows of linear discriminant analysis, d = P (μ − m) for the mean μ of a class, take the place of the
+//! head's in the measure in which the class was seen. At μ a row goes on to give the logit that it gave, so
+//! that classes seen and not seen stay comparable.
 
 use offramp_core::{Head, Network, Prediction};
 
 use crate::features::Features;
 
-/// Means of whitened features per early exit and predicted class.
+/// Means of features per early exit and predicted class.
 #[derive(Clone, Debug)]
 pub(crate) struct ClassMeans<'a> {
     network: &'a Network,
@@ -17,59 +16,52 @@ pub(crate) struct ClassMeans<'a> {
     sums: Vec<Vec<f32>>,
     /// Per class.
     frames: Vec<u32>,
-    centred: Vec<f32>,
-    direction: Vec<f32>,
 }
 
 impl<'a> ClassMeans<'a> {
     pub(crate) fn new(network: &'a Network) -> Self {
         let early = &network.heads[..network.heads.len() - 1];
-        let most = early.iter().map(Head::features).max().unwrap_or(0);
         Self {
             network,
             sums: early.iter().map(|head| vec![0.0; head.weights().len()]).collect(),
             frames: vec![0; network.heads[0].classes()],
-            centred: vec![0.0; most],
-            direction: vec![0.0; most],
         }
     }
 
-    /// Takes up what was predicted of an image. Exits without a whitener learn nothing.
+    /// Takes up what was predicted of an image.
     pub(crate) fn add(&mut self, features: &Features, image: usize, prediction: &Prediction) {
         let class = prediction.class as usize;
         self.frames[class] += 1;
-        for (exit, (sums, whitener)) in self.sums.iter_mut().zip(&self.network.whiteners).enumerate() {
-            let Some(whitener) = whitener else { continue };
-            let c = whitener.features();
-            let direction = &mut self.direction[..c];
-            whitener.direction(features.of(exit, image), &mut self.centred[..c], direction);
-            let sums = &mut sums[class * c..][..c];
-            sums.iter_mut().zip(direction).for_each(|(sum, d)| *sum += *d);
+        for (exit, sums) in self.sums.iter_mut().enumerate() {
+            let u = features.of(exit, image);
+            let sums = &mut sums[class * u.len()..][..u.len()];
+            sums.iter_mut().zip(u).for_each(|(sum, u)| *sum += u);
         }
     }
 
-    /// The network with turned heads: a row keeps its length, and what it gives to the mean of all
-    /// features. `weight` is how many frames the row itself counts as.
+    /// The network with turned heads; those of exits without a whitener stay. `weight` is how many frames
+    /// the row of a head counts as.
     pub(crate) fn network(&self, weight: f32) -> Network {
         let mut network = self.network.clone();
         for ((head, sums), whitener) in network.heads.iter_mut().zip(&self.sums).zip(&self.network.whiteners) {
             let Some(whitener) = whitener else { continue };
             let c = head.features();
             let (mut weights, mut bias) = (head.weights().to_vec(), head.bias().to_vec());
+            let [mut mean, mut centred, mut direction] = [(); 3].map(|()| vec![0.0; c]);
             let rows = weights.chunks_exact_mut(c).zip(sums.chunks_exact(c));
             for (((row, sum), b), &frames) in rows.zip(&mut bias).zip(&self.frames) {
-                let (length, reach) = (norm(row), norm(sum));
-                if reach == 0.0 || length == 0.0 {
+                if frames == 0 {
                     continue;
                 }
-                let share = frames as f32 / (frames as f32 + weight);
-                let at_mean: f32 = dot(row, whitener.mean());
-                for (w, s) in row.iter_mut().zip(sum) {
-                    *w = (1.0 - share) * *w + share * length * s / reach;
+                let n = frames as f32;
+                mean.iter_mut().zip(sum).for_each(|(mean, sum)| *mean = sum / n);
+                whitener.direction(&mean, &mut centred, &mut direction);
+                let share = n / (n + weight);
+                let before = dot(row, &mean);
+                for (w, d) in row.iter_mut().zip(&direction) {
+                    *w += share * (d - *w);
                 }
-                let rescale = length / norm(row);
-                row.iter_mut().for_each(|w| *w *= rescale);
-                *b += at_mean - dot(row, whitener.mean());
+                *b += before - dot(row, &mean);
             }
             *head = Head::new(head.classes(), c, weights, bias).expect("means of normalised features are finite");
         }
@@ -79,8 +71,4 @@ impl<'a> ClassMeans<'a> {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn norm(a: &[f32]) -> f32 {
-    dot(a, a).sqrt()
 }

@@ -77,11 +77,6 @@ impl Whitener {
         self.mean.len()
     }
 
-    /// m: C numbers.
-    pub fn mean(&self) -> &[f32] {
-        &self.mean
-    }
-
     /// Writes the direction d = P (u − m) of an update on features u, and gives the factor 1 − d·m of the
     /// bias. `centred` is left with u − m. All three have C numbers.
     pub fn direction(&self, u: &[f32], centred: &mut [f32], d: &mut [f32]) -> f32 {

@@ -17,7 +17,8 @@ pub(super) struct Results {
     uniform: Uniform,
     long: Long,
     change: SubsetChange,
-    poisoned: Poisoned,
+    /// What is learned under the default, and under updates of the heads.
+    poisoned: Vec<(String, Poisoned)>,
     learning_time_share: f64,
     learning_us: f64,
     bytes: u64,
@@ -39,6 +40,10 @@ impl Results {
         let few: Vec<usize> = (0..study.subsets.len())
             .step_by(study.subsets.len().div_ceil(5))
             .collect();
+        let poisoned = variants
+            .iter()
+            .filter(|v| ["default", "learning 0.3"].contains(&v.name.as_str()));
+        let poisoned = poisoned.map(|v| Ok((v.name.clone(), study.poisoned(v.settings, &few)?)));
         let spent = study.learning_time(settings)?.as_secs_f64();
         Ok(Self {
             exits: Opinions::of(&frozen, study.test, &all).alone(),
@@ -48,7 +53,7 @@ impl Results {
             uniform: study.uniform(settings)?,
             long: study.long(settings, &few)?,
             change: study.change(settings, &few)?,
-            poisoned: study.poisoned(settings, &few)?,
+            poisoned: poisoned.collect::<anyhow::Result<_>>()?,
             learning_time_share: spent / frame_seconds,
             learning_us: spent * 1e6,
             bytes: study.core(settings)?.bytes(),
@@ -69,7 +74,7 @@ impl Results {
             "fixed_tau_cost": default.fixed_tau_cost, "fixed_tau_accuracy_gain": default.fixed_tau_accuracy_gain,
             "uniform_accuracy_delta": self.uniform.accuracy_delta, "uniform_cost_delta": self.uniform.cost_delta,
             "decay_20000": self.long.gain[1] / self.long.gain[0],
-            "long": self.long, "change": self.change, "poisoned": self.poisoned,
+            "long": self.long, "change": self.change, "poisoned": self.poisoned.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "learning_time_share": self.learning_time_share, "learning_us": self.learning_us, "bytes": self.bytes,
             "variants": by_name(&self.rows), "streams": by_name(&self.scenes),
         })
@@ -98,7 +103,8 @@ impl Results {
             format!("\nThe default on other streams:\n{}", table("stream", &self.scenes))
         };
         let segments = |s: &[f64; 3]| s.map(points).join(" ");
-        let (long, poisoned) = (&self.long, &self.poisoned);
+        let poisoned: Vec<String> = self.poisoned.iter().map(|(name, p)| in_words(name, p)).collect();
+        let (long, poisoned) = (&self.long, poisoned.concat());
         format!(
             "exits: {}\n{} subsets, {} streams of {} frames each, threshold {}; accuracies in points at equal cost, \
              costs with learning and audits\n\n{}{scenes}\n\
@@ -109,8 +115,7 @@ impl Results {
              {:.3}, where accuracy is {} against the last exit (frozen heads at {}: {})\n\
              A, B, A again: accuracy in the stream {} (one context), {} (a context each); \
              {:.0} % of the gain 50 frames after the return\n\
-             {} frames with every target wrong: accuracy in the stream {} with the guard ({} in the last quarter; \
-             {:.1} rollbacks, {:.0} % of the streams paused), {} without ({})\n\
+             {poisoned}\
              learning and guard: {:.1} µs per frame, {:.2} % of the stages' time; {:.1} MB of memory per camera\n",
             exits.join(" "),
             study.subsets.len(),
@@ -130,18 +135,23 @@ impl Results {
             segments(&self.change.one_context),
             segments(&self.change.own_contexts),
             self.change.regained * 100.0,
-            poisoned.frames,
-            points(poisoned.guarded[0]),
-            points(poisoned.guarded[1]),
-            poisoned.rollbacks,
-            poisoned.paused * 100.0,
-            points(poisoned.unguarded[0]),
-            points(poisoned.unguarded[1]),
             self.learning_us,
             self.learning_time_share * 100.0,
             self.bytes as f64 / 1e6,
         )
     }
+}
+
+fn in_words(name: &str, poisoned: &Poisoned) -> String {
+    let [all, end] = poisoned.guarded.map(points);
+    let [all_unguarded, end_unguarded] = poisoned.unguarded.map(points);
+    format!(
+        "{} frames with every target wrong, {name}: accuracy in the stream {all} ({end} in the last quarter) with the \
+         guard ({:.1} rollbacks, {:.0} % of the streams paused), {all_unguarded} ({end_unguarded}) without\n",
+        poisoned.frames,
+        poisoned.rollbacks,
+        poisoned.paused * 100.0,
+    )
 }
 
 fn points(x: f64) -> String {
