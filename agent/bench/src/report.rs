@@ -29,6 +29,10 @@ pub struct Row {
     pub fixed_tau_cost: f64,
     /// Accuracy gained on the subset at the deployed threshold.
     pub fixed_tau_accuracy_gain: f64,
+    /// Cost after over cost before of all classes at the deployed threshold.
+    pub all_fixed_tau_cost: f64,
+    /// Accuracy gained over all classes at the deployed threshold.
+    pub all_fixed_tau_accuracy_gain: f64,
     /// Share of the subset's images whose prediction differs from the last exit's, at the deployed threshold.
     pub disagreement: f64,
     /// Learning and audits per frame, as a share of the whole network; part of every cost above.
@@ -60,6 +64,8 @@ pub fn rows(variants: &[Variant], outcomes: &[Outcome]) -> Vec<Row> {
             all_cost: mean(&|o| 1.0 / o.on_all.mean_speedup()) - 1.0,
             fixed_tau_cost: mean(&|o| o.on_subset.fixed[1].cost / o.on_subset.fixed[0].cost),
             fixed_tau_accuracy_gain: mean(&|o| o.on_subset.fixed[1].accuracy - o.on_subset.fixed[0].accuracy),
+            all_fixed_tau_cost: mean(&|o| o.on_all.fixed[1].cost / o.on_all.fixed[0].cost),
+            all_fixed_tau_accuracy_gain: mean(&|o| o.on_all.fixed[1].accuracy - o.on_all.fixed[0].accuracy),
             disagreement: mean(&|o| o.on_subset.disagreement[1]),
             upkeep: mean(&|o| o.upkeep),
             gain_on_the_way: (0..checkpoints)

@@ -11,6 +11,8 @@ use offramp_core::Settings;
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
+use crate::agent::ContextSource;
+
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -70,6 +72,9 @@ pub struct Config {
     /// The learner.
     #[serde(default)]
     pub learner: Learner,
+    /// What tells contexts apart.
+    #[serde(default)]
+    pub context: Context,
     /// The fleet; without it the device works alone.
     pub fleet: Option<Fleet>,
     /// What survives a restart.
@@ -171,6 +176,52 @@ impl Learner {
     }
 }
 
+/// What tells contexts apart; without either key there is one.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Context {
+    /// Hours of the day, UTC, from which another context begins.
+    pub hours: Option<Vec<u8>>,
+    /// File whose first line names the context.
+    pub file: Option<PathBuf>,
+    /// Contexts that are remembered.
+    pub remembered: Option<usize>,
+}
+
+impl Context {
+    /// Who says which context it is.
+    pub fn source(&self) -> ContextSource {
+        match (&self.hours, &self.file) {
+            (Some(hours), _) => ContextSource::Hours(hours.clone()),
+            (None, Some(file)) => ContextSource::File(file.clone()),
+            (None, None) => ContextSource::One,
+        }
+    }
+
+    /// Contexts that are remembered: all that hours tell apart, or four.
+    pub fn remembered(&self) -> usize {
+        let hours = self.hours.as_ref().map_or(0, Vec::len);
+        self.remembered.unwrap_or(hours.max(Settings::default().contexts))
+    }
+
+    /// What is wrong with it, and what would be right.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        if let Some(hours) = &self.hours {
+            let rising = hours.is_sorted_by(|a, b| a < b);
+            if hours.len() < 2 || !rising || hours.iter().any(|hour| *hour > 23) {
+                return Some(("context.hours", "must be two or more hours from 0 to 23, rising"));
+            }
+        }
+        if self.hours.is_some() && self.file.is_some() {
+            return Some(("context", "takes `hours` or `file`, not both"));
+        }
+        if !(1..=64).contains(&self.remembered()) {
+            return Some(("context.remembered", "must be between 1 and 64"));
+        }
+        None
+    }
+}
+
 /// The fleet.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,6 +299,9 @@ impl Config {
                  anchor 0 to 1, audit_rate 0 to 1",
             );
         }
+        if let Some((key, why)) = config.context.fault() {
+            return wrong(key, why);
+        }
         for (key, seconds) in [
             ("state.summary_seconds", config.state.summary_seconds),
             ("state.checkpoint_seconds", config.state.checkpoint_seconds),
@@ -268,6 +322,7 @@ impl Config {
         let absolute = |p: &mut PathBuf| *p = folder.join(&*p);
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
+        config.context.file.iter_mut().for_each(absolute);
         if let Camera::Folder { path } = &mut config.camera {
             absolute(path);
         }

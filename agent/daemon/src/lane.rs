@@ -66,6 +66,8 @@ pub enum FrameError {
 pub struct Lane {
     /// The camera's core.
     pub core: Core,
+    /// The context that the next frames belong to.
+    pub context: u64,
     engine: Engine,
     frame: offramp_engine::Frame,
     input: Input,
@@ -84,6 +86,7 @@ impl Lane {
         let input = package.manifest().input.clone();
         Ok(Self {
             core: Core::new(package::network(package)?, settings)?,
+            context: 0,
             frame: engine.frame(),
             engine,
             image: vec![0.0; input.values()],
@@ -124,7 +127,7 @@ impl Lane {
         let arrived = Event::FrameArrived {
             frame: number,
             random,
-            context: 0,
+            context: self.context,
             facts,
         };
         Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {

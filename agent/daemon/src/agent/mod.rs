@@ -1,13 +1,15 @@
 //! The agent: a camera, a lane, and a keeper.
 //!
-//! Three threads, each with one job:
+//! Threads, each with one job:
 //! - the **camera** fills frames and waits when nobody takes them;
 //! - the **lane** runs inference, policy and learner, and never waits for network, disk or compilation;
 //! - the **keeper** owns the store and the link: it writes checkpoints and summaries, sends what waits in
-//!   the outbox, fetches and compiles what the desired state asks for, and hands it to the lane.
+//!   the outbox, fetches and compiles what the desired state asks for, and hands it to the lane;
+//! - where contexts are told apart, a fourth looks once a second which one it is.
 //!
 //! The lane takes orders only between two frames, so that no frame sees half of a change.
 
+mod context;
 mod fetch;
 mod keeper;
 mod run;
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use crate::judge::{Chosen, PolicySource, SetUpError as PolicyError, Step};
 use crate::lane::{Lane, SetUpError};
 
+pub use context::ContextSource;
 pub use keeper::{Counters, Swap};
 
 /// What an agent is started with.
@@ -40,6 +43,8 @@ pub struct Options {
     pub policy: PolicySource,
     /// Learner and audits.
     pub settings: Settings,
+    /// Who says which context the camera is in.
+    pub context: ContextSource,
     /// File of the device's store.
     pub state: PathBuf,
     /// The fleet; none: the device works alone.
@@ -136,6 +141,8 @@ pub(crate) enum Order {
     },
     /// Change the learner.
     Learner(LearnerSettings),
+    /// The camera is in this context from the next frame on.
+    Context(u64),
 }
 
 /// What an agent did, once it has ended.
@@ -196,6 +203,11 @@ impl Agent {
             checkpoint: options.checkpoint_every,
             frame: options.frame_every,
         };
+        lane.context = options
+            .context
+            .clone()
+            .watch(to_lane.clone(), Arc::clone(&stop))
+            .map_err(StartError::Thread)?;
         let (keeper, judge) = keeper::Keeper::open(options, boot, package, &mut lane.core, to_lane)?;
         let counters = keeper.counters();
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -153,6 +153,7 @@ impl Run {
             match order {
                 Order::Swap { generation, chosen } => self.judge.swap(*chosen, generation),
                 Order::Learner(wanted) => apply_learner(&mut self.lane.core, wanted),
+                Order::Context(key) => self.lane.context = key,
             }
         }
     }

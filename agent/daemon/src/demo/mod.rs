@@ -23,7 +23,7 @@ use offramp_proto::{DeviceId, Parameter, TenantId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::agent::{Agent, Fleet, Listener, Options};
+use crate::agent::{Agent, ContextSource, Fleet, Listener, Options};
 use crate::evaluate::{self, Report};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::Lane;
@@ -189,6 +189,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     say(&format!("page: http://{}/\n", controller.address()));
 
     let options = Options {
+        context: ContextSource::One,
         device: device.clone(),
         tenant,
         policy: first_policy(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use offramp_camera::{Camera, Folder, FrameShape, Playback, Raw, sample};
+use offramp_core::Settings;
 use offramp_link::Credentials;
 use offramp_model::Package;
 use serde_json::json;
@@ -91,7 +92,11 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
     };
     let fleet = config.fleet.as_ref().map(fleet).transpose()?;
     Ok(Options {
-        settings: config.learner.over(package::settings(package)),
+        settings: Settings {
+            contexts: config.context.remembered(),
+            ..config.learner.over(package::settings(package))
+        },
+        context: config.context.source(),
         device: config.device.id,
         tenant: config.device.tenant,
         policy,

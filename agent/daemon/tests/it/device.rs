@@ -39,6 +39,13 @@ impl Device {
         }
     }
 
+    /// Adds to the configuration.
+    pub(crate) fn configure(&self, text: &str) {
+        let path = self.folder.join("offramp.toml");
+        let config = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, config + text).unwrap();
+    }
+
     /// Starts the agent.
     pub(crate) fn start(&self) -> Running {
         let mut child = offramp()

@@ -158,6 +158,10 @@ fn a_wrong_configuration_is_refused_with_the_key_at_fault() {
             "controller_key",
         ),
         (
+            "[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n[context]\nhours = [18, 6]\n",
+            "context.hours",
+        ),
+        (
             "[device]\nid = \"a\"\n[camera]\nsource = \"folder\"\npath = \"nowhere\"\n",
             "nowhere",
         ),

@@ -36,6 +36,9 @@ pub struct SpecializationBench {
     /// Threshold at which frames leave; the package's without it.
     #[arg(long)]
     threshold: Option<f32>,
+    /// Change these of the package's settings before everything else.
+    #[arg(long = "with", value_name = "KEY=NUMBER,…")]
+    with: Option<String>,
     /// Measure these settings instead of the whole table, e.g. `prior=0.4,rate=0.1`; as often as needed.
     #[arg(long = "try", value_name = "KEY=NUMBER,…")]
     tries: Vec<String>,
@@ -61,7 +64,10 @@ pub fn specialization(bench: &SpecializationBench) -> anyhow::Result<()> {
         bail!("package {} names no subset of classes to specialize on", manifest.name);
     }
     let [stream, test] = features(&package, bench.data.as_deref(), Weather::Fair)?;
-    let settings = package::settings(&package);
+    let mut settings = package::settings(&package);
+    if let Some(text) = &bench.with {
+        settings = Variant::parse(text, settings)?.settings;
+    }
     let subsets = manifest.subsets.iter();
     let study = Study {
         network: package::network(&package)?,

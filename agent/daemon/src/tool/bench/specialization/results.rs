@@ -168,6 +168,7 @@ fn table(what: &str, rows: &[Row]) -> Table {
         "least",
         "all cost",
         "at the threshold",
+        "all there",
         "upkeep",
     ]);
     for row in rows {
@@ -181,6 +182,11 @@ fn table(what: &str, rows: &[Row]) -> Table {
             format!("{:.2}x", row.min_speedup),
             format!("{:+.1} %", row.all_cost * 100.0),
             format!("x{:.2} {}", row.fixed_tau_cost, points(row.fixed_tau_accuracy_gain)),
+            format!(
+                "x{:.2} {}",
+                row.all_fixed_tau_cost,
+                points(row.all_fixed_tau_accuracy_gain)
+            ),
             format!("{:.2} %", row.upkeep * 100.0),
         ]);
     }
