@@ -55,6 +55,7 @@ class Specialization:
     prior_window: float
     prior_smoothing: float
     prior_doubt: float
+    prior_last: bool
     gate: float
 
 

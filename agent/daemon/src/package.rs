@@ -101,6 +101,7 @@ pub fn settings(package: &Package) -> Settings {
         learner.prior.window = chosen.prior_window;
         learner.prior.smoothing = chosen.prior_smoothing;
         learner.prior.doubt = chosen.prior_doubt;
+        learner.prior.on_last = chosen.prior_last;
     }
     settings
 }

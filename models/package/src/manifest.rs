@@ -94,6 +94,9 @@ pub struct Specialization {
     pub prior_smoothing: f32,
     /// β, what it costs in confidence where the correction overrules an exit's own class, 0 to 100.
     pub prior_doubt: f32,
+    /// Whether the last exit is corrected as well.
+    #[serde(default)]
+    pub prior_last: bool,
     /// Confidence that the last exit must have to teach, 0 to 1.
     pub gate: f32,
 }
