@@ -342,6 +342,8 @@ mod tests {
             audits: 0,
             disagreements: 0,
             bound,
+            rollbacks: 0,
+            guard: None,
             classes: vec![(3, 5), (1, 5), (2, 9)],
             policy: "threshold".into(),
             policy_version: 1,

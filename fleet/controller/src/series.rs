@@ -160,6 +160,8 @@ mod tests {
             audits: audits.0,
             disagreements: audits.1,
             bound: 0.5,
+            rollbacks: 0,
+            guard: None,
             classes: vec![],
             policy: if sequence < 3 { "a" } else { "b" }.into(),
             policy_version: 1,

@@ -306,7 +306,7 @@ impl From<Summary> for SummaryView {
             bound: window.bound,
             updates: summary.updates,
             gated: summary.gated,
-            rollbacks: summary.rollbacks,
+            rollbacks: window.rollbacks,
             classes: window.classes,
             policy: PolicyView {
                 name: window.policy,

@@ -119,6 +119,8 @@ fn window(sequence: u64, policy: &str) -> Window {
         audits: 2,
         disagreements: sequence % 2,
         bound: 0.3,
+        rollbacks: 0,
+        guard: None,
         classes: vec![(0, 10)],
         policy: policy.into(),
         policy_version: 1,

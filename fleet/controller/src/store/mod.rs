@@ -132,14 +132,13 @@ pub(crate) struct Store {
 }
 
 fn migrations() -> Migrator {
-    let initial = include_str!("../../migrations/0001_initial.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial,
-        false,
-    )])
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
+        migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
+    ])
 }
 
 impl Store {
