@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::{DesiredState, Device, Run, Store, StoreError, Window};
+use crate::store::{DesiredState, Device, Guard, Run, Store, StoreError, Window};
 
 /// Windows of a device that count as now.
 pub(crate) const RECENT: u32 = 10;
@@ -74,6 +74,8 @@ pub(crate) struct DeviceOverview {
     /// Frames over all runs.
     pub(crate) frames: u64,
     pub(crate) disagreement: Option<Disagreement>,
+    /// At the end of the latest window; none when the device does not tell.
+    pub(crate) guard: Option<Guard>,
     pub(crate) desired: Option<DesiredState>,
     pub(crate) progress: Progress,
     /// The policy that it runs, as far as it said.
@@ -192,6 +194,7 @@ impl DeviceOverview {
             recent: Recent::of(windows),
             frames,
             disagreement,
+            guard: windows.first().and_then(|latest| latest.guard),
             progress,
             desired,
             running: reported.or_else(told),

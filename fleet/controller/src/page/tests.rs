@@ -50,6 +50,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             bound: 0.034,
             audits: 250,
         }),
+        guard: None,
         desired: Some(DesiredState {
             device: name.into(),
             generation: 5,

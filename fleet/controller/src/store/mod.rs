@@ -35,7 +35,7 @@ pub(crate) use artifact::Policy;
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use event::{Event, EventFilter};
-pub(crate) use summary::{History, Summary, Window};
+pub(crate) use summary::{Guard, History, Summary, Window};
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
 const QUEUE: usize = 64;

@@ -452,7 +452,7 @@ async fn guard_is_kept_and_a_summary_without_one_too() {
         .into_iter()
         .map(|s| s.window.guard)
         .collect();
-    let guard = summary::Guard {
+    let guard = Guard {
         threshold: 0.75,
         loss: -0.125,
         loss_bound: 0.5,
