@@ -62,7 +62,7 @@ fn exit_colour(exit: usize, exits: usize) -> RGBColor {
 
 /// Share of frames per exit, stacked, cheapest exit at the bottom.
 pub(crate) fn exit_shares(series: &Series) -> Option<Chart> {
-    let frame = Frame::of(series, 1.0)?;
+    let frame = Frame::of(series, 0.0, 1.0)?;
     let drawing = frame.draw(&[], |canvas| {
         for stretch in &series.stretches {
             for points in stretch.split(|p| p.exits.is_empty()).filter(|p| !p.is_empty()) {
@@ -81,7 +81,7 @@ pub(crate) fn exit_shares(series: &Series) -> Option<Chart> {
 /// Multiply-adds spent, as a share of the whole network's.
 pub(crate) fn cost(series: &Series) -> Option<Chart> {
     let highest = series.points().filter_map(|p| p.cost).fold(1.0, f64::max);
-    let frame = Frame::of(series, (highest * 5.0).ceil() / 5.0)?;
+    let frame = Frame::of(series, 0.0, (highest * 5.0).ceil() / 5.0)?;
     let drawing = frame.draw(&frame.grid(), |canvas| {
         for stretch in &series.stretches {
             for points in stretch.split(|p| p.cost.is_none()).filter(|p| !p.is_empty()) {
@@ -98,11 +98,9 @@ pub(crate) fn cost(series: &Series) -> Option<Chart> {
 /// Estimated disagreement and its bound. A bound far above the rest, as before the first audits, leaves
 /// the chart at its top.
 pub(crate) fn disagreement(series: &Series) -> Option<Chart> {
-    let mut bounds: Vec<f64> = series.points().map(|p| p.bound).collect();
-    bounds.sort_by(f64::total_cmp);
-    let usual = bounds.get(bounds.len() / 2).copied().unwrap_or(1.0);
+    let usual = median(series.points().map(|p| p.bound)).unwrap_or(1.0);
     let highest = series.points().filter_map(|p| p.estimate).fold(usual, f64::max);
-    let frame = Frame::of(series, nice_share(highest * 1.2))?;
+    let frame = Frame::of(series, 0.0, nice_share(highest * 1.2))?;
     let drawing = frame.draw(&frame.grid(), |canvas| {
         for stretch in &series.stretches {
             let estimate = |p: &Point| p.estimate.unwrap_or(0.0);
@@ -117,28 +115,70 @@ pub(crate) fn disagreement(series: &Series) -> Option<Chart> {
     Some(frame.finish(series, drawing))
 }
 
+/// Accuracy given up and its bound. Where the exits do better than the last one, the axis goes below zero,
+/// as far down as up. A bound far above the rest leaves the chart at its top.
+pub(crate) fn loss(series: &Series) -> Option<Chart> {
+    let usual = median(series.points().filter_map(|p| Some(p.loss?.bound)))?;
+    let estimates = || series.points().filter_map(|p| Some(p.loss?.estimate));
+    let farthest = estimates().fold(usual.abs(), |farthest, loss| farthest.max(loss.abs()));
+    let highest = nice_share(farthest * 1.2);
+    let lowest = if estimates().any(|loss| loss < 0.0) {
+        -highest
+    } else {
+        0.0
+    };
+    let frame = Frame::of(series, lowest, highest)?;
+    let drawing = frame.draw(&frame.grid(), |canvas| {
+        for stretch in &series.stretches {
+            for points in stretch.split(|p| p.loss.is_none()).filter(|p| !p.is_empty()) {
+                let estimate = |p: &Point| p.loss.map_or(0.0, |loss| loss.estimate);
+                let bound = |p: &Point| p.loss.map_or(0.0, |loss| loss.bound);
+                canvas.area(points, bound, estimate, BOUND_AREA)?;
+                canvas.line(points, bound, BOUND)?;
+                canvas.line(points, estimate, RISK)?;
+            }
+        }
+        Ok(())
+    })?;
+    Some(frame.finish(series, drawing))
+}
+
+/// The value in the middle; none of nothing.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 /// The axes of a chart.
 struct Frame {
     start: f64,
     end: f64,
+    lowest: f64,
     highest: f64,
     marks: Vec<f64>,
 }
 
 impl Frame {
-    fn of(series: &Series, highest: f64) -> Option<Self> {
+    fn of(series: &Series, lowest: f64, highest: f64) -> Option<Self> {
         let (start, end) = series.span()?;
         Some(Self {
             start: start as f64,
             end: end.max(start + 1) as f64,
+            lowest,
             highest,
             marks: series.swaps.iter().map(|s| s.at as f64).collect(),
         })
     }
 
+    /// Value at a share of the height.
+    fn at(&self, share: f64) -> f64 {
+        self.lowest + share * (self.highest - self.lowest)
+    }
+
     /// Heights of the grid's lines.
     fn grid(&self) -> Vec<f64> {
-        vec![0.25 * self.highest, 0.5 * self.highest, 0.75 * self.highest]
+        [0.25, 0.5, 0.75].map(|share| self.at(share)).into()
     }
 
     /// Draws grid, content and marks; none when the backend fails, which it does not in memory.
@@ -146,7 +186,7 @@ impl Frame {
         let mut svg = String::new();
         let drawn = (|| {
             let size = (to_i32(WIDTH), to_i32(HEIGHT));
-            let plane = Plane::new(self.start..self.end, 0.0..self.highest, (0..size.0, size.1..0));
+            let plane = Plane::new(self.start..self.end, self.lowest..self.highest, (0..size.0, size.1..0));
             let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
             let mut canvas = Canvas(root.apply_coord_spec(plane));
             for height in grid {
@@ -154,7 +194,7 @@ impl Frame {
             }
             content(&mut canvas)?;
             for mark in &self.marks {
-                canvas.path(vec![(*mark, 0.0), (*mark, self.highest)], MARK)?;
+                canvas.path(vec![(*mark, self.lowest), (*mark, self.highest)], MARK)?;
             }
             canvas.0.present().map_err(|_| DrawingFailed)
         })();
@@ -177,7 +217,7 @@ impl Frame {
             let at = f64::from(quarter) / 4.0;
             Tick {
                 at,
-                label: percent_axis(at * self.highest, self.highest),
+                label: percent_axis(self.at(at), (self.highest - self.lowest) / 2.0),
             }
         });
         Chart {
@@ -245,15 +285,15 @@ fn nice_share(value: f64) -> f64 {
     NICE.into_iter().find(|nice| value <= *nice).unwrap_or(1.0)
 }
 
-/// A share as a label of an axis that ends at `highest`: the decimals that the middle of the axis needs.
-fn percent_axis(share: f64, highest: f64) -> String {
-    let middle = highest * 50.0;
+/// A share as a label of an axis with labels `step` apart: the decimals that a step needs.
+fn percent_axis(share: f64, step: f64) -> String {
     let exact = |decimals: &i32| {
-        let scaled = middle * 10f64.powi(*decimals);
+        let scaled = step * 100.0 * 10f64.powi(*decimals);
         (scaled - scaled.round()).abs() < 1e-6
     };
     let decimals = (0..2).find(exact).unwrap_or(2).unsigned_abs() as usize;
-    format!("{:.decimals$} %", share * 100.0)
+    let sign = if share < 0.0 { "\u{2212}" } else { "" };
+    format!("{sign}{:.decimals$} %", share.abs() * 100.0)
 }
 
 /// Labels back from the latest moment, at most seven, at round distances.
@@ -328,11 +368,12 @@ mod tests {
 
     #[test]
     fn axis_labels_have_the_decimals_they_need() {
-        assert_eq!(percent_axis(0.0025, 0.005), "0.25 %");
-        assert_eq!(percent_axis(0.01, 0.02), "1 %");
-        assert_eq!(percent_axis(0.025, 0.05), "2.5 %");
-        assert_eq!(percent_axis(0.005, 0.01), "0.5 %");
-        assert_eq!(percent_axis(0.5, 1.0), "50 %");
+        assert_eq!(percent_axis(0.0025, 0.0025), "0.25 %");
+        assert_eq!(percent_axis(0.01, 0.01), "1 %");
+        assert_eq!(percent_axis(0.025, 0.025), "2.5 %");
+        assert_eq!(percent_axis(0.005, 0.005), "0.5 %");
+        assert_eq!(percent_axis(0.5, 0.5), "50 %");
+        assert_eq!(percent_axis(-0.02, 0.02), "−2 %");
     }
 
     #[test]
@@ -341,5 +382,6 @@ mod tests {
         assert_eq!(exit_shares(&series), None);
         assert_eq!(cost(&series), None);
         assert_eq!(disagreement(&series), None);
+        assert_eq!(loss(&series), None);
     }
 }

@@ -7,10 +7,12 @@
 //! - *Disagreement* is the share of frames whose prediction differs from the last exit's. Its estimate
 //!   is (audits that disagreed / audits) x (frames that left early / frames) over the run of the agent,
 //!   because audits are drawn among frames that left early. Its bound is the device's own.
+//! - *Accuracy given up* is the device's own expected loss against the last exit, with its bound. Exits
+//!   that disagree with the last one because they do better give up nothing.
 
 use std::collections::BTreeMap;
 
-use crate::store::{DesiredState, Device, Run, Store, StoreError, Window};
+use crate::store::{DesiredState, Device, Guard, Run, Store, StoreError, Window};
 
 /// Windows of a device that count as now.
 pub(crate) const RECENT: u32 = 10;
@@ -53,6 +55,15 @@ pub(crate) struct Disagreement {
     pub(crate) audits: u64,
 }
 
+/// Accuracy given up against the last exit, in expectation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Loss {
+    /// Best guess, `-1..=1`; negative where the exits do better.
+    pub(crate) estimate: f64,
+    /// Upper bound, one-sided 95 %, `-1..=1`.
+    pub(crate) bound: f64,
+}
+
 /// What a device does now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Recent {
@@ -74,6 +85,8 @@ pub(crate) struct DeviceOverview {
     /// Frames over all runs.
     pub(crate) frames: u64,
     pub(crate) disagreement: Option<Disagreement>,
+    /// At the end of the latest window; none when the device does not tell.
+    pub(crate) guard: Option<Guard>,
     pub(crate) desired: Option<DesiredState>,
     pub(crate) progress: Progress,
     /// The policy that it runs, as far as it said.
@@ -146,7 +159,28 @@ impl Run {
     }
 }
 
+impl Guard {
+    /// Accuracy given up; none before the first audit.
+    pub(crate) fn accuracy_given_up(&self) -> Option<Loss> {
+        // What is outside its range is nonsense that nothing here may stumble over.
+        (self.audits > 0).then(|| Loss {
+            estimate: self.loss.clamp(-1.0, 1.0),
+            bound: self.loss_bound.clamp(-1.0, 1.0),
+        })
+    }
+}
+
 impl DeviceOverview {
+    /// Accuracy given up now.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.guard?.accuracy_given_up()
+    }
+
+    /// Whether its learning has paused, as far as it said.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.guard.is_some_and(|guard| guard.paused)
+    }
+
     /// The policy that it should run, when it runs another.
     pub(crate) fn wanted(&self) -> Option<(&str, u64)> {
         let (name, version) = self.desired.as_ref()?.policy.as_ref()?;
@@ -192,6 +226,7 @@ impl DeviceOverview {
             recent: Recent::of(windows),
             frames,
             disagreement,
+            guard: windows.first().and_then(|latest| latest.guard),
             progress,
             desired,
             running: reported.or_else(told),
@@ -243,22 +278,40 @@ impl Overview {
 
     /// Disagreement over the fleet, each device weighing as many frames as it gave lately.
     pub(crate) fn disagreement(&self) -> Option<f64> {
+        self.mean(|d| Some(d.disagreement?.estimate))
+    }
+
+    /// The device with the highest bound of its disagreement.
+    pub(crate) fn riskiest(&self) -> Option<(&DeviceOverview, f64)> {
+        self.highest(|d| Some(d.disagreement?.bound))
+    }
+
+    /// Accuracy given up over the fleet, each device weighing as many frames as it gave lately.
+    pub(crate) fn loss(&self) -> Option<f64> {
+        self.mean(|d| Some(d.loss()?.estimate))
+    }
+
+    /// The device with the highest bound of the accuracy that it gives up.
+    pub(crate) fn most_lossy(&self) -> Option<(&DeviceOverview, f64)> {
+        self.highest(|d| Some(d.loss()?.bound))
+    }
+
+    fn mean(&self, value: impl Fn(&DeviceOverview) -> Option<f64>) -> Option<f64> {
         let (mut sum, mut frames) = (0.0, 0.0);
         for device in &self.devices {
-            if let Some(disagreement) = device.disagreement {
-                sum += disagreement.estimate * device.recent.frames as f64;
+            if let Some(value) = value(device) {
+                sum += value * device.recent.frames as f64;
                 frames += device.recent.frames as f64;
             }
         }
         (frames > 0.0).then(|| sum / frames)
     }
 
-    /// The device with the highest bound of its disagreement.
-    pub(crate) fn riskiest(&self) -> Option<(&DeviceOverview, Disagreement)> {
+    fn highest(&self, value: impl Fn(&DeviceOverview) -> Option<f64>) -> Option<(&DeviceOverview, f64)> {
         self.devices
             .iter()
-            .filter_map(|d| Some((d, d.disagreement?)))
-            .max_by(|(_, a), (_, b)| a.bound.total_cmp(&b.bound))
+            .filter_map(|d| Some((d, value(d)?)))
+            .max_by(|(_, a), (_, b)| a.total_cmp(b))
     }
 }
 
@@ -342,6 +395,8 @@ mod tests {
             audits: 0,
             disagreements: 0,
             bound,
+            rollbacks: 0,
+            guard: None,
             classes: vec![(3, 5), (1, 5), (2, 9)],
             policy: "threshold".into(),
             policy_version: 1,
@@ -456,6 +511,41 @@ mod tests {
         assert_eq!(overview("cam", &[], Run::default()).disagreement, None);
     }
 
+    fn guard(loss: f64, loss_bound: f64, audits: u64, paused: bool) -> Guard {
+        Guard {
+            threshold: 0.8,
+            loss,
+            loss_bound,
+            audits,
+            promotions: 0,
+            paused,
+            contexts: 1,
+            bytes: 1000,
+        }
+    }
+
+    fn guarded(name: &str, frames: u64, guard: Guard) -> DeviceOverview {
+        let latest = Window {
+            guard: Some(guard),
+            ..window(1000, frames, 0.1)
+        };
+        overview(name, &[latest], Run::default())
+    }
+
+    #[test]
+    fn accuracy_given_up_is_that_of_the_latest_window() {
+        let device = guarded("cam", 100, guard(-0.01, 0.02, 256, true));
+        let loss = device.loss().unwrap();
+        assert_eq!((loss.estimate, loss.bound), (-0.01, 0.02));
+        assert!(device.is_paused());
+        // Before the first audit, and where the device does not tell.
+        assert_eq!(guarded("cam", 100, guard(0.0, 1.0, 0, false)).loss(), None);
+        let old = overview("cam", &[window(1000, 40, 0.2)], Run::default());
+        assert_eq!((old.loss(), old.is_paused()), (None, false));
+        let odd = guarded("cam", 100, guard(-1e30, 1e30, 9, false)).loss().unwrap();
+        assert_eq!((odd.estimate, odd.bound), (-1.0, 1.0));
+    }
+
     #[test]
     fn fleet_weighs_devices_by_their_frames_and_names_the_riskiest() {
         let run = |disagreements| Run {
@@ -477,5 +567,20 @@ mod tests {
         assert_eq!(fleet.riskiest().unwrap().0.device.device, "b");
         assert_eq!(fleet.cost(), Some(0.3));
         assert_eq!(fleet.count(Life::Alive), 3);
+    }
+
+    #[test]
+    fn fleet_tells_the_accuracy_given_up_and_where_most() {
+        let fleet = Overview {
+            devices: vec![
+                guarded("a", 300, guard(0.02, 0.03, 256, false)),
+                guarded("b", 100, guard(-0.02, 0.05, 50, false)),
+                overview("old", &[window(1000, 600, 0.2)], Run::default()),
+            ],
+            cut: false,
+        };
+        assert!((fleet.loss().unwrap() - 0.01).abs() < 1e-12);
+        let (device, bound) = fleet.most_lossy().unwrap();
+        assert_eq!((device.device.device.as_str(), bound), ("b", 0.05));
     }
 }

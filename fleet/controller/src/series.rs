@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::overview::{add_exits, share};
+use crate::overview::{Loss, add_exits, share};
 use crate::store::{History, Run, Window};
 
 /// Most points in a series.
@@ -27,6 +27,8 @@ pub(crate) struct Point {
     pub(crate) estimate: Option<f64>,
     /// Its bound at the end.
     pub(crate) bound: f64,
+    /// Accuracy given up, and its bound, at the end; none where the device does not tell.
+    pub(crate) loss: Option<Loss>,
     /// Policy and its version at the end.
     pub(crate) policy: (String, u64),
 }
@@ -112,6 +114,7 @@ impl Series {
             cost: share(macs, full_macs),
             estimate,
             bound: last.bound,
+            loss: last.guard.and_then(|guard| guard.accuracy_given_up()),
             policy: (last.policy.clone(), last.policy_version),
         };
         match self.stretches.last_mut() {
@@ -144,6 +147,7 @@ fn is_gap(before: &Window, after: &Window) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Guard;
 
     fn window(sequence: u64, start: u64, exits: &[u64], audits: (u64, u64)) -> Window {
         let frames = exits.iter().sum();
@@ -160,6 +164,8 @@ mod tests {
             audits: audits.0,
             disagreements: audits.1,
             bound: 0.5,
+            rollbacks: 0,
+            guard: None,
             classes: vec![],
             policy: if sequence < 3 { "a" } else { "b" }.into(),
             policy_version: 1,
@@ -196,6 +202,26 @@ mod tests {
             }]
         );
         assert_eq!(series.span(), Some((0, 3000)));
+    }
+
+    #[test]
+    fn accuracy_given_up_is_that_at_the_end_of_a_point() {
+        let mut windows: Vec<_> = (0..2 * MOST_POINTS as u64)
+            .map(|i| window(i, i * 1000, &[1], (0, 0)))
+            .collect();
+        windows[1].guard = Some(Guard {
+            threshold: 0.8,
+            loss: 0.01,
+            loss_bound: 0.02,
+            audits: 50,
+            promotions: 0,
+            paused: false,
+            contexts: 1,
+            bytes: 1000,
+        });
+        let series = Series::of(&history(windows));
+        let losses: Vec<_> = series.points().map(|p| p.loss.map(|l| (l.estimate, l.bound))).collect();
+        assert_eq!(losses[..2], [Some((0.01, 0.02)), None]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub struct Statistics {
     pub ingested: u64,
     /// Summaries that were here already; they changed nothing.
     pub duplicates: u64,
-    /// Events that were new and are kept.
+    /// Events of devices that were new and are kept; not those that their summaries tell of.
     pub events: u64,
     /// Messages that were refused: malformed, oversized, out of bounds, in another device's name.
     pub refused: u64,

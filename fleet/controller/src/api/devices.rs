@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiError, limit};
 use crate::overview::{DeviceOverview, Life, Progress, share};
-use crate::store::{Model, Summary, now};
+use crate::store::{Guard, Model, Summary, now};
 use crate::web::Fleet;
 
 /// A device as the API shows it.
@@ -34,6 +34,8 @@ pub(super) struct DeviceView {
     frames: u64,
     recent: RecentView,
     disagreement: Option<DisagreementView>,
+    /// The guard at the end of the latest window.
+    guard: Option<GuardView>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +87,34 @@ struct DisagreementView {
     audits: u64,
 }
 
+/// The guard of the learner, as the device tells of it.
+#[derive(Serialize)]
+struct GuardView {
+    threshold: f64,
+    loss: f64,
+    loss_bound: f64,
+    audits: u64,
+    promotions: u64,
+    paused: bool,
+    contexts: u64,
+    bytes: u64,
+}
+
+impl From<Guard> for GuardView {
+    fn from(guard: Guard) -> Self {
+        Self {
+            threshold: guard.threshold,
+            loss: guard.loss,
+            loss_bound: guard.loss_bound,
+            audits: guard.audits,
+            promotions: guard.promotions,
+            paused: guard.paused,
+            contexts: guard.contexts,
+            bytes: guard.bytes,
+        }
+    }
+}
+
 impl From<DeviceOverview> for DeviceView {
     fn from(overview: DeviceOverview) -> Self {
         let DeviceOverview {
@@ -93,6 +123,7 @@ impl From<DeviceOverview> for DeviceView {
             recent,
             frames,
             disagreement,
+            guard,
             desired,
             progress,
             running,
@@ -153,6 +184,7 @@ impl From<DeviceOverview> for DeviceView {
                 bound: d.bound,
                 audits: d.audits,
             }),
+            guard: guard.map(GuardView::from),
         }
     }
 }
@@ -274,6 +306,8 @@ struct SummaryView {
     updates: u64,
     gated: u64,
     rollbacks: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<GuardView>,
     /// Class index and frames.
     classes: Vec<(u32, u64)>,
     policy: PolicyView,
@@ -306,7 +340,8 @@ impl From<Summary> for SummaryView {
             bound: window.bound,
             updates: summary.updates,
             gated: summary.gated,
-            rollbacks: summary.rollbacks,
+            rollbacks: window.rollbacks,
+            guard: window.guard.map(GuardView::from),
             classes: window.classes,
             policy: PolicyView {
                 name: window.policy,

@@ -3,12 +3,15 @@
 use maud::{Markup, html};
 
 use super::chart::figure;
-use super::format::{count, iso, macs, percent, percent_round, utc};
-use super::parts::{age, disagreement, events, exit_bar, exit_legend, exit_name, life, policy, progress};
+use super::format::{bytes, count, iso, macs, percent, percent_round, utc};
+use super::parts::{
+    age, disagreement, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, life, paused, policy,
+    progress,
+};
 use crate::chart;
 use crate::overview::{DeviceOverview, Progress, RECENT, share};
 use crate::series::{Point, Series};
-use crate::store::{Event, History};
+use crate::store::{Event, History, Window};
 
 /// Classes that are shown, the most frequent first.
 const MOST_CLASSES: usize = 12;
@@ -37,6 +40,10 @@ impl Range {
     pub(super) fn milliseconds(self) -> u64 {
         RANGES[self.0].2 * 1000
     }
+
+    fn words(self) -> &'static str {
+        RANGES[self.0].1
+    }
 }
 
 pub(super) struct DevicePage {
@@ -55,6 +62,7 @@ impl DevicePage {
             section id="title" class="title" data-live {
                 h1 { (device.device) }
                 (life(self.overview.life))
+                @if self.overview.is_paused() { (paused()) }
                 p class="sub" {
                     @if device.last_seen > 0 { "last seen " (age(device.last_seen, self.now)) } @else { "not heard from yet" }
                     @if let Some(model) = &device.model { " · " (model.name) " " (model.version) }
@@ -62,6 +70,16 @@ impl DevicePage {
                 }
                 @if let Progress::Refused(reason) = &self.overview.progress {
                     p class="banner bad" role="alert" { strong { "The desired state is refused: " } (reason) }
+                }
+                @if self.overview.is_paused() {
+                    p class="banner" role="alert" {
+                        strong { "Learning is paused. " }
+                        "What was learned lost accuracy or raised the cost again and again when it was tried on audited frames. \
+                         It is dropped: the model's own heads decide, and nothing more is learned. \
+                         Audits go on, and the threshold still follows from them. \
+                         Nothing that is pushed from here ends the pause, nor does a restart of the agent: \
+                         only a model with other heads, or a new state file on the device."
+                    }
                 }
             }
             (self.tiles())
@@ -106,6 +124,7 @@ impl DevicePage {
                         }
                     }
                 }
+                (self.given_up())
                 article class="tile" {
                     h2 { "Exits now" }
                     div class="big" { (exit_bar(&overview.recent)) }
@@ -137,6 +156,34 @@ impl DevicePage {
         }
     }
 
+    fn given_up(&self) -> Markup {
+        let loss = self.overview.loss();
+        html! {
+            article class="tile" {
+                h2 { "Accuracy given up" }
+                p class="big" {
+                    @match loss {
+                        Some(loss) => (given_up(loss.estimate)),
+                        None => span class="none" { "–" },
+                    }
+                }
+                p class="sub" {
+                    @match (loss, self.overview.guard) {
+                        (Some(loss), _) => { (given_up_bound(loss.estimate, loss.bound)) " (95\u{202f}%)" },
+                        (None, None) if self.overview.disagreement.is_some() => "Its agent does not tell",
+                        (None, _) => "No audits yet",
+                    }
+                }
+                @if let Some(guard) = self.overview.guard {
+                    p class="sub" {
+                        @if guard.audits > 0 { (count(guard.audits)) " audits, threshold " } @else { "Threshold " }
+                        (format!("{:.2}", guard.threshold))
+                    }
+                }
+            }
+        }
+    }
+
     fn charts(&self) -> Markup {
         let series = Series::of(&self.history);
         let cost_legend = html! {
@@ -145,6 +192,12 @@ impl DevicePage {
         let risk_legend = html! {
             ul class="legend" aria-hidden="true" {
                 li { (swatch("risk")) "estimate" }
+                li { (swatch("bound")) "bound, 95\u{202f}%" }
+            }
+        };
+        let loss_legend = html! {
+            ul class="legend" aria-hidden="true" {
+                li { (swatch("risk")) "expected" }
                 li { (swatch("bound")) "bound, 95\u{202f}%" }
             }
         };
@@ -176,6 +229,18 @@ impl DevicePage {
                         ),
                         chart::disagreement(&series).as_ref(),
                     ))
+                    @if let Some(chart) = chart::loss(&series) {
+                        (figure(
+                            "Accuracy given up",
+                            &loss_legend,
+                            &format!(
+                                "{} {}",
+                                values_in_words("Expected accuracy given up", &series, |p| Some(p.loss?.estimate)),
+                                values_in_words("Its upper bound", &series, |p| Some(p.loss?.bound)),
+                            ),
+                            Some(&chart),
+                        ))
+                    }
                 }
                 @if series.span().is_some() { (table(&series)) }
             }
@@ -226,6 +291,18 @@ impl DevicePage {
         }
     }
 
+    /// What became of the learned heads in the windows shown.
+    fn trials(&self) -> Markup {
+        let sum = |part: fn(&Window) -> u64| {
+            let parts = self.history.windows.iter().map(part);
+            count(parts.fold(0, u64::saturating_add))
+        };
+        html! {
+            (sum(|w| w.guard.map_or(0, |guard| guard.promotions))) " promoted, "
+            (sum(|w| w.rollbacks)) " rolled back within " (self.range.words())
+        }
+    }
+
     fn facts(&self) -> Markup {
         let device = &self.overview.device;
         html! {
@@ -251,6 +328,10 @@ impl DevicePage {
                         @if let Some(desired) = &self.overview.desired { ", " (desired.generation) " desired" }
                     }
                     dt { "Disagreement" } dd { (disagreement(self.overview.disagreement)) }
+                    @if let Some(guard) = self.overview.guard {
+                        dt { "Learner" } dd { (bytes(guard.bytes)) ", " (count(guard.contexts)) @if guard.contexts == 1 { " context" } @else { " contexts" } }
+                        dt { "Heads" } dd { (self.trials()) }
+                    }
                 }
             }
         }
@@ -311,6 +392,8 @@ fn table(series: &Series) -> Markup {
                         th scope="col" class="number" { "Cost" }
                         th scope="col" class="number" { "Disagreement" }
                         th scope="col" class="number" { "Bound" }
+                        th scope="col" class="number" { "Given up" }
+                        th scope="col" class="number" { "Bound" }
                         th scope="col" { "Policy" }
                     } }
                     tbody { @for point in points.iter().rev().step_by(thin) {
@@ -323,6 +406,8 @@ fn table(series: &Series) -> Markup {
                             td class="number" { (point.cost.map_or_else(|| "–".into(), percent)) }
                             td class="number" { (point.estimate.map_or_else(|| "–".into(), percent)) }
                             td class="number" { (percent(point.bound)) }
+                            td class="number" { (point.loss.map_or_else(|| "–".into(), |loss| percent(loss.estimate))) }
+                            td class="number" { (point.loss.map_or_else(|| "–".into(), |loss| percent(loss.bound))) }
                             td { (policy(&point.policy.0, point.policy.1)) }
                         }
                     } }

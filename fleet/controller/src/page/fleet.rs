@@ -3,7 +3,9 @@
 use maud::{Markup, html};
 
 use super::format::{bytes, count, percent};
-use super::parts::{age, disagreement, events, exit_bar, exit_legend, life, policy, progress};
+use super::parts::{
+    age, disagreement, events, exit_bar, exit_legend, given_up, given_up_bound, life, loss, paused, policy, progress,
+};
 use crate::overview::{DeviceOverview, Life, Overview, Progress, RECENT};
 use crate::store::{Event, Policy};
 
@@ -40,7 +42,8 @@ impl FleetPage {
             section id="answers" class="tiles" aria-label="The fleet now" data-live {
                 (self.alive())
                 (self.cost())
-                (self.risk())
+                (self.disagreement())
+                (self.given_up())
                 (self.in_force())
             }
         }
@@ -109,7 +112,7 @@ impl FleetPage {
         }
     }
 
-    fn risk(&self) -> Markup {
+    fn disagreement(&self) -> Markup {
         html! {
             article class="tile" {
                 h2 { "Disagreement with last exit" }
@@ -121,15 +124,42 @@ impl FleetPage {
                 }
                 p class="sub" {
                     @match self.overview.riskiest() {
-                        Some((device, d)) => {
-                            "≤\u{202f}" (percent(d.bound))
-                            @if self.overview.devices.len() > 1 { " on " a href={ "/devices/" (device.device.device) } { (device.device.device) } }
-                            " (95\u{202f}%)"
-                        },
+                        Some((device, bound)) => { "≤\u{202f}" (percent(bound)) (self.on(device)) " (95\u{202f}%)" },
                         None => "No audits yet",
                     }
                 }
             }
+        }
+    }
+
+    fn given_up(&self) -> Markup {
+        let paused = self.named(DeviceOverview::is_paused);
+        let loss = self.overview.loss();
+        html! {
+            article class={ "tile " (if paused.is_some() { "warn" } else { "" }) } {
+                h2 { "Accuracy given up" }
+                p class="big" {
+                    @match loss {
+                        Some(loss) => (given_up(loss)),
+                        None => span class="none" { "–" },
+                    }
+                }
+                p class="sub" {
+                    @match self.overview.most_lossy() {
+                        Some((device, bound)) => { (given_up_bound(loss.unwrap_or(0.0), bound)) (self.on(device)) " (95\u{202f}%)" },
+                        None => "No audits yet",
+                    }
+                }
+                @if let Some(paused) = &paused { p class="sub" { "Learning paused: " (paused) } }
+            }
+        }
+    }
+
+    /// Names a device, where there are others.
+    fn on(&self, overview: &DeviceOverview) -> Markup {
+        let name = &overview.device.device;
+        html! {
+            @if self.overview.devices.len() > 1 { " on " a href={ "/devices/" (name) } { (name) } }
         }
     }
 
@@ -179,7 +209,7 @@ impl FleetPage {
                     div class="scroll" {
                         table role="table" {
                             caption class="hidden" {
-                                "Devices; cost, exits and disagreement over the latest " (RECENT) " windows of each"
+                                "Devices; cost, exits, disagreement and accuracy given up over the latest " (RECENT) " windows of each"
                             }
                             thead { tr role="row" {
                                 th role="columnheader" scope="col" { "Device" }
@@ -191,6 +221,7 @@ impl FleetPage {
                                 th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
                                 th role="columnheader" scope="col" { "Exits" }
                                 th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
+                                th role="columnheader" scope="col" class="number" { abbr title="Accuracy given up against the last exit, in expectation, and its upper bound (95 %); negative where the exits do better" { "Given up" } }
                             } }
                             tbody { @for device in devices { (self.row(device)) } }
                         }
@@ -212,6 +243,7 @@ impl FleetPage {
                 th role="rowheader" scope="row" class="name" {
                     a href={ "/devices/" (device.device) } { (device.device) }
                     (life(overview.life))
+                    @if overview.is_paused() { (paused()) }
                 }
                 td role="cell" data-label="Last seen" {
                     @if device.last_seen > 0 { (age(device.last_seen, self.now)) } @else { span class="none" { "never" } }
@@ -240,6 +272,7 @@ impl FleetPage {
                 }
                 td role="cell" class="bar" data-label="Exits" { (exit_bar(&overview.recent)) }
                 td role="cell" class="number" data-label="Disagreement" { (disagreement(overview.disagreement)) }
+                td role="cell" class="number" data-label="Given up" { (loss(overview.loss())) }
             }
         }
     }

@@ -5,8 +5,9 @@ const THIN: char = '\u{202f}';
 
 /// A share as a percentage with one decimal.
 pub(super) fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    match percent {
+    match share * 100.0 {
+        p if p > -0.1 && p < 0.0 => format!(">{THIN}\u{2212}0.1{THIN}%"),
+        p if p < 0.0 => format!("\u{2212}{}", percent(-share)),
         p if p > 0.0 && p < 0.1 => format!("<{THIN}0.1{THIN}%"),
         p if p >= 99.95 => format!("{p:.0}{THIN}%"),
         p => format!("{p:.1}{THIN}%"),
@@ -119,6 +120,8 @@ mod tests {
         assert_eq!(percent(0.0), "0.0\u{202f}%");
         assert_eq!(percent(0.0004), "<\u{202f}0.1\u{202f}%");
         assert_eq!(percent(1.0), "100\u{202f}%");
+        assert_eq!(percent(-0.004), "\u{2212}0.4\u{202f}%");
+        assert_eq!(percent(-0.0004), ">\u{202f}\u{2212}0.1\u{202f}%");
         assert_eq!(ago(1000, 1500), "now");
         assert_eq!(ago(5000, 1000), "now");
         assert_eq!(ago(0, 12_000), "12\u{202f}s ago");

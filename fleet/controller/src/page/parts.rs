@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::format::{ago, iso, percent, percent_round, utc};
 use crate::chart::step;
-use crate::overview::{Disagreement, Life, Progress, Recent, share};
+use crate::overview::{Disagreement, Life, Loss, Progress, Recent, share};
 use crate::store::Event;
 
 /// A time as its age; the time itself on hover and for machines.
@@ -100,6 +100,43 @@ pub(super) fn disagreement(disagreement: Option<Disagreement>) -> Markup {
             None => span class="none" { "no audits yet" },
         }
     }
+}
+
+/// Accuracy given up with its bound; below zero it is gained.
+pub(super) fn loss(loss: Option<Loss>) -> Markup {
+    html! {
+        @match loss {
+            Some(loss) => {
+                span class="estimate" { (percent(loss.estimate)) }
+                " "
+                span class="bound" { "≤\u{202f}" (percent(loss.bound)) }
+            },
+            None => span class="none" { "–" },
+        }
+    }
+}
+
+/// Accuracy given up, in large; below zero it is gained.
+pub(super) fn given_up(loss: f64) -> Markup {
+    html! {
+        (percent(loss.abs()))
+        small { @if loss < 0.0 { " gained" } @else { " expected" } }
+    }
+}
+
+/// Upper bound of the accuracy given up, below an estimate in large. Below zero it bounds from below what
+/// is gained; where only the estimate is below zero, it says what it bounds.
+pub(super) fn given_up_bound(estimate: f64, bound: f64) -> String {
+    match (estimate < 0.0, bound < 0.0) {
+        (_, true) => format!("≥\u{202f}{} gained", percent(-bound)),
+        (true, false) => format!("≤\u{202f}{} given up", percent(bound)),
+        (false, false) => format!("≤\u{202f}{}", percent(bound)),
+    }
+}
+
+/// That a device's learning has paused.
+pub(super) fn paused() -> Markup {
+    html! { span class="chip warn" title="What was learned did harm again and again; nothing more is learned" { "learning paused" } }
 }
 
 /// A policy and its version.

@@ -5,7 +5,7 @@ use offramp_proto::{BootId, Digest};
 use super::*;
 use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
-use crate::store::{DesiredState, Device, Event, History, Model, Policy, ReportedState, Run, Window};
+use crate::store::{DesiredState, Device, Event, Guard, History, Model, Policy, ReportedState, Run, Window};
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
 
@@ -50,6 +50,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             bound: 0.034,
             audits: 250,
         }),
+        guard: None,
         desired: Some(DesiredState {
             device: name.into(),
             generation: 5,
@@ -78,12 +79,26 @@ fn event(text: &str) -> Event {
     }
 }
 
+fn guard(loss: f64, loss_bound: f64, paused: bool) -> Guard {
+    Guard {
+        threshold: 0.825,
+        loss,
+        loss_bound,
+        audits: 256,
+        promotions: 2,
+        paused,
+        contexts: 3,
+        bytes: 2_600_000,
+    }
+}
+
 fn fleet_page(text: &str) -> String {
+    fleet_page_of(vec![overview("cam-1", text)], text)
+}
+
+fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
     let page = FleetPage {
-        overview: Overview {
-            devices: vec![overview("cam-1", text)],
-            cut: false,
-        },
+        overview: Overview { devices, cut: false },
         policies: vec![Policy {
             name: text.into(),
             version: 2,
@@ -119,6 +134,8 @@ fn window(sequence: u64, policy: &str) -> Window {
         audits: 2,
         disagreements: sequence % 2,
         bound: 0.3,
+        rollbacks: 0,
+        guard: None,
         classes: vec![(0, 10)],
         policy: policy.into(),
         policy_version: 1,
@@ -127,7 +144,10 @@ fn window(sequence: u64, policy: &str) -> Window {
 
 fn device_page(text: &str, windows: Vec<Window>) -> String {
     let page = DevicePage {
-        overview: overview("cam-1", text),
+        overview: DeviceOverview {
+            guard: windows.last().and_then(|w| w.guard),
+            ..overview("cam-1", text)
+        },
         history: History {
             windows,
             before: [(vec![1; 16], Run::default())].into(),
@@ -223,4 +243,67 @@ fn windows_without_frames_and_jumping_clocks_are_drawn() {
     odd[2].end = 0;
     odd[2].exits = vec![];
     assert!(device_page("threshold", odd).contains("class=\"drawing\""));
+}
+
+#[test]
+fn accuracy_given_up_is_shown_with_its_bound_and_drawn() {
+    let mut windows: Vec<_> = (0..30).map(|i| window(i, "one")).collect();
+    for window in &mut windows[10..] {
+        window.guard = Some(guard(0.004, 0.012, false));
+        window.rollbacks = 1;
+    }
+    let page = device_page("threshold", windows);
+    for part in [
+        "0.4\u{202f}%<small> expected",
+        "≤\u{202f}1.2\u{202f}% (95\u{202f}%)</p>",
+        "256 audits, threshold 0.82",
+        "2.6\u{202f}MB, 3 contexts",
+        "40 promoted, 20 rolled back within 1 hour",
+        "Expected accuracy given up: from 0.4\u{202f}% at first to 0.4\u{202f}% at last.",
+        "Its upper bound: from 1.2\u{202f}% at first to 1.2\u{202f}% at last.",
+    ] {
+        assert!(page.contains(part), "{part} is missing");
+    }
+    assert_eq!(page.matches("class=\"drawing\"").count(), 4);
+    assert!(!page.contains("paused"));
+}
+
+#[test]
+fn accuracy_below_zero_is_gained() {
+    let page_of = |loss, bound| {
+        let mut windows = vec![window(1, "one"), window(2, "one")];
+        windows[1].guard = Some(guard(loss, bound, false));
+        device_page("threshold", windows)
+    };
+    let page = page_of(-0.004, 0.012);
+    assert!(page.contains("0.4\u{202f}%<small> gained"));
+    assert!(page.contains("≤\u{202f}1.2\u{202f}% given up (95\u{202f}%)"));
+    assert!(page.contains("\u{2212}2 %</text>"), "the axis goes below zero");
+    let page = page_of(-0.02, -0.004);
+    assert!(page.contains("≥\u{202f}0.4\u{202f}% gained (95\u{202f}%)"));
+}
+
+#[test]
+fn agent_that_does_not_tell_of_its_guard_has_a_page() {
+    let page = device_page("threshold", vec![window(1, "one"), window(2, "one")]);
+    assert!(page.contains("Its agent does not tell"));
+    assert!(!page.contains("contexts"));
+}
+
+#[test]
+fn paused_device_is_marked_on_both_pages() {
+    let mut windows = vec![window(1, "one"), window(2, "one")];
+    windows[1].guard = Some(guard(0.004, 0.012, true));
+    assert!(device_page("threshold", windows).contains("<strong>Learning is paused. </strong>"));
+
+    let paused = DeviceOverview {
+        guard: Some(guard(-0.004, 0.012, true)),
+        ..overview("cam-2", "threshold")
+    };
+    let page = fleet_page_of(vec![overview("cam-1", "threshold"), paused], "threshold");
+    assert_eq!(page.matches(">learning paused</span>").count(), 1);
+    assert!(page.contains("Learning paused: <a href=\"/devices/cam-2\">cam-2</a>"));
+    assert!(page.contains("≤\u{202f}1.2\u{202f}% given up on <a href=\"/devices/cam-2\">cam-2</a>"));
+    assert!(page.contains("\u{2212}0.4\u{202f}%"));
+    assert!(!fleet_page("threshold").contains("learning paused"));
 }

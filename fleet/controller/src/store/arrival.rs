@@ -92,6 +92,7 @@ async fn insert_in_txn(connection: &mut SqliteConnection, batch: &[Arrival]) -> 
                 let outcome = summary::insert_in_txn(connection, record, arrival).await?;
                 if outcome == Outcome::Stored {
                     totals.add(record);
+                    event::pause_in_txn(connection, record, arrival).await?;
                 }
                 outcome
             }

@@ -1,13 +1,13 @@
-//! Events of devices.
+//! Events of devices: those that they send, and those that their summaries tell of.
 
 use std::collections::BTreeMap;
 
-use offramp_proto::Event as Message;
+use offramp_proto::{Event as Message, Summary};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::device::{json, outcome};
-use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
+use super::{Arrival, Outcome, Store, StoreError, Task as _, int, summary, uint};
 
 /// An event as it is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,4 +89,34 @@ pub(super) async fn insert_in_txn(
     .await
     .task("keep an event")?;
     Ok(outcome(done.rows_affected()))
+}
+
+/// Keeps an event where a summary, which is kept already, is the first to say that learning has paused or
+/// goes on again.
+///
+/// It has the summary's sequence, which no event of the device can have: both are numbered together.
+pub(super) async fn pause_in_txn(
+    connection: &mut SqliteConnection,
+    summary: &Summary,
+    arrival: &Arrival,
+) -> Result<(), StoreError> {
+    let (kind, message) = match summary::pause_change_in_txn(connection, summary).await? {
+        None => return Ok(()),
+        Some(true) => (
+            "learning-paused",
+            "what was learned did harm again and again; it is dropped, and nothing more is learned",
+        ),
+        Some(false) => ("learning-resumed", "learning goes on after a pause"),
+    };
+    let event = Message {
+        device: summary.device.clone(),
+        boot: summary.boot,
+        sequence: summary.sequence,
+        at: summary.window.end,
+        kind: kind.into(),
+        message: message.into(),
+        facts: BTreeMap::new(),
+    };
+    insert_in_txn(connection, &event, arrival).await?;
+    Ok(())
 }

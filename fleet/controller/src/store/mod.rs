@@ -35,7 +35,7 @@ pub(crate) use artifact::Policy;
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use event::{Event, EventFilter};
-pub(crate) use summary::{History, Summary, Window};
+pub(crate) use summary::{Guard, History, Summary, Window};
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
 const QUEUE: usize = 64;
@@ -132,14 +132,13 @@ pub(crate) struct Store {
 }
 
 fn migrations() -> Migrator {
-    let initial = include_str!("../../migrations/0001_initial.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial,
-        false,
-    )])
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
+        migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
+    ])
 }
 
 impl Store {

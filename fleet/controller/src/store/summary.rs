@@ -22,7 +22,6 @@ pub(crate) struct Summary {
     pub(crate) overhead_us: u64,
     pub(crate) updates: u64,
     pub(crate) gated: u64,
-    pub(crate) rollbacks: u64,
     pub(crate) policy_source: String,
     pub(crate) faults: u64,
     pub(crate) outbox: u64,
@@ -46,16 +45,42 @@ pub(crate) struct Window {
     pub(crate) audits: u64,
     pub(crate) disagreements: u64,
     pub(crate) bound: f64,
+    /// Times that heads were put back.
+    pub(crate) rollbacks: u64,
+    /// None where the device does not tell.
+    pub(crate) guard: Option<Guard>,
     /// Class index and frames.
     pub(crate) classes: Vec<(u32, u64)>,
     pub(crate) policy: String,
     pub(crate) policy_version: u64,
 }
 
+/// The guard of a device's learner at the end of a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Guard {
+    /// Confidence from which a frame may leave early, `0..=1.01`.
+    pub(crate) threshold: f64,
+    /// Accuracy given up against the last exit, in expectation, `-1..=1`; negative where the exits do better.
+    pub(crate) loss: f64,
+    /// Upper bound of it, one-sided 95 %.
+    pub(crate) loss_bound: f64,
+    /// Audits behind both.
+    pub(crate) audits: u64,
+    /// Times in the window that heads were found good and kept as those to go back to.
+    pub(crate) promotions: u64,
+    /// Whether learning has stopped after repeated harm.
+    pub(crate) paused: bool,
+    /// Contexts that are remembered.
+    pub(crate) contexts: u64,
+    /// Bytes that all that is learned takes.
+    pub(crate) bytes: u64,
+}
+
 macro_rules! window_columns {
     () => {
         "device, boot, sequence, window_start, window_end, frames, exits, macs, full_macs, audits, disagreements, \
-         bound, classes, policy, policy_version"
+         bound, rollbacks, guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, \
+         guard_paused, guard_contexts, guard_bytes, classes, policy, policy_version"
     };
 }
 
@@ -74,11 +99,29 @@ impl FromRow<'_, SqliteRow> for Window {
             audits: uint(row.try_get("audits")?),
             disagreements: uint(row.try_get("disagreements")?),
             bound: row.try_get("bound")?,
+            rollbacks: uint(row.try_get("rollbacks")?),
+            guard: guard(row)?,
             classes: list(row.try_get("classes")?),
             policy: row.try_get("policy")?,
             policy_version: uint(row.try_get("policy_version")?),
         })
     }
+}
+
+fn guard(row: &SqliteRow) -> Result<Option<Guard>, sqlx::Error> {
+    let Some(threshold) = row.try_get("guard_threshold")? else {
+        return Ok(None);
+    };
+    Ok(Some(Guard {
+        threshold,
+        loss: row.try_get("guard_loss")?,
+        loss_bound: row.try_get("guard_loss_bound")?,
+        audits: uint(row.try_get("guard_audits")?),
+        promotions: uint(row.try_get("guard_promotions")?),
+        paused: row.try_get("guard_paused")?,
+        contexts: uint(row.try_get("guard_contexts")?),
+        bytes: uint(row.try_get("guard_bytes")?),
+    }))
 }
 
 impl FromRow<'_, SqliteRow> for Summary {
@@ -95,7 +138,6 @@ impl FromRow<'_, SqliteRow> for Summary {
             overhead_us: uint(row.try_get("overhead_us")?),
             updates: uint(row.try_get("updates")?),
             gated: uint(row.try_get("gated")?),
-            rollbacks: uint(row.try_get("rollbacks")?),
             policy_source: row.try_get("policy_source")?,
             faults: uint(row.try_get("faults")?),
             outbox: uint(row.try_get("outbox")?),
@@ -109,7 +151,7 @@ impl Store {
     /// Summaries of a device whose window ended after `since`, oldest first, at most `limit`.
     pub(crate) async fn summary_list(&self, device: &str, since: u64, limit: u32) -> Result<Vec<Summary>, StoreError> {
         sqlx::query_as(concat!(
-            "SELECT received_at, generation, dropped, audit_macs, stage_us, overhead_us, updates, gated, rollbacks, \
+            "SELECT received_at, generation, dropped, audit_macs, stage_us, overhead_us, updates, gated, \
              policy_source, faults, outbox, temperature, ",
             window_columns!(),
             " FROM summaries WHERE device = $1 AND window_end > $2 ORDER BY window_end, sequence LIMIT $3"
@@ -272,12 +314,15 @@ pub(super) async fn insert_in_txn(
 ) -> Result<Outcome, StoreError> {
     let exits: Vec<u64> = summary.exits.iter().map(|e| e.taken).collect();
     let classes: Vec<(u32, u64)> = summary.classes.iter().map(|c| (c.class, c.count)).collect();
+    let guard = summary.guard.as_ref();
     let done = sqlx::query(
         "INSERT INTO summaries (device, sequence, boot, received_at, window_start, window_end, generation, frames, \
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
-         gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw) \
+         gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
+         guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, guard_paused, \
+         guard_contexts, guard_bytes) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, $26, $27, $28, $29) ON CONFLICT DO NOTHING",
+         $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37) ON CONFLICT DO NOTHING",
     )
     .bind(summary.device.as_str())
     .bind(int(summary.sequence.0))
@@ -308,8 +353,42 @@ pub(super) async fn insert_in_txn(
     .bind(int(summary.outbox))
     .bind(summary.temperature.map(f64::from))
     .bind(&arrival.raw)
+    .bind(guard.map(|g| f64::from(g.threshold)))
+    .bind(guard.map(|g| f64::from(g.loss)))
+    .bind(guard.map(|g| f64::from(g.loss_bound)))
+    .bind(guard.map(|g| int(g.audits)))
+    .bind(guard.map(|g| int(g.promotions)))
+    .bind(guard.map(|g| g.paused))
+    .bind(guard.map(|g| int(g.contexts)))
+    .bind(guard.map(|g| int(g.bytes)))
     .execute(connection)
     .await
     .task("keep a summary")?;
     Ok(outcome(done.rows_affected()))
+}
+
+/// Whether a device's learning has paused (true) or goes on again (false) with a summary that is kept
+/// already; none when the summary before it said the same.
+///
+/// A summary that comes late says nothing of this: a later one has been heard.
+pub(super) async fn pause_change_in_txn(
+    connection: &mut SqliteConnection,
+    summary: &Message,
+) -> Result<Option<bool>, StoreError> {
+    let Some(guard) = &summary.guard else {
+        return Ok(None);
+    };
+    let other: Option<(i64, bool)> = sqlx::query_as(
+        "SELECT sequence, guard_paused FROM summaries WHERE device = $1 AND guard_paused IS NOT NULL \
+         AND NOT (sequence = $2 AND boot = $3) ORDER BY sequence DESC LIMIT 1",
+    )
+    .bind(summary.device.as_str())
+    .bind(int(summary.sequence.0))
+    .bind(&summary.boot.0[..])
+    .fetch_optional(connection)
+    .await
+    .task("compare a summary with the one before it")?;
+    let late = other.is_some_and(|(sequence, _)| uint(sequence) > summary.sequence.0);
+    let was = other.is_some_and(|(_, paused)| paused);
+    Ok((!late && was != guard.paused).then_some(guard.paused))
 }

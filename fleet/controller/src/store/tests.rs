@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use offramp_proto::{
     Audits, Birth, BootId, ClassCount, Cost, Death, DeviceId, Digest, Event as EventMessage, ExitUse, Generation,
-    LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence, SigningKey,
+    GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence, SigningKey,
     Summary as SummaryMessage, Window as WindowMessage,
 };
 use proptest::prelude::*;
@@ -142,6 +142,25 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
 
 fn summarised(name: &str, run: u8, sequence: u64, frames: u64) -> Record {
     Record::Summary(Box::new(summary(name, run, sequence, frames)))
+}
+
+/// A summary of a device that tells of its guard.
+fn guarded(run: u8, sequence: u64, paused: bool) -> Record {
+    let guard = GuardReport {
+        threshold: 0.75,
+        temperatures: vec![1.5],
+        loss: -0.125,
+        loss_bound: 0.5,
+        audits: 256,
+        promotions: 2,
+        paused,
+        contexts: 3,
+        bytes: 2_600_000,
+    };
+    Record::Summary(Box::new(SummaryMessage {
+        guard: Some(guard),
+        ..summary("cam", run, sequence, 100)
+    }))
 }
 
 fn reported(name: &str, generation: u64, refused: Option<&str>) -> Record {
@@ -420,6 +439,76 @@ async fn events_are_kept_once_and_listed_last_first() {
 }
 
 #[tokio::test]
+async fn guard_is_kept_and_a_summary_without_one_too() {
+    let fixture = Fixture::new().await;
+    fixture
+        .insert(vec![live(summarised("cam", 1, 1, 100)), live(guarded(1, 2, true))])
+        .await;
+    let guards: Vec<_> = fixture
+        .store
+        .summary_list("cam", 0, 10)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|s| s.window.guard)
+        .collect();
+    let guard = Guard {
+        threshold: 0.75,
+        loss: -0.125,
+        loss_bound: 0.5,
+        audits: 256,
+        promotions: 2,
+        paused: true,
+        contexts: 3,
+        bytes: 2_600_000,
+    };
+    assert_eq!(guards, [None, Some(guard)]);
+}
+
+#[tokio::test]
+async fn pause_and_its_end_are_events_once_each() {
+    let fixture = Fixture::new().await;
+    let batches = [
+        vec![live(guarded(1, 1, false)), live(guarded(1, 3, true))],
+        // Repeated, late, silent about it, and by another run that is paused still.
+        vec![
+            live(guarded(1, 3, true)),
+            live(guarded(1, 2, true)),
+            live(summarised("cam", 1, 4, 10)),
+            live(guarded(2, 5, true)),
+        ],
+        vec![
+            live(guarded(2, 6, false)),
+            live(guarded(2, 7, false)),
+            live(guarded(2, 6, false)),
+        ],
+    ];
+    for batch in batches {
+        fixture.insert(batch).await;
+    }
+    let filter = EventFilter {
+        device: Some("cam"),
+        since: 0,
+        limit: 10,
+    };
+    let mut events = fixture.store.event_list(filter).await.unwrap();
+    events.sort_by_key(|e| e.sequence);
+    let told: Vec<_> = events.iter().map(|e| (e.sequence, e.kind.as_str())).collect();
+    assert_eq!(told, [(3, "learning-paused"), (6, "learning-resumed")]);
+}
+
+#[tokio::test]
+async fn first_summary_of_a_device_may_say_that_learning_has_paused() {
+    let fixture = Fixture::new().await;
+    fixture.insert(vec![live(guarded(1, 1, true))]).await;
+    let kinds: Vec<String> = sqlx::query_scalar("SELECT kind FROM events")
+        .fetch_all(&fixture.store.readers)
+        .await
+        .unwrap();
+    assert_eq!(kinds, ["learning-paused"]);
+}
+
+#[tokio::test]
 async fn latest_windows_are_the_ones_with_the_highest_sequence() {
     let fixture = Fixture::new().await;
     // The clock of the second run is behind that of the first.
@@ -590,6 +679,35 @@ async fn everything_is_there_after_a_restart() {
         .await
         .unwrap();
     assert_eq!(again, [Outcome::Repeated]);
+}
+
+#[tokio::test]
+async fn database_of_the_first_schema_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("fleet.db"))
+        .create_if_missing(true);
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    let first = migrations().iter().take(1).cloned().collect();
+    Migrator::with_migrations(first).run(&mut connection).await.unwrap();
+    sqlx::query(
+        "INSERT INTO summaries VALUES ('cam', 1, x'01', 0, 0, 1000, 0, 10, 0, '[6, 4]', 1, 0, 2, 0, 0, 0, 0, 1.0, \
+         0, 0, 7, '[]', 'threshold', 1, 'desired', 0, 0, NULL, x'a0')",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+
+    let store = open(&folder).await.unwrap();
+    let old = store.summary_list("cam", 0, 10).await.unwrap();
+    assert_eq!((old[0].window.rollbacks, old[0].window.guard), (7, None));
+    store
+        .arrival_insert(vec![live(guarded(1, 2, false))].into())
+        .await
+        .unwrap();
+    let both = store.summary_list("cam", 0, 10).await.unwrap();
+    assert!(both[1].window.guard.is_some());
 }
 
 #[tokio::test]

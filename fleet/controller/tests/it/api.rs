@@ -65,6 +65,40 @@ async fn devices_summaries_and_events_are_told() {
 }
 
 #[tokio::test]
+async fn guard_is_told_where_a_device_tells_of_it() {
+    let world = World::new().await;
+    let (device, old) = (world.device("cam-1").await, world.device("cam-2").await);
+    old.say(Kind::Summary, encode(&old.summary(1)).unwrap()).await;
+    for summary in [device.summary(1), device.guarded(2, false), device.guarded(3, true)] {
+        device.say(Kind::Summary, encode(&summary).unwrap()).await;
+    }
+    let again = device.guarded(3, true);
+    device.say(Kind::Summary, encode(&again).unwrap()).await;
+    world.until("everything", |s| s.ingested + s.duplicates == 5).await;
+
+    let summaries = get(world.address(), "/api/v1/devices/cam-1/summaries").await.json();
+    assert_eq!(summaries["summaries"][0].get("guard"), None);
+    let guard = serde_json::json!({
+        "threshold": 0.75, "loss": -0.125, "loss_bound": 0.25, "audits": 256,
+        "promotions": 1, "paused": false, "contexts": 1, "bytes": 2_600_000,
+    });
+    assert_eq!(summaries["summaries"][1]["guard"], guard);
+    let devices = get(world.address(), "/api/v1/devices").await.json();
+    assert_eq!(devices["devices"][0]["guard"]["paused"], true);
+    assert_eq!(devices["devices"][1]["guard"], serde_json::Value::Null);
+
+    let events = get(world.address(), "/api/v1/events").await.json();
+    let events = events["events"].as_array().unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(
+        (events[0]["device"].as_str(), events[0]["kind"].as_str()),
+        (Some("cam-1"), Some("learning-paused"))
+    );
+    assert_eq!(events[0]["at"], again.window.end);
+    world.controller.shutdown().await;
+}
+
+#[tokio::test]
 async fn devices_are_told_page_by_page() {
     let world = World::new().await;
     for name in ["cam-1", "cam-2", "cam-3"] {

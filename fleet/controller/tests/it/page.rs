@@ -25,6 +25,17 @@ async fn pages_show_the_fleet_and_its_devices() {
     let page = get(world.address(), "/devices/cam-1?range=10m").await;
     assert_eq!(page.status, 200);
     assert_eq!(page.body.matches("class=\"drawing\"").count(), 3);
+
+    device
+        .say(Kind::Summary, encode(&device.guarded(21, true)).unwrap())
+        .await;
+    world.until("the summary", |s| s.ingested == 21).await;
+    let fleet = get(world.address(), "/").await;
+    assert!(fleet.body.contains("Learning paused: <a href=\"/devices/cam-1\">"));
+    let page = get(world.address(), "/devices/cam-1?range=10m").await;
+    assert_eq!(page.body.matches("class=\"drawing\"").count(), 4);
+    assert!(page.body.contains("Learning is paused."));
+    assert_eq!(page.body.matches(">learning-paused</span>").count(), 1);
     world.controller.shutdown().await;
 }
 

@@ -7,8 +7,9 @@ use offramp_broker::{Broker, Persistence};
 use offramp_fleet::{Controller, Database, Options, PolicyUpload, Statistics};
 use offramp_link::{Config, Inbox, Link, Message, Publication, State};
 use offramp_proto::{
-    Audits, Birth, BootId, ClassCount, Cost, Death, DeviceId, Digest, Event, ExitUse, Generation, Kind, LearnerReport,
-    ModelFacts, PolicyReport, PolicySource, Reported, Sequence, Summary, TenantId, Topic, Window, encode,
+    Audits, Birth, BootId, ClassCount, Cost, Death, DeviceId, Digest, Event, ExitUse, Generation, GuardReport, Kind,
+    LearnerReport, ModelFacts, PolicyReport, PolicySource, Reported, Sequence, Summary, TenantId, Topic, Window,
+    encode,
 };
 use tempfile::TempDir;
 
@@ -187,6 +188,25 @@ impl Device {
             policy: self.policy("threshold", 1),
             outbox: 0,
             temperature: Some(41.5),
+        }
+    }
+
+    /// A summary that tells of the guard.
+    pub(crate) fn guarded(&self, sequence: u64, paused: bool) -> Summary {
+        let guard = GuardReport {
+            threshold: 0.75,
+            temperatures: vec![1.0, 1.5],
+            loss: -0.125,
+            loss_bound: 0.25,
+            audits: 256,
+            promotions: 1,
+            paused,
+            contexts: 1,
+            bytes: 2_600_000,
+        };
+        Summary {
+            guard: Some(guard),
+            ..self.summary(sequence)
         }
     }
 
