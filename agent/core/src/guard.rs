@@ -17,6 +17,8 @@
 //!   candidate that loses accuracy beyond doubt, or costs more for nothing, is rolled back to those, and
 //!   the learning rate is halved; otherwise it is promoted. After a few rollbacks everything learned is
 //!   dropped and learning pauses.
+//! - **Alarm**: where losses beyond the budget add up, the trial does not wait, and is held on the latest
+//!   canaries only. A false alarm costs a trial and nothing else.
 //!
 //! A trial works on one canary per frame, so that no frame waits for a whole one.
 
@@ -85,6 +87,12 @@ impl GuardSettings {
 const CANARIES: usize = 256;
 /// Below this many a trial says nothing.
 const MIN_CANARIES: usize = 48;
+/// Loss in excess of budget and [`SLACK`], summed up over audits (a CUSUM), that is an alarm.
+const ALARM: f32 = 2.0;
+/// Loss beyond the budget that chance may bring for a while.
+const SLACK: f32 = 0.05;
+/// Least, and most, canaries of an alarm's trial: older ones may be of another scene.
+const ALARM_CANARIES: (usize, usize) = (12, 32);
 /// Features of canaries are kept as multiples of this; what does not fit is clipped.
 const GRAIN: f32 = 1.0 / 2048.0;
 /// Deviations of the mean beyond which a difference counts.
@@ -144,6 +152,8 @@ pub(crate) struct Guard {
     candidate: Adapted,
     trial: Option<Trial>,
     audits_since_trial: u32,
+    /// Excess of the losses; see [`ALARM`].
+    alarm: f32,
     canaries: Canaries,
     /// Of the canaries: loss of each as it was predicted.
     losses: Vec<f32>,
@@ -158,6 +168,8 @@ pub(crate) struct Guard {
 struct Trial {
     next: usize,
     canaries: usize,
+    /// The canary to begin with; then the one that came before it.
+    newest: usize,
     /// Σ and Σ² of the candidate's expected accuracy less that of the promoted heads.
     gain: f32,
     gain_squared: f32,
@@ -260,6 +272,7 @@ impl Guard {
             candidate: Adapted::new(base),
             trial: None,
             audits_since_trial: 0,
+            alarm: 0.0,
             canaries: Canaries::new(base),
             losses: vec![0.0; CANARIES],
             logits: vec![0.0; base[0].classes()],
@@ -288,6 +301,7 @@ impl Guard {
         self.good_threshold = threshold;
         self.trial = None;
         self.audits_since_trial = 0;
+        self.alarm = 0.0;
         (self.canaries.next, self.canaries.len) = (0, 0);
     }
 
@@ -326,6 +340,7 @@ impl Guard {
         let loss = audited.posterior[audited.last_class] - audited.posterior[audited.class];
         let at = self.canaries.push(audited);
         self.losses[at] = loss;
+        self.alarm = (self.alarm + loss - settings.accuracy_budget - SLACK).max(0.0);
         if settings.threshold_step > 0.0 {
             let moved = self.threshold + settings.threshold_step * (loss - settings.accuracy_budget);
             self.threshold = moved.clamp(THRESHOLDS.0, THRESHOLDS.1);
@@ -354,19 +369,14 @@ impl Guard {
     /// Does one canary's worth of a trial, and begins one where it is time. A finding is already carried out
     /// on `adapted`.
     pub(crate) fn work(&mut self, adapted: &mut Adapted, rules: &Rules<'_>) -> Option<Finding> {
-        let every = rules.settings.trial_every;
         let Some(mut trial) = self.trial.take() else {
-            if every > 0 && self.audits_since_trial >= every && self.canaries.len >= MIN_CANARIES && !self.paused {
-                self.audits_since_trial = 0;
+            self.trial = self.due(rules.settings.trial_every);
+            if self.trial.is_some() {
                 self.candidate.copy_from(adapted);
-                self.trial = Some(Trial {
-                    canaries: self.canaries.len,
-                    ..Trial::default()
-                });
             }
             return None;
         };
-        let canary = trial.next;
+        let canary = (trial.newest + CANARIES - trial.next) % CANARIES;
         let (tried, cost) = self.try_on(canary, true, rules);
         let (known, known_cost) = self.try_on(canary, false, rules);
         let gain = tried - known;
@@ -380,6 +390,28 @@ impl Guard {
             return None;
         }
         Some(self.judge(&trial, adapted, rules))
+    }
+
+    /// A trial, where it is time for one: every so many audits, or at once where losses add up.
+    fn due(&mut self, every: u32) -> Option<Trial> {
+        let known = self.canaries.len;
+        let (fewest, most) = ALARM_CANARIES;
+        let canaries = if every == 0 || self.paused {
+            return None;
+        } else if self.audits_since_trial >= every && known >= MIN_CANARIES {
+            known
+        } else if self.alarm > ALARM && known >= fewest {
+            known.min(most)
+        } else {
+            return None;
+        };
+        self.audits_since_trial = 0;
+        self.alarm = 0.0;
+        Some(Trial {
+            canaries,
+            newest: (self.canaries.next + CANARIES - 1) % CANARIES,
+            ..Trial::default()
+        })
     }
 
     fn judge(&mut self, trial: &Trial, adapted: &mut Adapted, rules: &Rules<'_>) -> Finding {

@@ -456,6 +456,18 @@ fn heads_that_do_harm_are_rolled_back_to_those_promoted_last_and_at_last_learnin
 }
 
 #[test]
+fn great_harm_does_not_wait_for_the_next_trial() {
+    let mut settings = watched();
+    settings.guard.trial_every = u32::MAX;
+    let mut patient = core(settings);
+    watch(&mut patient, 1_000, |_| None);
+    let report = patient.close_window();
+    assert_eq!((report.guard.promotions, report.learner.rollbacks), (0, 0));
+    watch(&mut patient, 300, |class| Some((class + 1) % CLASSES));
+    assert!(patient.close_window().learner.rollbacks > 0);
+}
+
+#[test]
 fn the_threshold_rises_where_audits_lose_more_than_the_budget_and_falls_where_less() {
     let mut settings = watched();
     settings.learner.rate = 0.0;

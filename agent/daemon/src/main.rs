@@ -36,6 +36,9 @@ enum Command {
         /// The configuration (TOML); see docs/guide.md.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Start from the model's own heads, and discard what was learned; it also ends a pause of learning.
+        #[arg(long)]
+        forget: bool,
     },
     /// Look into model packages.
     #[command(subcommand)]
@@ -143,7 +146,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => offramp::demo::run(&demo),
-        Command::Run { config } => tool::run::run(&config),
+        Command::Run { config, forget } => tool::run::run(&config, forget),
         Command::Model(Model::Check(Package { package })) => tool::model::check(&package),
         Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),
         Command::Model(Model::Eval { package, data, json }) => {

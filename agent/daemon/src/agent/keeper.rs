@@ -121,7 +121,11 @@ impl Keeper {
             }
             other => debug!(?other, "store"),
         }
-        restore_heads(&store, core)?;
+        if options.forget {
+            forget_heads(&store)?;
+        } else {
+            restore_heads(&store, core)?;
+        }
 
         let workshop = Workshop::new(package)?;
         let mut judge = PolicyJudge::new(workshop.prepare(&options.policy)?);
@@ -703,6 +707,14 @@ fn restore_heads(store: &Store, core: &mut Core) -> Result<(), StartError> {
                 store.discard_checkpoint(checkpoint.number)?;
             }
         }
+    }
+    Ok(())
+}
+
+fn forget_heads(store: &Store) -> Result<(), StartError> {
+    for checkpoint in store.checkpoints()? {
+        info!(checkpoint = checkpoint.number, "heads forgotten, as asked");
+        store.discard_checkpoint(checkpoint.number)?;
     }
     Ok(())
 }

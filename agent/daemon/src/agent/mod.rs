@@ -47,6 +47,8 @@ pub struct Options {
     pub context: ContextSource,
     /// File of the device's store.
     pub state: PathBuf,
+    /// Whether to start from the model's own heads: what the store holds of them is discarded.
+    pub forget: bool,
     /// The fleet; none: the device works alone.
     pub fleet: Option<Fleet>,
     /// Time between summaries.

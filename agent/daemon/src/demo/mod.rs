@@ -190,6 +190,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
 
     let options = Options {
         context: ContextSource::One,
+        forget: false,
         device: device.clone(),
         tenant,
         policy: first_policy(),

@@ -20,11 +20,12 @@ use crate::package;
 /// Largest policy component in bytes that is read from a file.
 const MAX_POLICY: u64 = 4 * 1024 * 1024;
 
-/// Runs the agent of a configuration file; predictions go to standard output as JSON lines.
+/// Runs the agent of a configuration file, from the model's own heads if it is to `forget`; predictions go to
+/// standard output as JSON lines.
 ///
 /// # Errors
 /// When the configuration, the model or the policy is refused, or the store cannot be used.
-pub fn run(path: &Path) -> anyhow::Result<()> {
+pub fn run(path: &Path, forget: bool) -> anyhow::Result<()> {
     let config = Config::open(path)?;
     let package = package::open(&config.model.package)?;
     let input = &package.manifest().input;
@@ -34,7 +35,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         config::Camera::Folder { path } => Box::new(Folder::open(path, shape)?),
         config::Camera::Stdin => Box::new(Raw::new(io::stdin(), shape)),
     };
-    let options = options(config, &package)?;
+    let options = Options {
+        forget,
+        ..options(config, &package)?
+    };
     let classes = package.manifest().classes.clone();
     let mut out = BufWriter::new(io::stdout());
     let agent = Agent::start(
@@ -101,6 +105,7 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         tenant: config.device.tenant,
         policy,
         state: config.state.path,
+        forget: false,
         fleet,
         summary_every: Duration::from_secs_f64(config.state.summary_seconds),
         checkpoint_every: Duration::from_secs_f64(config.state.checkpoint_seconds),

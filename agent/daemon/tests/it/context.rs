@@ -27,4 +27,8 @@ fn a_context_named_in_a_file_gets_heads_of_its_own_and_finds_them_again() {
         agent.end();
         assert_eq!(remembered(&device), expected, "after {context:?}");
     }
+    let mut agent = device.start_with(&["--forget"]);
+    agent.show([device.frame(0)]);
+    agent.end();
+    assert_eq!(remembered(&device), 2, "what was learned before is forgotten");
 }

@@ -48,9 +48,15 @@ impl Device {
 
     /// Starts the agent.
     pub(crate) fn start(&self) -> Running {
+        self.start_with(&[])
+    }
+
+    /// Starts the agent with more arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
         let mut child = offramp()
             .args(["run", "--log-json", "--config"])
             .arg(self.folder.join("offramp.toml"))
+            .args(arguments)
             .env("RUST_LOG", "offramp=info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -77,8 +77,8 @@ impl DevicePage {
                         "What was learned lost accuracy or raised the cost again and again when it was tried on audited frames. \
                          It is dropped: the model's own heads decide, and nothing more is learned. \
                          Audits go on, and the threshold still follows from them. \
-                         Nothing that is pushed from here ends the pause, nor does a restart of the agent: \
-                         only a model with other heads, or a new state file on the device."
+                         The pause ends on the device, when the agent is started with " code { "--forget" } ", or with \
+                         a model of other heads."
                     }
                 }
             }
