@@ -159,13 +159,13 @@ impl Variant {
         changed("bounded", "learning 0.3, gradients no longer than 0.5", &|l| {
             l.max_gradient = 0.5;
         });
-        let mut on_last = learner;
-        on_last.prior.on_last = true;
-        variants.push(own(
-            "prior on last",
-            "default, the last exit corrected as well",
-            on_last,
-        ));
+        let mut other = learner;
+        other.prior.on_last = !learner.prior.on_last;
+        variants.push(if other.prior.on_last {
+            own("prior on last", "default, the last exit corrected as well", other)
+        } else {
+            own("prior not on last", "default, the last exit left as it is", other)
+        });
         for share in [0.1, 0.2, 0.4] {
             let about = "default, this share of its targets replaced at random";
             variants.push(Self {
