@@ -1,10 +1,9 @@
 //! The engine and the frames that go through it.
 
 use offramp_model::Package;
-use tract_onnx::prelude::{IntoTValue as _, TValue, TVec, Tensor, tvec};
 
 use crate::error::{LoadError, RunError};
-use crate::stage::{Stage, said};
+use crate::stage::{Kernels, Stage};
 
 /// The stages of a package, ready to run on one thread.
 ///
@@ -27,8 +26,10 @@ pub struct Frame {
     /// a failure.
     next: Option<usize>,
     /// What that stage reads, in the order of the manifest.
-    tensors: TVec<TValue>,
-    features: Option<TValue>,
+    tensors: Vec<Vec<f32>>,
+    features: Vec<f32>,
+    /// Memory for what the next stage gives.
+    spare: Vec<Vec<f32>>,
 }
 
 impl Engine {
@@ -39,13 +40,21 @@ impl Engine {
     /// # Errors
     /// What is wrong, and with which stage; see [`StageProblem`](crate::StageProblem).
     pub fn load(package: &Package) -> Result<Engine, LoadError> {
+        Self::load_with(package, Kernels::default())
+    }
+
+    /// As [`Self::load`], with these kernels.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with(package: &Package, kernels: Kernels) -> Result<Engine, LoadError> {
         let manifest = package.manifest();
         let input = &manifest.input;
         let image = vec![1, input.height, input.width, input.channels];
         let mut reads = vec![image.clone()];
         let mut stages = Vec::new();
         for ((declared, exit), bytes) in manifest.stages.iter().zip(&manifest.exits).zip(package.stages()) {
-            let loaded = Stage::load(bytes, declared, &reads, exit.features).map_err(|problem| LoadError {
+            let loaded = Stage::load(bytes, declared, &reads, exit.features, kernels).map_err(|problem| LoadError {
                 package: package.label().to_owned(),
                 part: declared.file.clone(),
                 problem,
@@ -65,6 +74,15 @@ impl Engine {
     #[must_use]
     pub fn stages(&self) -> usize {
         self.stages.len()
+    }
+
+    /// Whether our own kernels run a stage, and not tract.
+    ///
+    /// # Panics
+    /// Where there is no such stage.
+    #[must_use]
+    pub fn is_fused(&self, stage: usize) -> bool {
+        self.stages[stage].is_fused()
     }
 
     /// C of the exit behind a stage.
@@ -89,7 +107,7 @@ impl Engine {
     /// # Errors
     /// [`RunError::Image`] for an image of another size.
     pub fn start(&self, frame: &mut Frame, image: &[f32]) -> Result<(), RunError> {
-        *frame = Frame::default();
+        frame.next = None;
         let expected = self.image.iter().product();
         if image.len() != expected {
             return Err(RunError::Image {
@@ -97,11 +115,12 @@ impl Engine {
                 expected,
             });
         }
-        let tensor = Tensor::from_shape(&self.image, image).map_err(|error| RunError::Runtime {
-            stage: 0,
-            cause: said(error),
-        })?;
-        frame.tensors = tvec!(tensor.into_tvalue());
+        let Frame { tensors, spare, .. } = frame;
+        spare.append(tensors);
+        let mut tensor = spare.pop().unwrap_or_default();
+        tensor.clear();
+        tensor.extend_from_slice(image);
+        tensors.push(tensor);
         frame.next = Some(0);
         Ok(())
     }
@@ -119,17 +138,17 @@ impl Engine {
                 next: frame.next,
             });
         }
-        frame.next = None;
-        let failed = |cause| RunError::Runtime { stage, cause };
-        // The old features go first: their memory can be used again.
-        frame.features = None;
-        let features = self.stages[stage].run(&mut frame.tensors).map_err(failed)?;
-        frame.next = Some(stage + 1).filter(|&next| next < self.stages.len());
-        let values = frame
-            .features
-            .insert(features)
-            .try_as_plain_ram()
-            .and_then(|view| view.as_slice::<f32>());
-        values.map_err(|error| failed(said(error)))
+        let Frame {
+            next,
+            tensors,
+            features,
+            spare,
+        } = frame;
+        *next = None;
+        self.stages[stage]
+            .run(tensors, features, spare)
+            .map_err(|cause| RunError::Runtime { stage, cause })?;
+        *next = Some(stage + 1).filter(|next| *next < self.stages.len());
+        Ok(features)
     }
 }

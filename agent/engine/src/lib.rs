@@ -47,9 +47,10 @@
 mod contain;
 mod engine;
 mod error;
+mod fused;
 mod graph;
 mod stage;
 
 pub use engine::{Engine, Frame};
 pub use error::{Cause, LoadError, RunError, StageProblem};
-pub use stage::MAX_TENSOR_VALUES;
+pub use stage::{Kernels, MAX_TENSOR_VALUES};

@@ -1,6 +1,7 @@
 //! One stage, checked against the manifest and prepared to run.
 
 use offramp_model::Stage as Declared;
+use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::SimpleState;
 use tract_onnx::tract_core::model::TypedModel;
@@ -10,6 +11,7 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 
 use crate::contain::contain;
 use crate::error::{Cause, StageProblem};
+use crate::fused::{Buffers, Isa, Plan, lower};
 use crate::graph;
 
 /// Values in one tensor between two operators of a stage, at most.
@@ -30,9 +32,31 @@ enum Handed {
 /// A stage ready to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Stage {
-    plan: Arc<TypedRunnableModel>,
-    session: Session,
+    runner: Runner,
     state: Vec<Handed>,
+}
+
+/// What runs a stage.
+#[derive(Debug, Clone)]
+enum Runner {
+    /// Our own kernels.
+    Fused { plan: Arc<Plan>, buffers: Buffers },
+    /// tract, for graphs with operators that those do not have.
+    Tract {
+        plan: Arc<TypedRunnableModel>,
+        session: Session,
+        reads: Vec<Shape>,
+    },
+}
+
+/// Which kernels an engine may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Our own where they know every operator of a stage, tract's elsewhere.
+    #[default]
+    Fused,
+    /// tract's only: what ours are compared with.
+    Tract,
 }
 
 /// The shape of a tensor between stages, batch axis included.
@@ -52,13 +76,13 @@ impl Stage {
         declared: &Declared,
         inputs: &[Shape],
         features: usize,
+        kernels: Kernels,
     ) -> Result<Loaded, StageProblem> {
         let onnx = tract_onnx::onnx();
         let proto = graph::decode(&onnx, bytes)?;
         // What the graph says of the tensors inside is at best redundant.
         let onnx = onnx.with_ignore_value_info(true);
         let model = runtime(|| onnx.model_for_proto_model(&proto))?;
-        drop(proto);
         let model = fix_inputs(model, declared, inputs)?;
         let (model, state) = select_outputs(model, declared)?;
         let model = analyse(model)?;
@@ -66,58 +90,120 @@ impl Stage {
         let typed = runtime(|| model.into_typed())?;
         check_tensors(&typed)?;
         let outputs = check_outputs(&typed, declared, &state, features)?;
-        let plan = runtime(|| {
-            let options = RunOptions::default();
-            typed.into_optimized()?.into_runnable_with_options(&options)
-        })?;
-        let mut session = runtime(|| plan.spawn())?;
+        let fused = match kernels {
+            Kernels::Fused => contain(|| fuse(&proto, declared, inputs, &state)).unwrap_or_default(),
+            Kernels::Tract => None,
+        };
+        let runner = match fused {
+            Some(plan) => Runner::Fused {
+                plan: Arc::new(plan),
+                buffers: Buffers::default(),
+            },
+            None => {
+                let plan = runtime(|| {
+                    let options = RunOptions::default();
+                    typed.into_optimized()?.into_runnable_with_options(&options)
+                })?;
+                Runner::Tract {
+                    session: runtime(|| plan.spawn())?,
+                    plan,
+                    reads: inputs.to_vec(),
+                }
+            }
+        };
+        let mut stage = Stage { runner, state };
         // Some operators check what they are given only when they run.
-        let zeros = inputs
-            .iter()
-            .map(|shape| Tensor::zero::<f32>(shape).map(IntoTValue::into_tvalue));
-        runtime(|| session.run(zeros.collect::<TractResult<_>>()?))?;
+        let mut zeros: Vec<Vec<f32>> = inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
+        stage
+            .run(&mut zeros, &mut Vec::new(), &mut Vec::new())
+            .map_err(StageProblem::Runtime)?;
         let mut outputs = outputs.into_iter();
-        let handed = state.iter().filter_map(|source| match *source {
+        let handed = stage.state.iter().filter_map(|source| match *source {
             Handed::Output => outputs.next(),
             Handed::Input(place) => Some(inputs[place].clone()),
         });
         let handed = handed.collect();
-        Ok(Loaded {
-            stage: Stage { plan, session, state },
-            handed,
-        })
+        Ok(Loaded { stage, handed })
     }
 
-    /// Runs the stage on what it reads; gives the features and leaves in
-    /// `tensors` what the next stage reads.
-    pub(crate) fn run(&mut self, tensors: &mut TVec<TValue>) -> Result<TValue, Cause> {
-        let inputs = std::mem::take(tensors);
-        // Only what is passed on stays shared during the run: the runtime works
-        // in place where it is the only owner.
-        let passed: TVec<Option<TValue>> = self
-            .state
-            .iter()
-            .map(|source| match *source {
-                Handed::Output => None,
-                Handed::Input(place) => Some(inputs[place].clone()),
-            })
-            .collect();
-        let run = contain(|| self.session.run(inputs));
-        let mut outputs = match run.and_then(|run| run.map_err(said)) {
-            Ok(outputs) => outputs.into_iter(),
-            Err(cause) => {
-                // The session may be left in the middle of a run.
-                self.session = self.plan.spawn().map_err(said)?;
-                return Err(cause);
+    /// Whether our own kernels run it.
+    pub(crate) fn is_fused(&self) -> bool {
+        matches!(self.runner, Runner::Fused { .. })
+    }
+
+    /// Runs the stage on what it reads; leaves the features in `features`, and in `tensors` what the next stage
+    /// reads. Memory that is not needed any more goes to `spare`, and new memory comes from there.
+    pub(crate) fn run(
+        &mut self,
+        tensors: &mut Vec<Vec<f32>>,
+        features: &mut Vec<f32>,
+        spare: &mut Vec<Vec<f32>>,
+    ) -> Result<(), Cause> {
+        let given = self.state.iter().filter(|source| matches!(source, Handed::Output));
+        let mut outputs: Vec<Vec<f32>> = (0..given.count()).map(|_| spare.pop().unwrap_or_default()).collect();
+        outputs.insert(0, std::mem::take(features));
+        let run = match &mut self.runner {
+            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, tensors, &mut outputs)),
+            Runner::Tract { plan, session, reads } => {
+                let run = contain(|| run_tract(session, reads, tensors, &mut outputs));
+                let run = run.and_then(|run| run.map_err(said));
+                if run.is_err() {
+                    // The session may be left in the middle of a run.
+                    *session = plan.spawn().map_err(said)?;
+                }
+                run
             }
         };
-        let features = outputs.next().ok_or_else(|| Cause::new("the plan has no outputs"))?;
-        *tensors = passed
-            .into_iter()
-            .filter_map(|passed| passed.or_else(|| outputs.next()))
-            .collect();
-        Ok(features)
+        run?;
+        let mut outputs = outputs.into_iter();
+        *features = outputs.next().unwrap_or_default();
+        let mut read = std::mem::take(tensors);
+        for source in &self.state {
+            tensors.extend(match *source {
+                Handed::Output => outputs.next(),
+                Handed::Input(place) => Some(std::mem::take(&mut read[place])),
+            });
+        }
+        spare.extend(read.into_iter().filter(|tensor| tensor.capacity() > 0));
+        Ok(())
     }
+}
+
+/// A stage in our own kernels, where they know all of it.
+fn fuse(proto: &ModelProto, declared: &Declared, inputs: &[Shape], state: &[Handed]) -> Option<Plan> {
+    let inputs: Vec<(&str, &[usize])> = declared
+        .inputs
+        .iter()
+        .zip(inputs)
+        .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+        .collect();
+    let given = declared.state.iter().zip(state);
+    let given = given.filter(|(_, source)| matches!(source, Handed::Output));
+    let outputs: Vec<&str> = std::iter::once(&declared.features)
+        .chain(given.map(|(name, _)| name))
+        .map(String::as_str)
+        .collect();
+    lower(proto.graph.as_ref()?, &inputs, &outputs, Isa::available().next()?)
+}
+
+/// Runs tract on copies of what a stage reads.
+fn run_tract(
+    session: &mut Session,
+    reads: &[Shape],
+    tensors: &[Vec<f32>],
+    outputs: &mut [Vec<f32>],
+) -> TractResult<()> {
+    let inputs = reads
+        .iter()
+        .zip(tensors)
+        .map(|(shape, tensor)| Tensor::from_shape(shape, tensor).map(IntoTValue::into_tvalue));
+    let results = session.run(inputs.collect::<TractResult<_>>()?)?;
+    for (output, result) in outputs.iter_mut().zip(results) {
+        let view = result.try_as_plain_ram()?;
+        output.clear();
+        output.extend_from_slice(view.as_slice::<f32>()?);
+    }
+    Ok(())
 }
 
 /// An error of the runtime with its causes.

@@ -1,0 +1,293 @@
+//! Vectors of f32 as wide as the machine has them.
+//!
+//! A kernel is written once, over [`Simd`], and is compiled for every instruction set: inlined into a function
+//! that enables it (see [`dispatch`]). What runs is decided when the program runs.
+
+/// A set of vector instructions.
+///
+/// # Safety
+/// The methods may be called only where the machine has the instructions, and where they are inlined into a
+/// function that enables them. Pointers must be good for as many elements as a vector has; they need not be
+/// aligned.
+pub(super) trait Simd: Copy {
+    /// Elements of a vector.
+    const LANES: usize;
+    /// Rows of the tile that a matrix product keeps in registers; its width is two vectors.
+    const TILE_ROWS: usize;
+    type V: Copy;
+
+    unsafe fn splat(value: f32) -> Self::V;
+    unsafe fn load(at: *const f32) -> Self::V;
+    /// Halves, widened.
+    unsafe fn load_half(at: *const u16) -> Self::V;
+    unsafe fn store(at: *mut f32, v: Self::V);
+    /// a b + c.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+}
+
+/// What any machine has; the compiler makes of it what it can.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 4;
+    type V = [f32; 4];
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> [f32; 4] {
+        [value; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> [f32; 4] {
+        // SAFETY: the caller's pointer is good for a vector.
+        unsafe { at.cast::<[f32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(at: *const u16) -> [f32; 4] {
+        // SAFETY: the caller's pointer is good for a vector.
+        let halves = unsafe { at.cast::<[u16; 4]>().read_unaligned() };
+        halves.map(|bits| half::f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, v: [f32; 4]) {
+        // SAFETY: the caller's pointer is good for a vector.
+        unsafe { at.cast::<[f32; 4]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i].max(b[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i].min(b[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+}
+
+/// A set whose every operation is one intrinsic.
+macro_rules! simd {
+    (
+        $(#[$meta:meta])* $name:ident, $arch:ident, $v:ident, $lanes:literal lanes, $rows:literal rows,
+        load_half |$half:ident| $load_half:expr, fma |$a:ident, $b:ident, $c:ident| $fma:expr,
+        $splat:ident $load:ident $store:ident $add:ident $mul:ident $max:ident $min:ident $div:ident
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy)]
+        pub(super) struct $name;
+
+        $(#[$meta])*
+        impl Simd for $name {
+            const LANES: usize = $lanes;
+            const TILE_ROWS: usize = $rows;
+            type V = std::arch::$arch::$v;
+
+            #[inline(always)]
+            unsafe fn splat(value: f32) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$splat(value) }
+            }
+
+            #[inline(always)]
+            unsafe fn load(at: *const f32) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$load(at) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_half($half: *const u16) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { $load_half }
+            }
+
+            #[inline(always)]
+            unsafe fn store(at: *mut f32, v: Self::V) {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$store(at, v) }
+            }
+
+            #[inline(always)]
+            unsafe fn fma($a: Self::V, $b: Self::V, $c: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { $fma }
+            }
+
+            #[inline(always)]
+            unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$add(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$mul(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$max(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$min(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as the trait says.
+                unsafe { std::arch::$arch::$div(a, b) }
+            }
+        }
+    };
+}
+
+simd! {
+    /// AVX-512 of the first generation.
+    #[cfg(target_arch = "x86_64")]
+    Avx512, x86_64, __m512, 16 lanes, 8 rows,
+    load_half |at| std::arch::x86_64::_mm512_cvtph_ps(std::arch::x86_64::_mm256_loadu_si256(at.cast())),
+    fma |a, b, c| std::arch::x86_64::_mm512_fmadd_ps(a, b, c),
+    _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_mul_ps _mm512_max_ps _mm512_min_ps
+    _mm512_div_ps
+}
+
+simd! {
+    /// AVX2 with fused multiply-add and conversion of halves: every x86-64 since 2013.
+    #[cfg(target_arch = "x86_64")]
+    Avx2, x86_64, __m256, 8 lanes, 6 rows,
+    load_half |at| std::arch::x86_64::_mm256_cvtph_ps(std::arch::x86_64::_mm_loadu_si128(at.cast())),
+    fma |a, b, c| std::arch::x86_64::_mm256_fmadd_ps(a, b, c),
+    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_mul_ps _mm256_max_ps _mm256_min_ps
+    _mm256_div_ps
+}
+
+simd! {
+    /// What every aarch64 has.
+    #[cfg(target_arch = "aarch64")]
+    Neon, aarch64, float32x4_t, 4 lanes, 8 rows,
+    load_half |at| {
+        let halves = std::arch::aarch64::vld1_u16(at);
+        let wide: std::arch::aarch64::float32x4_t;
+        // The intrinsic for this asks for types that are not stable yet; the instruction is of the first ARMv8.
+        std::arch::asm!(
+            "fcvtl {wide:v}.4s, {halves:v}.4h", wide = out(vreg) wide, halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        wide
+    },
+    fma |a, b, c| std::arch::aarch64::vfmaq_f32(c, a, b),
+    vdupq_n_f32 vld1q_f32 vst1q_f32 vaddq_f32 vmulq_f32 vmaxq_f32 vminq_f32 vdivq_f32
+}
+
+/// Which instructions kernels are run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Portable,
+}
+
+impl Isa {
+    /// All that this machine can run, the fastest first.
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        [
+            #[cfg(target_arch = "x86_64")]
+            is_x86_feature_detected!("avx512f").then_some(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+                .then_some(Self::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self::Neon),
+            Some(Self::Portable),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Columns of a packed panel of weights: two vectors.
+    pub(crate) fn panel(self) -> usize {
+        2 * match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::LANES,
+            Self::Portable => Portable::LANES,
+        }
+    }
+}
+
+/// Makes a function that runs `$generic::<S>` with the instructions of an [`Isa`] enabled.
+macro_rules! dispatch {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident => $generic:ident($($argument:ident: $type:ty),* $(,)?)) => {
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::fused::simd::Isa, $($argument: $type),*) {
+            use $crate::fused::simd::{self, Isa};
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+            fn avx512($($argument: $type),*) {
+                // SAFETY: the instructions are enabled here.
+                unsafe { $generic::<simd::Avx512>($($argument),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($argument: $type),*) {
+                // SAFETY: the instructions are enabled here.
+                unsafe { $generic::<simd::Avx2>($($argument),*) }
+            }
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` is only made where the machine has its instructions.
+                Isa::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` is only made where the machine has its instructions.
+                Isa::Avx2 => unsafe { avx2($($argument),*) },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: every aarch64 has them.
+                Isa::Neon => unsafe { $generic::<simd::Neon>($($argument),*) },
+                // SAFETY: it needs none.
+                Isa::Portable => unsafe { $generic::<simd::Portable>($($argument),*) },
+            }
+        }
+    };
+}
+
+pub(super) use dispatch;
