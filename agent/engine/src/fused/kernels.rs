@@ -163,13 +163,18 @@ impl<W: Weight> Tile<'_, W> {
             }
             for (r, sum) in sums.iter().enumerate() {
                 let y = &mut y[(self.row + r) * n + self.first..];
-                let sum = sum.map(|sum| activate::<S>(self.layer.activation, sum));
+                // No closures in here: one that is not inlined would call every instruction.
+                let mut sum = [
+                    activate::<S>(self.layer.activation, sum[0]),
+                    activate::<S>(self.layer.activation, sum[1]),
+                ];
                 if columns >= 2 * lanes {
                     let y = y.as_mut_ptr();
-                    for (half, sum) in sum.into_iter().enumerate() {
-                        let y = y.add(half * lanes);
-                        S::store(y, if onto { S::add(sum, S::load(y)) } else { sum });
+                    if onto {
+                        sum = [S::add(sum[0], S::load(y)), S::add(sum[1], S::load(y.add(lanes)))];
                     }
+                    S::store(y, sum[0]);
+                    S::store(y.add(lanes), sum[1]);
                 } else {
                     let mut values = [0.0; 32];
                     S::store(values.as_mut_ptr(), sum[0]);

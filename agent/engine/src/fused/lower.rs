@@ -53,10 +53,20 @@ pub(crate) fn lower(graph: &GraphProto, inputs: &[(&str, &[usize])], outputs: &[
             _ => None,
         })
         .collect();
-    let outputs = outputs?;
-    let twice = |(i, id): (usize, &Id)| outputs[..i].contains(id) || lowering.inputs.contains(id);
-    if outputs.iter().enumerate().any(twice) {
-        return None;
+    let mut outputs = outputs?;
+    for place in 0..outputs.len() {
+        let id = outputs[place];
+        if lowering.inputs.contains(&id) || outputs[..place].contains(&id) {
+            // What is passed on as it is, or given twice: everything that is given has memory of its own.
+            let y = lowering.value(lowering.sizes[id]);
+            lowering.ops.push(Op {
+                kind: Kind::Other(Work::Copy),
+                x: Some(id),
+                onto: None,
+                y,
+            });
+            outputs[place] = y;
+        }
     }
     lowering.fuse(&outputs);
     Some(lowering.plan(&outputs, isa))
