@@ -11,3 +11,6 @@ mod simd;
 pub(crate) use lower::lower;
 pub(crate) use plan::{Buffers, Plan};
 pub(crate) use simd::Isa;
+
+#[cfg(test)]
+mod tests;
