@@ -96,6 +96,11 @@ impl Lane {
         })
     }
 
+    /// Whose kernels run a stage: `fused`, our own, or `tract`.
+    pub fn kernels(&self, stage: usize) -> &'static str {
+        if self.engine.is_fused(stage) { "fused" } else { "tract" }
+    }
+
     fn now(&self) -> Micros {
         Micros(self.clock.elapsed().as_micros() as u64)
     }

@@ -30,6 +30,8 @@ pub fn check(name: &str) -> anyhow::Result<()> {
         package.digest()
     ))?;
     terminal::line("  manifest, digests, heads and stages fit")?;
+    let by: Vec<&str> = (0..manifest.stages.len()).map(|stage| lane.kernels(stage)).collect();
+    terminal::line(&format!("  kernels of the stages: {}", by.join(", ")))?;
     let Some(vectors) = package.vectors()? else {
         return Ok(terminal::line(
             "  no reference vectors: what the stages compute was not compared",

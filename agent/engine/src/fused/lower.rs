@@ -15,6 +15,7 @@ use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 use super::kernels::{Activation, Depthwise, Linear, Map, Norm, Window};
 use super::plan::{Part, Plan, Step, Work};
 use super::simd::Isa;
+use crate::stage::MAX_TENSOR_VALUES;
 
 /// The plan of a graph that reads tensors of these shapes (batch axis first), and gives the features and
 /// then the state tensors, both by name. `None` where an operator, or the way it is used, has no kernel.
@@ -377,7 +378,9 @@ impl<'g> Lowering<'g> {
         let x = if pointwise {
             x
         } else {
-            let patches = self.value(to.0 * to.1 * taps * of_group);
+            // A graph of a few bytes can ask for patches of any size.
+            let patches = (to.0 * to.1).checked_mul(taps * of_group);
+            let patches = self.value(patches.filter(|values| *values <= MAX_TENSOR_VALUES)?);
             self.ops.push(Op {
                 kind: Kind::Other(Work::Gather(window)),
                 x: Some(x),

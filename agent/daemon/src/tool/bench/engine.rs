@@ -1,4 +1,4 @@
-//! `offramp bench engine`: tract beside ONNX Runtime, and what the agent adds.
+//! `offramp bench engine`: our kernels beside tract's and ONNX Runtime, and what the agent adds.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use offramp_core::{Facts, SplitMix64};
-use offramp_engine::Engine;
+use offramp_engine::{Engine, Kernels};
 use offramp_model::Package;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub struct EngineBench {
     /// Packages: directories or names.
     #[arg(default_value = package::EMBEDDED)]
     packages: Vec<String>,
-    /// Rounds; tract and ONNX Runtime take turns, and medians are shown.
+    /// Rounds; the engines take turns, and medians are shown.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Frames of a round.
@@ -59,7 +59,7 @@ pub fn engine(bench: &EngineBench) -> anyhow::Result<()> {
     }
     if bench.json {
         return Ok(terminal::line(
-            &json!(rows.iter().map(Row::json).collect::<Vec<_>>()).to_string(),
+            &json!(rows.iter().flat_map(Row::json).collect::<Vec<_>>()).to_string(),
         )?);
     }
     for row in &rows {
@@ -68,47 +68,66 @@ pub fn engine(bench: &EngineBench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was measured of one package, on one thread.
+/// What was measured of one package, on one thread: milliseconds per frame.
 struct Row {
     package: String,
-    /// Milliseconds of each stage in tract.
+    /// Multiply-adds of a frame.
+    macs: u64,
+    /// Each stage with our kernels.
     stages: Vec<f64>,
-    /// Milliseconds of all stages in tract.
+    /// All stages with our kernels.
+    fused: f64,
+    /// All stages with tract's kernels.
     tract: f64,
-    /// Milliseconds of the whole graph in ONNX Runtime.
+    /// The whole graph in ONNX Runtime.
     peer: f64,
     peer_version: String,
-    /// Milliseconds of a frame in the agent, all the way, learning included.
+    /// A frame in the agent, all the way, learning included.
     agent: f64,
     /// Of these, outside of the stages.
     overhead: f64,
 }
 
 impl Row {
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "package": self.package, "threads": 1, "tract_ms": self.tract, "tract_stage_ms": self.stages,
-            "onnxruntime_ms": self.peer, "onnxruntime": self.peer_version, "ratio_to_onnxruntime": self.tract / self.peer,
-            "agent_ms": self.agent, "overhead_ms": self.overhead, "overhead_share": self.overhead / self.agent,
-        })
+    /// Engine and time.
+    fn engines(&self) -> [(String, f64); 3] {
+        [
+            ("fused".to_owned(), self.fused),
+            ("tract".to_owned(), self.tract),
+            (format!("onnxruntime {}", self.peer_version), self.peer),
+        ]
+    }
+
+    fn gflops(&self, ms: f64) -> f64 {
+        2.0 * self.macs as f64 / ms / 1e6
+    }
+
+    fn json(&self) -> impl Iterator<Item = serde_json::Value> {
+        let row = |engine: &str, ms: f64| {
+            json!({
+                "package": self.package, "engine": engine, "threads": 1, "ms": ms, "gflops": self.gflops(ms),
+                "ratio_to_onnxruntime": ms / self.peer,
+            })
+        };
+        let mut rows: Vec<serde_json::Value> = self.engines().iter().map(|(engine, ms)| row(engine, *ms)).collect();
+        rows[0]["stage_ms"] = json!(self.stages);
+        let mut agent = row("agent", self.agent);
+        agent["overhead_ms"] = json!(self.overhead);
+        agent["overhead_share"] = json!(self.overhead / self.agent);
+        rows.push(agent);
+        rows.into_iter()
     }
 
     fn table(&self) -> String {
-        let mut table = Table::new([self.package.as_str(), "ms per frame", "ratio"]);
+        let mut table = Table::new([self.package.as_str(), "ms per frame", "GFLOP/s", "ratio"]);
         for (stage, ms) in self.stages.iter().enumerate() {
-            table.row([format!("tract, stage {}", stage + 1), format!("{ms:.3}"), String::new()]);
+            let name = format!("fused, stage {}", stage + 1);
+            table.row([name, format!("{ms:.3}"), String::new(), String::new()]);
         }
-        let ratio = |ms: f64| format!("{:.2}", ms / self.peer);
-        table.row([
-            "tract, all stages".into(),
-            format!("{:.3}", self.tract),
-            ratio(self.tract),
-        ]);
-        table.row([
-            format!("ONNX Runtime {}", self.peer_version),
-            format!("{:.3}", self.peer),
-            ratio(self.peer),
-        ]);
+        for (engine, ms) in self.engines() {
+            let (gflops, ratio) = (format!("{:.1}", self.gflops(ms)), format!("{:.2}", ms / self.peer));
+            table.row([engine, format!("{ms:.3}"), gflops, ratio]);
+        }
         let share = terminal::percent(self.overhead / self.agent);
         format!(
             "{table}\nagent beside the stages: {:.4} ms per frame, {share} (heads, policy in WebAssembly, learning)\n",
@@ -117,40 +136,52 @@ impl Row {
     }
 }
 
+/// The milliseconds that each stage takes, mean over some frames.
+fn stage_times(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<Vec<f64>> {
+    let mut frame = engine.frame();
+    let mut sums = vec![0.0; engine.stages()];
+    for _ in 0..frames {
+        engine.start(&mut frame, image)?;
+        for (stage, sum) in sums.iter_mut().enumerate() {
+            let start = Instant::now();
+            engine.run_stage(stage, &mut frame)?;
+            *sum += start.elapsed().as_secs_f64() * 1e3 / frames as f64;
+        }
+    }
+    Ok(sums)
+}
+
 fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Result<Row> {
     let mut peer = Peer::start(package, python)?;
-    let mut engine = Engine::load(package)?;
-    let mut frame = engine.frame();
-    let image = random_image(package.manifest().input.values(), 7);
-    let stages = engine.stages();
-    let bar = terminal::progress(bench.rounds as u64, &package.manifest().name);
-    let (mut stage_ms, mut tract_ms, mut peer_ms) = (vec![Vec::new(); stages], Vec::new(), Vec::new());
+    let manifest = package.manifest();
+    let mut fused = Engine::load(package)?;
+    let mut tract = Engine::load_with(package, Kernels::Tract)?;
+    let image = random_image(manifest.input.values(), 7);
+    let bar = terminal::progress(bench.rounds as u64, &manifest.name);
+    let mut stage_ms = vec![Vec::new(); fused.stages()];
+    let [mut fused_ms, mut tract_ms, mut peer_ms] = [const { Vec::new() }; 3];
     for round in 0..=bench.rounds {
-        let mut sums = vec![0.0; stages];
-        for _ in 0..bench.frames {
-            engine.start(&mut frame, &image)?;
-            for (stage, sum) in sums.iter_mut().enumerate() {
-                let start = Instant::now();
-                engine.run_stage(stage, &mut frame)?;
-                *sum += start.elapsed().as_secs_f64() * 1e3 / bench.frames as f64;
-            }
-        }
+        let stages = stage_times(&mut fused, &image, bench.frames)?;
+        let tract_stages = stage_times(&mut tract, &image, bench.frames)?;
         let peer_round = peer.round(bench.frames)?;
         // The first round warms up.
         if round > 0 {
-            tract_ms.push(sums.iter().sum::<f64>());
-            for (all, ms) in stage_ms.iter_mut().zip(sums) {
+            fused_ms.push(stages.iter().sum::<f64>());
+            tract_ms.push(tract_stages.iter().sum::<f64>());
+            peer_ms.push(peer_round);
+            for (all, ms) in stage_ms.iter_mut().zip(stages) {
                 all.push(ms);
             }
-            peer_ms.push(peer_round);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     let (agent, overhead) = overhead(package, bench.rounds * bench.frames)?;
     Ok(Row {
-        package: package.manifest().name.clone(),
+        package: manifest.name.clone(),
+        macs: manifest.stages.iter().map(|stage| stage.macs).sum(),
         stages: stage_ms.iter_mut().map(|ms| median(ms)).collect(),
+        fused: median(&mut fused_ms),
         tract: median(&mut tract_ms),
         peer: median(&mut peer_ms),
         peer_version: peer.version.clone(),
