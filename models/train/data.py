@@ -68,7 +68,27 @@ def load(name: str, root: Path | None) -> Dataset:
         if root is None:
             raise SystemExit("CIFAR-100 needs --data DIR or OFFRAMP_DATA")
         return cifar_100(root / "cifar-100")
+    if name == "noise":
+        return noise()
     raise SystemExit(f"no dataset is called {name!r}")
+
+
+def noise(side: int = 224, classes: int = 1000, images: int = 8) -> Dataset:
+    """Images of nothing, for networks that are timed and never trained."""
+    random = torch.Generator().manual_seed(0)
+    shape = (images, side, side, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+    split = Split(pixels, torch.randint(0, classes, (images,), generator=random))
+    return Dataset(
+        title="noise",
+        terms="CC0-1.0",
+        split="none: the weights are random",
+        classes=[f"class-{k}" for k in range(classes)],
+        subsets={},
+        train=split,
+        validation=split,
+        test=split,
+    )
 
 
 def fashion_test(root: Path | None) -> Split:

@@ -45,6 +45,8 @@ class Spec:
     channels: int
     classes: int
     stem: int
+    stem_kernel: int
+    stem_stride: int
     stem_padding: int
     widths: tuple[tuple[int, ...], ...]
     blocks: tuple[tuple[int, ...], ...]
@@ -52,7 +54,10 @@ class Spec:
     @property
     def sides(self) -> list[tuple[int, int]]:
         """(height, width) of the four levels."""
-        h, w = ((n + 2 * self.stem_padding - 3) // 2 + 1 for n in (self.height, self.width))
+        h, w = (
+            (n + 2 * self.stem_padding - self.stem_kernel) // self.stem_stride + 1
+            for n in (self.height, self.width)
+        )
         assert h % 8 == 0 and w % 8 == 0, "the stem's output must halve three times"
         return [(h >> level, w >> level) for level in range(4)]
 
@@ -170,7 +175,13 @@ class RevCol(nn.Module):
     def __init__(self, spec: Spec, scale: float = 0.1) -> None:
         super().__init__()
         self.spec = spec
-        self.stem = nn.Conv2d(spec.channels, spec.stem, 3, stride=2, padding=spec.stem_padding)
+        self.stem = nn.Conv2d(
+            spec.channels,
+            spec.stem,
+            spec.stem_kernel,
+            stride=spec.stem_stride,
+            padding=spec.stem_padding,
+        )
         self.stem_norm = nn.LayerNorm(spec.stem, eps=EPS)
         befores = (None, *spec.widths[:-1])
         self.columns = nn.ModuleList(
@@ -209,7 +220,7 @@ def macs(spec: Spec) -> list[int]:
     for widths, blocks in zip(spec.widths, spec.blocks, strict=True):
         n = 0
         if before is None:
-            n += area[0] * 9 * spec.channels * spec.stem
+            n += area[0] * spec.stem_kernel**2 * spec.channels * spec.stem
         if spec.stem != widths[0]:
             n += area[0] * spec.stem * widths[0]
         for level, c in enumerate(widths):

@@ -26,6 +26,7 @@ import recipe as recipes
 import sample
 from fit import Run, train
 from heads import refit
+from revcol import RevCol
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,9 @@ def main() -> None:
     recipe = recipes.load(args.recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = data.load(recipe.dataset, data.root(args.data))
+    if recipe.dataset == "noise":
+        export_random(recipe, dataset, args)
+        return
     run = Run(recipe, args.work or REPOSITORY / "target/train" / recipe.name, device)
     if run.resume():
         print(f"{run.path}: {run.epochs:.2f} epochs done", flush=True)
@@ -55,6 +59,15 @@ def main() -> None:
     out = args.out or REPOSITORY / "models/zoo" / recipe.name
     provenance = export.provenance(run.epochs, recipe.training.seed, command(args))
     export.write_package(out, run.average, temperatures, dataset, recipe, provenance)
+
+
+def export_random(recipe: recipes.Recipe, dataset: data.Dataset, args: argparse.Namespace) -> None:
+    """The package of a network that was never trained: it takes as long as one that was."""
+    torch.manual_seed(recipe.training.seed)
+    network = RevCol(recipe.network)
+    out = args.out or REPOSITORY / "target" / recipe.name
+    provenance = export.provenance(0, recipe.training.seed, command(args))
+    export.write_package(out, network, [1.0] * len(network.heads), dataset, recipe, provenance)
 
 
 def arguments() -> argparse.Namespace:
