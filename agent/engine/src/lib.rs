@@ -42,7 +42,9 @@
 //! bounded is the time of one run: an engine trusts the arithmetic of a package,
 //! as it must trust its weights, once the signature has been checked.
 //!
-//! The runtime is tract; no type of it is in this crate's interface.
+//! A stage whose every operator has a kernel here is run as a plan of fused kernels, with the widest vectors
+//! that the machine has; any other by tract, which has also checked both. No type of tract is in this crate's
+//! interface.
 
 mod contain;
 mod engine;
