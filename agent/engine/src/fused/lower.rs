@@ -278,7 +278,7 @@ impl<'g> Lowering<'g> {
         };
         let sizes: Option<Vec<usize>> = shape.iter().skip(1).map(|size| usize::try_from(*size).ok()).collect();
         let sizes = sizes?;
-        if !matches!(shape.first(), Some(0 | 1 | -1)) || sizes.contains(&0) {
+        if !matches!(shape.first(), Some(-1..=1)) || sizes.contains(&0) {
             return None;
         }
         let (id, form) = self.data(node, 0)?;
