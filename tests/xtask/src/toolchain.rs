@@ -35,7 +35,10 @@ impl Toolchain {
         if rustup_has(target) || process::succeeds(Command::new("rustup").args(["target", "add", target])) {
             return Ok(Self::Installed);
         }
-        if !debian_is_installed() && !(apt_install(&DEBIAN_PACKAGES) && debian_is_installed()) {
+        if !debian_is_installed() {
+            apt_install(&DEBIAN_PACKAGES);
+        }
+        if !debian_is_installed() {
             bail!(
                 "no compiler for {target}: run `rustup target add {target}`, or on Debian, as root, `apt-get install {}`",
                 DEBIAN_PACKAGES.join(" ")
