@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::math::{dot, softmax, squared_distance};
+use crate::math::{dot, matrix_vector, softmax, squared_distance};
 
 /// A head: z = W u + b, with W ∈ R^{K×C} row by row.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,13 +102,8 @@ impl Head {
     /// When a slice has another length.
     pub fn logits(&self, u: &[f32], z: &mut [f32]) {
         assert_eq!((u.len(), z.len()), (self.features, self.classes));
-        for ((z, row), b) in z
-            .iter_mut()
-            .zip(self.weights.chunks_exact(self.features))
-            .zip(&self.bias)
-        {
-            *z = dot(row, u) + b;
-        }
+        matrix_vector(&self.weights, u, z);
+        z.iter_mut().zip(&self.bias).for_each(|(z, b)| *z += b);
     }
 
     /// Writes the K probabilities of features u ∈ R^C.

@@ -6,7 +6,7 @@
 
 use crate::context::Adapted;
 use crate::head::Head;
-use crate::math::Shift;
+use crate::math::{Shift, subtract_scaled};
 use crate::prior::PriorSettings;
 
 /// What the teacher's opinion is turned into.
@@ -157,9 +157,7 @@ impl Step<'_> {
                 continue;
             }
             let size = self.size * g;
-            for (w, d) in row.iter_mut().zip(self.direction) {
-                *w -= size * d;
-            }
+            subtract_scaled(size, self.direction, row);
             *b -= size * self.bias_factor;
             moved += 1;
         }

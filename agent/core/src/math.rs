@@ -2,10 +2,87 @@
 //!
 //! A reduction runs in [`LANES`] independent lanes that are added up as a tree. A compiler can map the
 //! lanes to vectors of any width without changing the order, so that the result is the same to the bit
-//! with SSE, AVX, NEON or none. Multiplications and additions are never fused, for the same reason.
+//! with SSE, AVX, NEON or none. Multiplications and additions are never fused, for the same reason. What is
+//! worth it is compiled for the wide vectors of x86-64, too, and chosen when the program runs ([`widest`]).
 
 const LANES: usize = 16;
 
+/// Makes a function that is compiled several times, and runs the one with the widest vectors that the machine
+/// has. Asking the machine takes the standard library.
+macro_rules! widest {
+    ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        pub(crate) fn $name($($argument: $type),*) {
+            #[inline(always)]
+            fn portable($($argument: $type),*) $body
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($argument: $type),*) {
+                    portable($($argument),*);
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($argument: $type),*) {
+                    portable($($argument),*);
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the machine has the instructions.
+                    return unsafe { avx512($($argument),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the machine has the instructions.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            portable($($argument),*);
+        }
+    };
+}
+
+widest! {
+    /// Writes y = M x, M row by row.
+    fn matrix_vector(matrix: &[f32], x: &[f32], y: &mut [f32]) {
+        /// Rows at a time: one row alone waits for its own sums.
+        const ROWS: usize = 4;
+        let n = x.len();
+        let whole = n / LANES * LANES;
+        let rows = y.len() / ROWS * ROWS;
+        for (matrix, y) in matrix.chunks_exact(n * ROWS).zip(y.chunks_exact_mut(ROWS)) {
+            let mut lanes = [[0.0; LANES]; ROWS];
+            for at in (0..whole).step_by(LANES) {
+                let x = &x[at..at + LANES];
+                for (row, lanes) in lanes.iter_mut().enumerate() {
+                    let m = &matrix[row * n + at..][..LANES];
+                    for i in 0..LANES {
+                        lanes[i] += m[i] * x[i];
+                    }
+                }
+            }
+            for (row, (lanes, y)) in lanes.into_iter().zip(y).enumerate() {
+                let mut lanes = lanes;
+                let m = &matrix[row * n + whole..][..n - whole];
+                for ((lane, m), x) in lanes.iter_mut().zip(m).zip(&x[whole..]) {
+                    *lane += m * x;
+                }
+                *y = sum_lanes(lanes);
+            }
+        }
+        for (row, y) in matrix[rows * n..].chunks_exact(n).zip(&mut y[rows..]) {
+            *y = dot(row, x);
+        }
+    }
+}
+
+widest! {
+    /// y −= s x.
+    fn subtract_scaled(s: f32, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y -= s * x;
+        }
+    }
+}
+
+#[inline(always)]
 fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
@@ -35,6 +112,7 @@ fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Σ a_i b_i.
+#[inline]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, |a, b| a * b)
 }
@@ -134,6 +212,18 @@ mod tests {
             let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-4, "n = {n}");
+        }
+    }
+
+    #[test]
+    fn a_product_has_the_bits_of_its_rows_sums() {
+        for (rows, n) in [(1, 5), (4, 16), (7, 33), (100, 256), (9, 1)] {
+            let matrix: Vec<f32> = (0..rows * n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+            let mut y = alloc::vec![0.0; rows];
+            matrix_vector(&matrix, &x, &mut y);
+            let expected: Vec<f32> = matrix.chunks_exact(n).map(|row| dot(row, &x)).collect();
+            assert_eq!(y, expected, "{rows}x{n}");
         }
     }
 

@@ -15,7 +15,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::math::dot;
+use crate::math::{dot, matrix_vector};
 
 /// Share of the mean variance that is added to every direction, so that directions in which features
 /// hardly vary are not blown up.
@@ -83,9 +83,7 @@ impl Whitener {
         for ((c, u), m) in centred.iter_mut().zip(u).zip(&self.mean) {
             *c = u - m;
         }
-        for (d, row) in d.iter_mut().zip(self.precision.chunks_exact(self.mean.len())) {
-            *d = dot(row, centred);
-        }
+        matrix_vector(&self.precision, centred, d);
         1.0 - dot(d, &self.mean)
     }
 }

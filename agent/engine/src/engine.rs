@@ -3,7 +3,7 @@
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
-use crate::stage::{Kernels, Stage};
+use crate::stage::{Held, Kernels, Stage};
 
 /// The stages of a package, ready to run on one thread.
 ///
@@ -25,11 +25,15 @@ pub struct Frame {
     /// The next stage; none before the start, after the last stage and after
     /// a failure.
     next: Option<usize>,
-    /// What that stage reads, in the order of the manifest.
-    tensors: Vec<Vec<f32>>,
-    features: Vec<f32>,
-    /// Memory for what the next stage gives.
-    spare: Vec<Vec<f32>>,
+    held: Held,
+}
+
+impl Frame {
+    /// The features of the stage that ran last; empty before the first.
+    #[must_use]
+    pub fn features(&self) -> &[f32] {
+        &self.held.features
+    }
 }
 
 impl Engine {
@@ -115,12 +119,7 @@ impl Engine {
                 expected,
             });
         }
-        let Frame { tensors, spare, .. } = frame;
-        spare.append(tensors);
-        let mut tensor = spare.pop().unwrap_or_default();
-        tensor.clear();
-        tensor.extend_from_slice(image);
-        tensors.push(tensor);
+        frame.held.start(image);
         frame.next = Some(0);
         Ok(())
     }
@@ -132,23 +131,43 @@ impl Engine {
     /// the frame as it was; [`RunError::Runtime`] where the runtime fails, which
     /// ends the frame: start it again.
     pub fn run_stage<'f>(&mut self, stage: usize, frame: &'f mut Frame) -> Result<&'f [f32], RunError> {
-        if frame.next != Some(stage) {
-            return Err(RunError::Order {
+        self.before(stage, frame)?;
+        frame.next = None;
+        self.stages[stage]
+            .run(&mut [&mut frame.held])
+            .map_err(|cause| RunError::Runtime { stage, cause })?;
+        frame.next = self.after(stage);
+        Ok(frame.features())
+    }
+
+    fn before(&self, stage: usize, frame: &Frame) -> Result<(), RunError> {
+        if frame.next == Some(stage) {
+            Ok(())
+        } else {
+            Err(RunError::Order {
                 asked: stage,
                 next: frame.next,
-            });
+            })
         }
-        let Frame {
-            next,
-            tensors,
-            features,
-            spare,
-        } = frame;
-        *next = None;
+    }
+
+    fn after(&self, stage: usize) -> Option<usize> {
+        Some(stage + 1).filter(|next| *next < self.stages.len())
+    }
+
+    /// Runs one stage of several frames at a time, all of which are before it. Each gives its features by
+    /// [`Frame::features`], the same to the bit as alone.
+    ///
+    /// # Errors
+    /// As [`Self::run_stage`]: a frame that is not before this stage leaves all as they were, a failure ends all.
+    pub fn run_stage_of(&mut self, stage: usize, frames: &mut [&mut Frame]) -> Result<(), RunError> {
+        frames.iter().try_for_each(|frame| self.before(stage, frame))?;
+        frames.iter_mut().for_each(|frame| frame.next = None);
+        let mut held: Vec<&mut Held> = frames.iter_mut().map(|frame| &mut frame.held).collect();
         self.stages[stage]
-            .run(tensors, features, spare)
+            .run(&mut held)
             .map_err(|cause| RunError::Runtime { stage, cause })?;
-        *next = Some(stage + 1).filter(|next| *next < self.stages.len());
-        Ok(features)
+        frames.iter_mut().for_each(|frame| frame.next = self.after(stage));
+        Ok(())
     }
 }

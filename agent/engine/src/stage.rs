@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 
 use crate::contain::contain;
 use crate::error::{Cause, StageProblem};
-use crate::fused::{Buffers, Isa, Plan, lower};
+use crate::fused::{Buffers, Isa, Plan, Tensors, lower};
 use crate::graph;
 
 /// Values in one tensor between two operators of a stage, at most.
@@ -113,10 +113,11 @@ impl Stage {
         };
         let mut stage = Stage { runner, state };
         // Some operators check what they are given only when they run.
-        let mut zeros: Vec<Vec<f32>> = inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-        stage
-            .run(&mut zeros, &mut Vec::new(), &mut Vec::new())
-            .map_err(StageProblem::Runtime)?;
+        let mut zeros = Held {
+            tensors: inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect(),
+            ..Held::default()
+        };
+        stage.run(&mut [&mut zeros]).map_err(StageProblem::Runtime)?;
         let mut outputs = outputs.into_iter();
         let handed = stage.state.iter().filter_map(|source| match *source {
             Handed::Output => outputs.next(),
@@ -131,21 +132,20 @@ impl Stage {
         matches!(self.runner, Runner::Fused { .. })
     }
 
-    /// Runs the stage on what it reads; leaves the features in `features`, and in `tensors` what the next stage
-    /// reads. Memory that is not needed any more goes to `spare`, and new memory comes from there.
-    pub(crate) fn run(
-        &mut self,
-        tensors: &mut Vec<Vec<f32>>,
-        features: &mut Vec<f32>,
-        spare: &mut Vec<Vec<f32>>,
-    ) -> Result<(), Cause> {
-        let given = self.state.iter().filter(|source| matches!(source, Handed::Output));
-        let mut outputs: Vec<Vec<f32>> = (0..given.count()).map(|_| spare.pop().unwrap_or_default()).collect();
-        outputs.insert(0, std::mem::take(features));
+    /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next
+    /// stage reads.
+    pub(crate) fn run(&mut self, images: &mut [&mut Held]) -> Result<(), Cause> {
+        let outputs = 1 + self
+            .state
+            .iter()
+            .filter(|source| matches!(source, Handed::Output))
+            .count();
+        images.iter_mut().for_each(|image| image.prepare(outputs));
         let run = match &mut self.runner {
-            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, tensors, &mut outputs)),
+            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images)),
             Runner::Tract { plan, session, reads } => {
-                let run = contain(|| run_tract(session, reads, tensors, &mut outputs));
+                let mut each = images.iter_mut();
+                let run = contain(|| each.try_for_each(|image| run_tract(session, reads, image)));
                 let run = run.and_then(|run| run.map_err(said));
                 if run.is_err() {
                     // The session may be left in the middle of a run.
@@ -154,18 +154,66 @@ impl Stage {
                 run
             }
         };
-        run?;
-        let mut outputs = outputs.into_iter();
-        *features = outputs.next().unwrap_or_default();
-        let mut read = std::mem::take(tensors);
-        for source in &self.state {
-            tensors.extend(match *source {
-                Handed::Output => outputs.next(),
-                Handed::Input(place) => Some(std::mem::take(&mut read[place])),
+        images.iter_mut().for_each(|image| image.hand_on(&self.state));
+        run
+    }
+}
+
+/// What an image has of a network so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    /// What the next stage reads, in the order of the manifest.
+    pub(crate) tensors: Vec<Vec<f32>>,
+    /// Of the stage before.
+    pub(crate) features: Vec<f32>,
+    /// What a stage gives while it runs: the features, then the state.
+    outputs: Vec<Vec<f32>>,
+    /// What the stage before read.
+    read: Vec<Vec<f32>>,
+    /// Memory for the next outputs.
+    spare: Vec<Vec<f32>>,
+}
+
+impl Held {
+    /// Starts with an image.
+    pub(crate) fn start(&mut self, image: &[f32]) {
+        self.spare.append(&mut self.tensors);
+        let mut tensor = self.spare.pop().unwrap_or_default();
+        tensor.clear();
+        tensor.extend_from_slice(image);
+        self.tensors.push(tensor);
+    }
+
+    fn prepare(&mut self, outputs: usize) {
+        self.outputs.push(std::mem::take(&mut self.features));
+        while self.outputs.len() < outputs {
+            self.outputs.push(self.spare.pop().unwrap_or_default());
+        }
+    }
+
+    /// Makes of what was given what is read next.
+    fn hand_on(&mut self, state: &[Handed]) {
+        std::mem::swap(&mut self.tensors, &mut self.read);
+        let mut outputs = self.outputs.drain(..);
+        self.features = outputs.next().unwrap_or_default();
+        for source in state {
+            self.tensors.push(match *source {
+                Handed::Output => outputs.next().unwrap_or_default(),
+                Handed::Input(place) => std::mem::take(&mut self.read[place]),
             });
         }
-        spare.extend(read.into_iter().filter(|tensor| tensor.capacity() > 0));
-        Ok(())
+        let unused = self.read.drain(..).filter(|tensor| tensor.capacity() > 0);
+        self.spare.extend(unused);
+    }
+}
+
+impl Tensors for Held {
+    fn inputs(&mut self) -> &mut [Vec<f32>] {
+        &mut self.tensors
+    }
+
+    fn outputs(&mut self) -> &mut [Vec<f32>] {
+        &mut self.outputs
     }
 }
 
@@ -187,18 +235,13 @@ fn fuse(proto: &ModelProto, declared: &Declared, inputs: &[Shape], state: &[Hand
 }
 
 /// Runs tract on copies of what a stage reads.
-fn run_tract(
-    session: &mut Session,
-    reads: &[Shape],
-    tensors: &[Vec<f32>],
-    outputs: &mut [Vec<f32>],
-) -> TractResult<()> {
+fn run_tract(session: &mut Session, reads: &[Shape], image: &mut Held) -> TractResult<()> {
     let inputs = reads
         .iter()
-        .zip(tensors)
+        .zip(&image.tensors)
         .map(|(shape, tensor)| Tensor::from_shape(shape, tensor).map(IntoTValue::into_tvalue));
     let results = session.run(inputs.collect::<TractResult<_>>()?)?;
-    for (output, result) in outputs.iter_mut().zip(results) {
+    for (output, result) in image.outputs.iter_mut().zip(results) {
         let view = result.try_as_plain_ram()?;
         output.clear();
         output.extend_from_slice(view.as_slice::<f32>()?);

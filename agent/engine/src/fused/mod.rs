@@ -9,7 +9,7 @@ mod plan;
 mod simd;
 
 pub(crate) use lower::lower;
-pub(crate) use plan::{Buffers, Plan};
+pub(crate) use plan::{Buffers, Plan, Tensors};
 pub(crate) use simd::Isa;
 
 #[cfg(test)]

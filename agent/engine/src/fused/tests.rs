@@ -9,7 +9,24 @@ use tract_onnx::pb::{
 use tract_onnx::prelude::*;
 
 use super::plan::Work;
-use super::{Buffers, Isa, Plan, lower};
+use super::{Buffers, Isa, Plan, Tensors, lower};
+
+/// What goes into a plan and comes out of it.
+#[derive(Clone, Default)]
+struct Image {
+    inputs: Vec<Vec<f32>>,
+    outputs: Vec<Vec<f32>>,
+}
+
+impl Tensors for Image {
+    fn inputs(&mut self) -> &mut [Vec<f32>] {
+        &mut self.inputs
+    }
+
+    fn outputs(&mut self) -> &mut [Vec<f32>] {
+        &mut self.outputs
+    }
+}
 
 /// A graph with one input, in the making.
 struct Graph {
@@ -170,13 +187,24 @@ impl Graph {
         let mut plans = Vec::new();
         for isa in Isa::available() {
             let plan = self.lower(outputs, isa).unwrap_or_else(|| panic!("no plan"));
-            let (mut buffers, mut given) = (Buffers::default(), vec![Vec::new(); outputs.len()]);
-            let mut tensors = vec![image.clone()];
-            // Twice: what a run leaves behind must not show in the next.
-            for _ in 0..2 {
-                plan.run(&mut buffers, &mut tensors, &mut given);
-                assert_eq!(tensors[0], image, "{isa:?}: the input is handed back");
-                for (given, expected) in given.iter().zip(&expected) {
+            let (mut buffers, mut one) = (Buffers::default(), Image::default());
+            one.inputs.push(image.clone());
+            one.outputs.resize(outputs.len(), Vec::new());
+            // Others beside it, and again: what a run leaves behind must not show in the next.
+            let mut other = one.clone();
+            other.inputs[0].iter_mut().for_each(|x| *x = -*x);
+            for images in [1, 3, 1] {
+                let (mut before, mut after) = (other.clone(), other.clone());
+                match images {
+                    1 => plan.run(&mut buffers, &mut [&mut one]),
+                    _ => plan.run(&mut buffers, &mut [&mut before, &mut one, &mut after]),
+                }
+                assert_eq!(one.inputs[0], image, "{isa:?}: the input is handed back");
+                assert_eq!(
+                    before.outputs, after.outputs,
+                    "{isa:?}: images do not disturb each other"
+                );
+                for (given, expected) in one.outputs.iter().zip(&expected) {
                     let view = expected.try_as_plain_ram().unwrap();
                     let expected = view.as_slice::<f32>().unwrap();
                     assert_eq!(given.len(), expected.len());

@@ -1,4 +1,4 @@
-use offramp_engine::{Engine, Frame, RunError};
+use offramp_engine::{Engine, Frame, Kernels, RunError};
 use offramp_model::Package;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
@@ -92,6 +92,36 @@ fn frames_that_take_turns_do_not_disturb_each_other() {
         for (frame, alone) in frames.iter_mut().zip(&alone) {
             assert_eq!(engine.run_stage(stage, frame).unwrap(), alone[stage]);
         }
+    }
+}
+
+#[test]
+fn frames_together_give_what_each_gives_alone() {
+    for (name, kernels) in [(FASHION, Kernels::Fused), (FASHION, Kernels::Tract)] {
+        let package = package(name);
+        let mut engine = Engine::load_with(&package, kernels).unwrap();
+        let images: Vec<_> = (0..5).map(|n| image(&package, n)).collect();
+        let alone: Vec<_> = images
+            .iter()
+            .map(|pixels| run_all(&mut engine, &mut Frame::default(), pixels))
+            .collect();
+        let mut frames = vec![engine.frame(); 5];
+        for (frame, pixels) in frames.iter_mut().zip(&images) {
+            engine.start(frame, pixels).unwrap();
+        }
+        for stage in 0..engine.stages() {
+            // One leaves before every stage: the others go on together.
+            let mut together: Vec<&mut Frame> = frames.iter_mut().skip(stage).collect();
+            engine.run_stage_of(stage, &mut together).unwrap();
+            for (frame, alone) in frames.iter().zip(&alone).skip(stage) {
+                assert_eq!(frame.features(), alone[stage], "{kernels:?}");
+            }
+        }
+        // One that is not before the stage keeps all of them from running.
+        let (first, rest) = frames.split_at_mut(1);
+        let mixed = engine.run_stage_of(1, &mut [&mut first[0], &mut rest[0]]);
+        assert!(matches!(mixed, Err(RunError::Order { .. })));
+        assert!(engine.run_stage(1, &mut first[0]).is_ok());
     }
 }
 
