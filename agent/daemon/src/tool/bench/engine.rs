@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use offramp_core::{Facts, SplitMix64};
-use offramp_engine::{Engine, Kernels};
+use offramp_engine::{Engine, Frame, Kernels};
 use offramp_model::Package;
 use serde_json::json;
 
@@ -23,6 +23,9 @@ use crate::terminal::{self, Table};
 const PEER: &str = include_str!("../../../../../tests/bench/onnxruntime_peer.py");
 /// Pinned: a figure without its version is no figure.
 const REQUIREMENTS: &str = include_str!("../../../../../tests/bench/requirements.txt");
+
+/// Frames of a batch: as many cameras may well wait at the same stage.
+const TOGETHER: usize = 8;
 
 /// Settings of the engine bench.
 #[derive(Args, Debug)]
@@ -77,6 +80,8 @@ struct Row {
     stages: Vec<f64>,
     /// All stages with our kernels.
     fused: f64,
+    /// All stages with our kernels, [`TOGETHER`] frames at a time.
+    together: f64,
     /// All stages with tract's kernels.
     tract: f64,
     /// The whole graph in ONNX Runtime.
@@ -90,9 +95,10 @@ struct Row {
 
 impl Row {
     /// Engine and time.
-    fn engines(&self) -> [(String, f64); 3] {
+    fn engines(&self) -> [(String, f64); 4] {
         [
             ("fused".to_owned(), self.fused),
+            (format!("fused, {TOGETHER} frames at a time"), self.together),
             ("tract".to_owned(), self.tract),
             (format!("onnxruntime {}", self.peer_version), self.peer),
         ]
@@ -151,6 +157,23 @@ fn stage_times(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Res
     Ok(sums)
 }
 
+/// The milliseconds per frame of all stages, when some frames are run at a time.
+fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<f64> {
+    let mut batch = vec![engine.frame(); TOGETHER];
+    let rounds = frames.div_ceil(TOGETHER);
+    let start = Instant::now();
+    for _ in 0..rounds {
+        for frame in &mut batch {
+            engine.start(frame, image)?;
+        }
+        let mut together: Vec<&mut Frame> = batch.iter_mut().collect();
+        for stage in 0..engine.stages() {
+            engine.run_stage_of(stage, &mut together)?;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e3 / (rounds * TOGETHER) as f64)
+}
+
 fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Result<Row> {
     let mut peer = Peer::start(package, python)?;
     let manifest = package.manifest();
@@ -159,14 +182,16 @@ fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Res
     let image = random_image(manifest.input.values(), 7);
     let bar = terminal::progress(bench.rounds as u64, &manifest.name);
     let mut stage_ms = vec![Vec::new(); fused.stages()];
-    let [mut fused_ms, mut tract_ms, mut peer_ms] = [const { Vec::new() }; 3];
+    let [mut fused_ms, mut together_ms, mut tract_ms, mut peer_ms] = [const { Vec::new() }; 4];
     for round in 0..=bench.rounds {
         let stages = stage_times(&mut fused, &image, bench.frames)?;
+        let together = batch_time(&mut fused, &image, bench.frames)?;
         let tract_stages = stage_times(&mut tract, &image, bench.frames)?;
         let peer_round = peer.round(bench.frames)?;
         // The first round warms up.
         if round > 0 {
             fused_ms.push(stages.iter().sum::<f64>());
+            together_ms.push(together);
             tract_ms.push(tract_stages.iter().sum::<f64>());
             peer_ms.push(peer_round);
             for (all, ms) in stage_ms.iter_mut().zip(stages) {
@@ -182,6 +207,7 @@ fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Res
         macs: manifest.stages.iter().map(|stage| stage.macs).sum(),
         stages: stage_ms.iter_mut().map(|ms| median(ms)).collect(),
         fused: median(&mut fused_ms),
+        together: median(&mut together_ms),
         tract: median(&mut tract_ms),
         peer: median(&mut peer_ms),
         peer_version: peer.version.clone(),
