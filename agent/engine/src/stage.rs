@@ -90,41 +90,53 @@ impl Stage {
         let typed = runtime(|| model.into_typed())?;
         check_tensors(&typed)?;
         let outputs = check_outputs(&typed, declared, &state, features)?;
+        let mut outputs = outputs.into_iter();
+        let handed = state.iter().filter_map(|source| match *source {
+            Handed::Output => outputs.next(),
+            Handed::Input(place) => Some(inputs[place].clone()),
+        });
+        let handed: Vec<Shape> = handed.collect();
         let fused = match kernels {
             Kernels::Fused => contain(|| fuse(&proto, declared, inputs, &state)).unwrap_or_default(),
             Kernels::Tract => None,
         };
-        let runner = match fused {
-            Some(plan) => Runner::Fused {
+        if let Some(plan) = fused {
+            let runner = Runner::Fused {
                 plan: Arc::new(plan),
                 buffers: Buffers::default(),
-            },
-            None => {
-                let plan = runtime(|| {
-                    let options = RunOptions::default();
-                    typed.into_optimized()?.into_runnable_with_options(&options)
-                })?;
-                Runner::Tract {
-                    session: runtime(|| plan.spawn())?,
-                    plan,
-                    reads: inputs.to_vec(),
-                }
+            };
+            let state = state.clone();
+            let mut stage = Stage { runner, state };
+            // A plan that is not what tract has found the graph to be is not used.
+            if stage
+                .try_on_zeros(inputs)
+                .is_ok_and(|given| given.fits(features, &handed))
+            {
+                return Ok(Loaded { stage, handed });
             }
+        }
+        let plan = runtime(|| {
+            let options = RunOptions::default();
+            typed.into_optimized()?.into_runnable_with_options(&options)
+        })?;
+        let runner = Runner::Tract {
+            session: runtime(|| plan.spawn())?,
+            plan,
+            reads: inputs.to_vec(),
         };
         let mut stage = Stage { runner, state };
-        // Some operators check what they are given only when they run.
+        stage.try_on_zeros(inputs).map_err(StageProblem::Runtime)?;
+        Ok(Loaded { stage, handed })
+    }
+
+    /// Runs the stage once: some operators check what they are given only when they run.
+    fn try_on_zeros(&mut self, inputs: &[Shape]) -> Result<Held, Cause> {
         let mut zeros = Held {
             tensors: inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect(),
             ..Held::default()
         };
-        stage.run(&mut [&mut zeros]).map_err(StageProblem::Runtime)?;
-        let mut outputs = outputs.into_iter();
-        let handed = stage.state.iter().filter_map(|source| match *source {
-            Handed::Output => outputs.next(),
-            Handed::Input(place) => Some(inputs[place].clone()),
-        });
-        let handed = handed.collect();
-        Ok(Loaded { stage, handed })
+        self.run(&mut [&mut zeros])?;
+        Ok(zeros)
     }
 
     /// Whether our own kernels run it.
@@ -182,6 +194,12 @@ impl Held {
         tensor.clear();
         tensor.extend_from_slice(image);
         self.tensors.push(tensor);
+    }
+
+    /// Whether it has as many features, and tensors as large, as a stage must leave.
+    fn fits(&self, features: usize, handed: &[Shape]) -> bool {
+        let lengths = handed.iter().map(|shape| shape.iter().product::<usize>());
+        self.features.len() == features && self.tensors.iter().map(Vec::len).eq(lengths)
     }
 
     fn prepare(&mut self, outputs: usize) {

@@ -442,6 +442,13 @@ fn what_has_no_kernel_has_no_plan() {
     let mut graph = Graph::new(&[1, 4, 4, 8]);
     let y = graph.first("x");
     assert!(graph.lower(&[&y], isa).is_none());
+    // A kernel that stands wholly on its padding.
+    let mut graph = Graph::new(&[1, 4, 4, 8]);
+    let x = graph.first("x");
+    let weights = graph.weights(&[8, 8, 1, 1], true);
+    let y = graph.node("Conv", &[&x, &weights], vec![ints("pads", &[1; 4])]);
+    let y = graph.last(&y);
+    assert!(graph.lower(&[&y], isa).is_none());
     // Groups that are neither one nor as many as there are channels.
     let mut graph = Graph::new(&[1, 4, 4, 8]);
     let x = graph.first("x");
