@@ -297,9 +297,9 @@ impl Window {
     fn span(at: usize, stride: usize, padding: usize, kernel: usize, size: usize) -> (usize, usize, usize) {
         let begin = at * stride;
         let cut = padding.saturating_sub(begin).min(kernel);
-        let first = (begin + cut).saturating_sub(padding);
-        let count = (kernel - cut).min(size.saturating_sub(first));
-        (first, cut, count)
+        // A kernel may stand wholly on its padding, before the map or behind it.
+        let first = (begin + cut).saturating_sub(padding).min(size);
+        (first, cut, (kernel - cut).min(size - first))
     }
 
     #[inline(always)]
@@ -364,8 +364,12 @@ pub(super) unsafe fn depthwise<S: Simd>(layer: &Depthwise, x: &[f32], y: &mut [f
         let (top, above, height) = window.vertical(row);
         for (column, y) in line.chunks_exact_mut(c).enumerate() {
             let (left, before, width) = window.horizontal(column);
-            let x = &x[(top * window.from.width + left) * c..];
-            let weights = &layer.weights[(above * window.kernel.1 + before) * c..];
+            let (x, weights) = if height * width > 0 {
+                let weights = &layer.weights[(above * window.kernel.1 + before) * c..];
+                (&x[(top * window.from.width + left) * c..], weights)
+            } else {
+                (x, &layer.weights[..])
+            };
             let (x_line, w_line) = (window.from.width * c, window.kernel.1 * c);
             // SAFETY: the caller has the instructions; `span` keeps places on the map and on the kernel.
             unsafe {

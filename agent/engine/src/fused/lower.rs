@@ -321,13 +321,8 @@ impl<'g> Lowering<'g> {
         let automatic = node.attribute.iter().any(|a| a.name == "auto_pad" && a.s != b"NOTSET");
         let kernel = (kernel_height, kernel_width);
         let [down, right] = pair("strides", 1)?;
-        // A kernel that stands wholly on its padding sees nothing; nobody exports that.
-        let beside = [kernel.0, kernel.1, kernel.0, kernel.1]
-            .iter()
-            .zip(&pads)
-            .any(|(kernel, pad)| pad >= kernel);
         let plain = !automatic && pair("dilations", 1)? == [1; 2] && down > 0 && right > 0;
-        if !plain || beside || weights.is_empty() {
+        if !plain || weights.is_empty() {
             return None;
         }
         let places = |size: usize, kernel: usize, stride: usize, pads: usize| {

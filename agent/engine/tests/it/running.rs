@@ -3,7 +3,7 @@ use offramp_model::Package;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
 
-use crate::zoo::{FASHION, Files, package};
+use crate::zoo::{CIFAR100, FASHION, Files, package};
 
 /// The n-th image of the package's vectors, normalised.
 fn image(package: &Package, n: usize) -> Vec<f32> {
@@ -92,6 +92,14 @@ fn frames_that_take_turns_do_not_disturb_each_other() {
         for (frame, alone) in frames.iter_mut().zip(&alone) {
             assert_eq!(engine.run_stage(stage, frame).unwrap(), alone[stage]);
         }
+    }
+}
+
+#[test]
+fn every_stage_of_the_shipped_packages_runs_in_our_own_kernels() {
+    for name in [FASHION, CIFAR100] {
+        let engine = Engine::load(&package(name)).unwrap();
+        assert!((0..engine.stages()).all(|stage| engine.is_fused(stage)), "{name}");
     }
 }
 
