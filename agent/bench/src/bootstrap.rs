@@ -15,7 +15,7 @@ pub struct Interval {
 
 /// The mean over groups of the mean in each group, resampled over groups (subsets) and within them (seeds).
 /// For a paired comparison hand over differences.
-pub fn paired(groups: &[Vec<f64>], seed: u64) -> Interval {
+pub(crate) fn paired(groups: &[Vec<f64>], seed: u64) -> Interval {
     const RESAMPLES: usize = 2_000;
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let mut random = SplitMix64(seed);

@@ -5,7 +5,7 @@ use offramp_core::Core;
 use crate::features::Features;
 
 /// Multiply-adds up to each exit, its head included, as a share of all.
-pub fn exit_costs(core: &Core) -> Vec<f64> {
+pub(crate) fn exit_costs(core: &Core) -> Vec<f64> {
     core.exit_costs().iter().map(|cost| f64::from(*cost)).collect()
 }
 

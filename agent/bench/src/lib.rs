@@ -1,7 +1,7 @@
 //! Specialization measured: streams, variants, curves, intervals, tables and pictures.
 //!
 //! The backbone is frozen, so that features are computed once ([`Features`]) and everything else is replayed
-//! from them, through the very core that runs on devices ([`mod@replay`]).
+//! from them, through the very core that runs on devices (`replay`).
 
 mod bootstrap;
 mod corrupt;
@@ -16,12 +16,12 @@ mod stream;
 mod study;
 mod variant;
 
-pub use bootstrap::{Interval, paired};
+pub use bootstrap::Interval;
 pub use corrupt::corrupt;
-pub use curve::{Curve, Opinions, Point, exit_costs};
+pub use curve::{Curve, Opinions, Point};
 pub use features::{Features, FeaturesError};
 pub use plot::curves;
-pub use replay::{Labels, Rule, Tally, replay};
+pub use replay::{Labels, Tally};
 pub use report::{Row, csv, gain_over_poster, rows};
 pub use scenes::{Change as SubsetChange, Long, Poisoned, Uniform};
 pub use stream::{Order, Shown};

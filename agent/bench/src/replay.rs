@@ -20,7 +20,7 @@ pub enum Labels {
 
 /// Who decides at the exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// The core's built-in rule.
     BuiltIn,
     /// Nobody leaves early.
@@ -52,7 +52,7 @@ impl Tally {
 }
 
 /// Shows a stream to a core. `each` is called after every frame, with how many there were and what was predicted.
-pub fn replay(
+pub(crate) fn replay(
     core: &mut Core,
     features: &Features,
     stream: &[Shown],

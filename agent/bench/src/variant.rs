@@ -49,14 +49,14 @@ pub struct UnknownSetting(String);
 const KEYS: &str = "rate, whitened (0 or 1), soft, anchor, gate, gradient, prior, window, smoothing, doubt, last (0 or 1), audits, \
      budget, threshold-step, temperature-step, trial-every";
 
-/// No prior.
-const NO_PRIOR: PriorSettings = PriorSettings {
-    strength: 0.0,
-    window: 500.0,
-    smoothing: 100.0,
-    doubt: 2.0,
-    on_last: false,
-};
+/// Nothing is audited, and nobody watches.
+fn alone(settings: Settings) -> Settings {
+    Settings {
+        audit_rate: 0.0,
+        guard: GuardSettings::IDLE,
+        ..settings
+    }
+}
 
 impl Variant {
     fn new(name: &str, about: &str, base: Settings, learner: LearnerSettings) -> Self {
@@ -126,7 +126,7 @@ impl Variant {
         let learning = |rate| LearnerSettings {
             rate,
             whitened: true,
-            prior: NO_PRIOR,
+            prior: LearnerSettings::POSTER.prior,
             ..learner
         };
         for rate in [0.3, 1.0] {
@@ -190,13 +190,8 @@ impl Variant {
         variants
     }
 
-    /// The poster to the letter: nothing is audited, and nobody watches.
+    /// The poster to the letter, alone as it was.
     fn posters(default: Settings) -> impl Iterator<Item = Self> {
-        let alone = Settings {
-            audit_rate: 0.0,
-            guard: GuardSettings::IDLE,
-            ..default
-        };
         [0.01, 0.03, 0.1, 0.3, 1.0].into_iter().map(move |rate| {
             let poster = LearnerSettings {
                 rate,
@@ -204,7 +199,12 @@ impl Variant {
             };
             Self {
                 is_poster: true,
-                ..Self::new(&format!("poster {rate}"), "the poster to the letter", alone, poster)
+                ..Self::new(
+                    &format!("poster {rate}"),
+                    "the poster to the letter",
+                    alone(default),
+                    poster,
+                )
             }
         })
     }
@@ -229,42 +229,18 @@ impl Variant {
             temperature_step: 0.02,
             ..GuardSettings::IDLE
         };
-        let unaudited = Settings {
-            audit_rate: 0.0,
-            guard: GuardSettings::IDLE,
-            ..default
-        };
-        let [steered, recalibrated, means] = [
-            (
-                "threshold",
-                "frozen heads, the threshold steered by audits of every 20th frame",
-                threshold_only,
-            ),
-            (
-                "temperatures",
-                "frozen heads, recalibrated on audits of every 20th frame",
-                temperatures_only,
-            ),
-            (
-                "class means",
-                "heads turned towards the means of what was predicted",
-                GuardSettings::IDLE,
-            ),
-        ]
-        .map(|(name, about, guard)| Self::new(name, about, audited(guard), frozen));
+        let steered = "frozen heads, the threshold steered by audits of every 20th frame";
+        let recalibrated = "frozen heads, recalibrated on audits of every 20th frame";
+        let means = "heads turned towards the means of what was predicted";
         [
             Self {
                 method: Method::Steered,
-                ..steered
+                ..Self::new("threshold", steered, audited(threshold_only), frozen)
             },
-            recalibrated,
+            Self::new("temperatures", recalibrated, audited(temperatures_only), frozen),
             Self {
-                settings: Settings {
-                    learner: frozen,
-                    ..unaudited
-                },
                 method: Method::ClassMeans { weight: 100.0 },
-                ..means
+                ..Self::new("class means", means, alone(default), frozen)
             },
         ]
     }
