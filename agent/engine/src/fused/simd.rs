@@ -99,7 +99,7 @@ macro_rules! simd {
     (
         $(#[$meta:meta])* $name:ident, $arch:ident, $v:ident, $lanes:literal lanes, $rows:literal rows,
         load_half |$half:ident| $load_half:expr, fma |$a:ident, $b:ident, $c:ident| $fma:expr,
-        $splat:ident $load:ident $store:ident $add:ident $mul:ident $max:ident $min:ident $div:ident
+        splat = $splat:ident, load = $load:ident, store = $store:ident, $($operation:ident = $intrinsic:ident),*
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy)]
@@ -141,35 +141,13 @@ macro_rules! simd {
                 unsafe { $fma }
             }
 
-            #[inline(always)]
-            unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
-                // SAFETY: as the trait says.
-                unsafe { std::arch::$arch::$add(a, b) }
-            }
-
-            #[inline(always)]
-            unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
-                // SAFETY: as the trait says.
-                unsafe { std::arch::$arch::$mul(a, b) }
-            }
-
-            #[inline(always)]
-            unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
-                // SAFETY: as the trait says.
-                unsafe { std::arch::$arch::$max(a, b) }
-            }
-
-            #[inline(always)]
-            unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
-                // SAFETY: as the trait says.
-                unsafe { std::arch::$arch::$min(a, b) }
-            }
-
-            #[inline(always)]
-            unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
-                // SAFETY: as the trait says.
-                unsafe { std::arch::$arch::$div(a, b) }
-            }
+            $(
+                #[inline(always)]
+                unsafe fn $operation(a: Self::V, b: Self::V) -> Self::V {
+                    // SAFETY: as the trait says.
+                    unsafe { std::arch::$arch::$intrinsic(a, b) }
+                }
+            )*
         }
     };
 }
@@ -180,8 +158,8 @@ simd! {
     Avx512, x86_64, __m512, 16 lanes, 8 rows,
     load_half |at| std::arch::x86_64::_mm512_cvtph_ps(std::arch::x86_64::_mm256_loadu_si256(at.cast())),
     fma |a, b, c| std::arch::x86_64::_mm512_fmadd_ps(a, b, c),
-    _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_mul_ps _mm512_max_ps _mm512_min_ps
-    _mm512_div_ps
+    splat = _mm512_set1_ps, load = _mm512_loadu_ps, store = _mm512_storeu_ps, add = _mm512_add_ps, mul = _mm512_mul_ps,
+    max = _mm512_max_ps, min = _mm512_min_ps, div = _mm512_div_ps
 }
 
 simd! {
@@ -190,8 +168,8 @@ simd! {
     Avx2, x86_64, __m256, 8 lanes, 6 rows,
     load_half |at| std::arch::x86_64::_mm256_cvtph_ps(std::arch::x86_64::_mm_loadu_si128(at.cast())),
     fma |a, b, c| std::arch::x86_64::_mm256_fmadd_ps(a, b, c),
-    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_mul_ps _mm256_max_ps _mm256_min_ps
-    _mm256_div_ps
+    splat = _mm256_set1_ps, load = _mm256_loadu_ps, store = _mm256_storeu_ps, add = _mm256_add_ps, mul = _mm256_mul_ps,
+    max = _mm256_max_ps, min = _mm256_min_ps, div = _mm256_div_ps
 }
 
 simd! {
@@ -209,7 +187,8 @@ simd! {
         wide
     },
     fma |a, b, c| std::arch::aarch64::vfmaq_f32(c, a, b),
-    vdupq_n_f32 vld1q_f32 vst1q_f32 vaddq_f32 vmulq_f32 vmaxq_f32 vminq_f32 vdivq_f32
+    splat = vdupq_n_f32, load = vld1q_f32, store = vst1q_f32, add = vaddq_f32, mul = vmulq_f32,
+    max = vmaxq_f32, min = vminq_f32, div = vdivq_f32
 }
 
 /// Which instructions kernels are run with.
