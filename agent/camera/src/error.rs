@@ -22,6 +22,19 @@ pub enum Error {
         /// Channels asked for.
         channels: usize,
     },
+    /// Images in memory that are not as many as their labels, or too many.
+    #[error(
+        "{bytes} bytes are not {labels} images of {shape}, or these are more than {}",
+        ImageSet::MAX_IMAGES
+    )]
+    Set {
+        /// Labels given.
+        labels: usize,
+        /// Bytes given.
+        bytes: usize,
+        /// The shape of each image.
+        shape: FrameShape,
+    },
     /// A file or folder could not be read.
     #[error("{}: cannot be read; check that it exists and its permissions", path.display())]
     Read {

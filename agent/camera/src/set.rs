@@ -16,6 +16,21 @@ impl ImageSet {
     /// Images of a set.
     pub const MAX_IMAGES: usize = 100_000;
 
+    /// A set of images that lie one behind the other in `pixels`: height × width × channels bytes each.
+    ///
+    /// # Errors
+    /// [`Error::Set`] where there are not as many as labels, or more than [`Self::MAX_IMAGES`].
+    pub fn new(shape: FrameShape, pixels: Vec<u8>, labels: Vec<u16>) -> Result<Self, Error> {
+        if labels.len() > Self::MAX_IMAGES || pixels.len() != labels.len() * shape.bytes() {
+            return Err(Error::Set {
+                labels: labels.len(),
+                bytes: pixels.len(),
+                shape,
+            });
+        }
+        Ok(Self { shape, pixels, labels })
+    }
+
     pub(crate) const fn empty(shape: FrameShape) -> Self {
         Self {
             shape,

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use offramp_core::Settings;
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
-use crate::agent::ContextSource;
+use crate::agent::{BATCH, ContextSource, DropPolicy, MAX_CAMERAS};
 
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -49,7 +50,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What is wrong with it and what would be right.
         why: String,
     },
@@ -64,8 +65,14 @@ pub struct Config {
     /// The model.
     #[serde(default)]
     pub model: Model,
-    /// Where frames come from.
-    pub camera: Camera,
+    /// Where frames come from, with one camera.
+    pub camera: Option<Camera>,
+    /// Where they come from, with several: by name.
+    #[serde(default)]
+    pub cameras: BTreeMap<String, Camera>,
+    /// What runs the stages.
+    #[serde(default)]
+    pub engine: Engine,
     /// The policy that decides until the controller names another.
     #[serde(default)]
     pub policy: Policy,
@@ -113,19 +120,90 @@ impl Default for Model {
     }
 }
 
-/// Where frames come from.
+/// Where frames come from, and how they are served.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Camera {
+#[serde(deny_unknown_fields)]
+pub struct Camera {
+    /// What kind of source it is.
+    pub source: Source,
+    /// Of a folder or a pipe.
+    pub path: Option<PathBuf>,
+    /// What becomes of a frame that comes while another one waits.
+    #[serde(default)]
+    pub drop: DropPolicy,
+    /// Milliseconds from a frame's arrival to its prediction: as they end, the frame leaves where it is.
+    pub deadline_ms: Option<f64>,
+    /// Most frames a second that are taken from the source; all that it gives without it.
+    pub frames_per_second: Option<f64>,
+    /// What tells this camera's contexts apart, where not the same as for all.
+    pub context: Option<Context>,
+}
+
+/// Kinds of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
     /// The embedded sample.
     Sample,
     /// The images of a folder, by name.
-    Folder {
-        /// The folder.
-        path: PathBuf,
-    },
+    Folder,
     /// Raw frames on standard input: height × width × channels bytes each.
     Stdin,
+    /// Raw frames from a named pipe, which may be opened for writing again and again, or from a file.
+    Pipe,
+}
+
+impl Camera {
+    /// What is wrong with it, and what would be right.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let needs_path = matches!(self.source, Source::Folder | Source::Pipe);
+        if needs_path != self.path.is_some() {
+            return Some(if needs_path {
+                ("path", "is missing: the folder with images, or the pipe")
+            } else {
+                ("path", "goes with source \"folder\" and \"pipe\" only")
+            });
+        }
+        if self.deadline_ms.is_some_and(|ms| !(1.0..=600_000.0).contains(&ms)) {
+            return Some(("deadline_ms", "must be between 1 and 600000"));
+        }
+        if self
+            .frames_per_second
+            .is_some_and(|fps| !(0.001..=10_000.0).contains(&fps))
+        {
+            return Some(("frames_per_second", "must be between 0.001 and 10000"));
+        }
+        None
+    }
+
+    /// Least time between two frames.
+    pub fn frame_every(&self) -> Option<Duration> {
+        self.frames_per_second.map(|fps| Duration::from_secs_f64(1.0 / fps))
+    }
+
+    /// From a frame's arrival to its prediction.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline_ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
+    }
+}
+
+/// What runs the stages.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Threads; as many as there are cores or cameras, whichever is less, without it.
+    pub threads: Option<usize>,
+    /// Frames of several cameras that a thread runs at a time, at most.
+    pub batch: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            batch: BATCH,
+        }
+    }
 }
 
 /// The policy that decides until the controller names another.
@@ -285,13 +363,53 @@ impl Config {
             path: path.into(),
             source,
         })?;
-        let wrong = |key, why: &str| {
+        let wrong = |key: &str, why: &str| {
             Err(ConfigError::Value {
                 path: path.into(),
-                key,
+                key: key.into(),
                 why: why.into(),
             })
         };
+        if config.camera.is_some() != config.cameras.is_empty() {
+            return wrong(
+                "camera",
+                "must be there, for one camera, or `[cameras.NAME]` for each of several, not both",
+            );
+        }
+        let named = |name: &String| name.len() <= 64 && DeviceId::new(name.clone()).is_ok();
+        if config.cameras.len() > MAX_CAMERAS || !config.cameras.keys().all(named) {
+            return wrong(
+                "cameras",
+                &format!("may be {MAX_CAMERAS} at most, named by up to 64 letters, digits, `-` and `_`"),
+            );
+        }
+        let piped = config
+            .all_cameras()
+            .filter(|(_, camera)| camera.source == Source::Stdin);
+        if piped.count() > 1 {
+            return wrong("cameras", "share one standard input: give each a pipe of its own");
+        }
+        for (name, camera) in config.all_cameras() {
+            let own = camera.context.as_ref().and_then(Context::fault);
+            if let Some((key, why)) = camera.fault().or(own) {
+                let table = if name.is_empty() {
+                    "camera".into()
+                } else {
+                    format!("cameras.{name}")
+                };
+                return wrong(&format!("{table}.{key}"), why);
+            }
+        }
+        if config
+            .engine
+            .threads
+            .is_some_and(|threads| !(1..=64).contains(&threads))
+        {
+            return wrong("engine.threads", "must be between 1 and 64");
+        }
+        if !(1..=64).contains(&config.engine.batch) {
+            return wrong("engine.batch", "must be between 1 and 64");
+        }
         if !config.learner.over(Settings::default()).is_valid() {
             return wrong(
                 "learner",
@@ -319,12 +437,14 @@ impl Config {
             );
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        let absolute = |p: &mut PathBuf| *p = folder.join(&*p);
+        let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
         config.context.file.iter_mut().for_each(absolute);
-        if let Camera::Folder { path } = &mut config.camera {
-            absolute(path);
+        for camera in config.camera.iter_mut().chain(config.cameras.values_mut()) {
+            camera.path.iter_mut().for_each(absolute);
+            let contexts = camera.context.iter_mut();
+            contexts.filter_map(|context| context.file.as_mut()).for_each(absolute);
         }
         if let Some(fleet) = &mut config.fleet {
             fleet
@@ -334,6 +454,19 @@ impl Config {
                 .for_each(absolute);
         }
         Ok(config)
+    }
+
+    /// Contexts that are remembered of each camera: as many as the one needs that tells most apart.
+    pub fn remembered(&self) -> usize {
+        let own = self.all_cameras().filter_map(|(_, camera)| camera.context.as_ref());
+        let all = own.chain([&self.context]).map(Context::remembered);
+        all.max().unwrap_or(1)
+    }
+
+    /// The cameras by name, which is empty where there is one.
+    pub fn all_cameras(&self) -> impl Iterator<Item = (&str, &Camera)> {
+        let one = self.camera.iter().map(|camera| ("", camera));
+        one.chain(self.cameras.iter().map(|(name, camera)| (name.as_str(), camera)))
     }
 }
 

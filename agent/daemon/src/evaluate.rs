@@ -6,7 +6,7 @@ use offramp_camera::ImageSet;
 use offramp_core::{Facts, Prediction};
 use serde::Serialize;
 
-use crate::lane::{FrameError, Judge, Lane};
+use crate::lane::{FrameError, Judge, Single};
 
 /// What a run over labelled images showed, under one policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -97,26 +97,27 @@ pub struct Outcome {
 /// # Errors
 /// When a frame fails.
 pub fn run(
-    lane: &mut Lane,
+    single: &mut Single,
     judge: &mut impl Judge,
     set: &ImageSet,
     chosen: &[u32],
     mut each: impl FnMut(&Outcome),
 ) -> Result<(), FrameError> {
-    let settings = lane.core.settings();
+    let settings = single.lane.core.settings();
     debug_assert!(!settings.learner.enabled && settings.audit_rate >= 1.0);
     for &index in chosen {
         let pixels = set.pixels(index as usize).unwrap_or_default();
-        let prediction = lane.run(u64::from(index), pixels, Facts::default(), judge, |prediction| {
-            *prediction
-        })?;
+        let prediction = single.run(u64::from(index), pixels, Facts::default(), judge)?;
         let top = |p: &[f32]| {
             (0u32..)
                 .zip(p)
                 .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))
                 .map_or(0, |(k, _)| k)
         };
-        let exits = (0..).map_while(|exit| lane.core.probabilities(exit)).map(top).collect();
+        let exits = (0..)
+            .map_while(|exit| single.lane.core.probabilities(exit))
+            .map(top)
+            .collect();
         each(&Outcome {
             label: set.labels()[index as usize],
             prediction,
@@ -131,16 +132,16 @@ pub fn run(
 /// # Errors
 /// When a frame fails.
 pub fn subset_and_all(
-    lane: &mut Lane,
+    single: &mut Single,
     judge: &mut impl Judge,
     set: &ImageSet,
     subset: &[u16],
     mut progress: impl FnMut(),
 ) -> Result<(Report, Report), FrameError> {
     let all: Vec<u32> = (0..).take(set.len()).collect();
-    let exits = lane.core.exits();
+    let exits = single.lane.core.exits();
     let (mut of_subset, mut of_all) = (Tally::new(exits), Tally::new(exits));
-    run(lane, judge, set, &all, |outcome| {
+    run(single, judge, set, &all, |outcome| {
         of_all.add(outcome);
         if subset.contains(&outcome.label) {
             of_subset.add(outcome);
@@ -155,15 +156,15 @@ pub fn subset_and_all(
 /// # Errors
 /// When a frame fails.
 pub fn exits_alone(
-    lane: &mut Lane,
+    single: &mut Single,
     judge: &mut impl Judge,
     set: &ImageSet,
     mut progress: impl FnMut(),
 ) -> Result<(Vec<f64>, f64), FrameError> {
     let all: Vec<u32> = (0..).take(set.len()).collect();
-    let mut right = vec![0u64; lane.core.exits()];
+    let mut right = vec![0u64; single.lane.core.exits()];
     let start = Instant::now();
-    run(lane, judge, set, &all, |outcome| {
+    run(single, judge, set, &all, |outcome| {
         for (right, class) in right.iter_mut().zip(&outcome.exits) {
             *right += u64::from(*class == u32::from(outcome.label));
         }

@@ -100,17 +100,28 @@ impl Workshop {
     /// # Errors
     /// See [`SetUpError`].
     pub fn prepare(&self, source: &PolicySource) -> Result<Chosen, SetUpError> {
+        let mut one = self.prepare_for(source, 1)?;
+        Ok(one.remove(0))
+    }
+
+    /// The same for several cameras: compiled once, and an instance for each, which shares nothing with the others.
+    ///
+    /// # Errors
+    /// See [`SetUpError`].
+    pub fn prepare_for(&self, source: &PolicySource, cameras: usize) -> Result<Vec<Chosen>, SetUpError> {
         let policy = self.host.load(&source.bytes)?;
-        let digest = policy.digest();
-        let instance = policy.configure(&self.facts, &lower(&source.parameters)?)?;
-        Ok(Chosen {
-            instance,
-            named: Named {
-                name: source.name.clone(),
-                version: source.version,
-                digest,
-            },
-        })
+        let parameters = lower(&source.parameters)?;
+        let named = Named {
+            name: source.name.clone(),
+            version: source.version,
+            digest: policy.digest(),
+        };
+        let chosen = (0..cameras).map(|_| {
+            let instance = policy.configure(&self.facts, &parameters)?;
+            let named = named.clone();
+            Ok(Chosen { instance, named })
+        });
+        chosen.collect()
     }
 
     /// Examines a component without taking it up.

@@ -1,11 +1,14 @@
-//! One camera's way through engine, core and policy: everything that happens on the inference thread.
+//! One camera's way through core, policy and learner.
+//!
+//! A [`Lane`] says which stage its frame needs next; who runs the stage decides when, and together with whose
+//! frames: the agent's pool, or [`Single`], for tools that run one frame after another.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use offramp_core::{
     Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Prediction, Settings, SplitMix64, Verdict,
 };
-use offramp_engine::{Engine, RunError};
+use offramp_engine::{Engine, Frame, RunError};
 use offramp_model::{Input, Package};
 
 use crate::package;
@@ -62,18 +65,44 @@ pub enum FrameError {
     Features(#[from] Misuse),
 }
 
-/// One camera's core and engine, and the memory that its frames use again and again.
+/// What a frame needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// That this stage be run.
+    Stage(usize),
+    /// Nothing: it is done, its audit included.
+    Finished,
+}
+
+/// How much time a frame has when it comes to an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Time {
+    /// Until its deadline, negative once that has passed; none where it has no deadline.
+    pub left_ms: Option<f32>,
+    /// What the next stage takes.
+    pub next_ms: f32,
+}
+
+impl Time {
+    /// Whether the next stage would end after the deadline.
+    fn is_up(self) -> bool {
+        self.left_ms.is_some_and(|left| left < self.next_ms)
+    }
+}
+
+/// One camera's core, and the memory that its frames use again and again.
 pub struct Lane {
     /// The camera's core.
     pub core: Core,
     /// The context that the next frames belong to.
     pub context: u64,
-    engine: Engine,
-    frame: offramp_engine::Frame,
+    frame: Frame,
     input: Input,
     image: Vec<f32>,
-    clock: Instant,
+    /// Time spent on this camera's frames. It is the core's clock: while a frame waits, it stands still.
+    spent: Duration,
     random: SplitMix64,
+    hurried: u64,
 }
 
 impl Lane {
@@ -82,42 +111,37 @@ impl Lane {
     /// # Errors
     /// See [`SetUpError`].
     pub fn new(package: &Package, settings: Settings, seed: u64) -> Result<Self, SetUpError> {
-        let engine = Engine::load(package)?;
         let input = package.manifest().input.clone();
         Ok(Self {
             core: Core::new(package::network(package)?, settings)?,
             context: 0,
-            frame: engine.frame(),
-            engine,
+            frame: Frame::default(),
             image: vec![0.0; input.values()],
             input,
-            clock: Instant::now(),
+            spent: Duration::ZERO,
             random: SplitMix64(seed),
+            hurried: 0,
         })
     }
 
-    /// Whose kernels run a stage: `fused`, our own, or `tract`.
-    pub fn kernels(&self, stage: usize) -> &'static str {
-        if self.engine.is_fused(stage) { "fused" } else { "tract" }
+    /// The frame as the engine knows it.
+    pub fn frame(&mut self) -> &mut Frame {
+        &mut self.frame
     }
 
-    fn now(&self) -> Micros {
-        Micros(self.clock.elapsed().as_micros() as u64)
-    }
-
-    /// Runs a frame: height × width × channels bytes. `emit` gets the prediction as soon as it is out;
-    /// what it returns is handed through once the frame's audit is done, too.
+    /// Begins a frame: height × width × channels bytes. It then needs stage 0.
     ///
     /// # Errors
-    /// See [`FrameError`]. The prediction may have been emitted: then only its audit failed.
-    pub fn run<T>(
+    /// See [`FrameError`]; the frame is counted as dropped.
+    pub fn begin(
         &mut self,
+        engine: &Engine,
         number: u64,
         pixels: &[u8],
         facts: Facts,
         judge: &mut impl Judge,
-        mut emit: impl FnMut(&Prediction) -> T,
-    ) -> Result<T, FrameError> {
+    ) -> Result<(), FrameError> {
+        let start = Instant::now();
         if pixels.len() != self.image.len() {
             self.core.add_dropped(1);
             return Err(FrameError::Size {
@@ -126,60 +150,72 @@ impl Lane {
             });
         }
         judge.start_frame();
-        let random = (self.random.next() >> 32) as u32;
-        let mut emitted = None;
-        let mut next = None;
         let arrived = Event::FrameArrived {
             frame: number,
-            random,
+            random: (self.random.next() >> 32) as u32,
             context: self.context,
             facts,
         };
-        Self::step(&mut self.core, self.clock, arrived, &mut next, &mut |p| {
-            emitted = Some(emit(p));
-        })?;
+        // What it orders is stage 0.
+        self.core.handle(micros(self.spent), arrived, &mut |_| ())?;
         self.input.normalize(pixels, &mut self.image);
-        if let Err(error) = self.engine.start(&mut self.frame, &self.image) {
-            return self.lose(error);
-        }
-        while let Some(effect) = next.take() {
-            let event = match effect {
-                Effect::RunStage { stage } => match self.engine.run_stage(stage, &mut self.frame) {
-                    Ok(features) => Event::FeaturesReady { features },
-                    Err(error) => return self.lose(error),
-                },
-                Effect::Decide { view } => {
-                    let (verdict, fault) = judge.decide(&view);
-                    Event::VerdictGiven { verdict, fault }
-                }
-                Effect::Emit { .. } => unreachable!("handed to `emit` as it comes"),
-                Effect::Finished => break,
-            };
-            Self::step(&mut self.core, self.clock, event, &mut next, &mut |p| {
-                emitted = Some(emit(p));
-            })?;
-        }
-        Ok(emitted.expect("a frame that is finished has been emitted"))
-    }
-
-    fn lose<T>(&mut self, error: RunError) -> Result<T, FrameError> {
-        self.core.handle(self.now(), Event::FrameLost, &mut |_| ())?;
-        Err(error.into())
-    }
-
-    /// Hands an event to the core: predictions go out at once, and at most one order is left to follow.
-    fn step(
-        core: &mut Core,
-        clock: Instant,
-        event: Event<'_>,
-        next: &mut Option<Effect>,
-        emit: &mut impl FnMut(&Prediction),
-    ) -> Result<(), Misuse> {
-        let now = Micros(clock.elapsed().as_micros() as u64);
-        core.handle(now, event, &mut |effect| match effect {
-            Effect::Emit { prediction } => emit(&prediction),
-            order @ (Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished) => *next = Some(order),
+        let started = engine.start(&mut self.frame, &self.image);
+        self.spent += start.elapsed();
+        started.map_err(|error| {
+            self.lose();
+            error.into()
         })
+    }
+
+    /// Goes on once a stage has run, which `took` so long for this frame. `emit` gets the prediction as soon as
+    /// it is out. Where time is up, the frame leaves at this exit whatever the policy says.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The prediction may have been emitted before: then only its audit failed.
+    pub fn go_on(
+        &mut self,
+        took: Duration,
+        time: Time,
+        judge: &mut impl Judge,
+        mut emit: impl FnMut(&Prediction),
+    ) -> Result<Next, FrameError> {
+        self.spent += took;
+        let start = Instant::now();
+        let spent = self.spent;
+        let core = &mut self.core;
+        // Predictions go out at once; at most one order is left to follow.
+        let mut step = |event: Event<'_>| {
+            let mut order = Effect::Finished;
+            core.handle(micros(spent + start.elapsed()), event, &mut |effect| match effect {
+                Effect::Emit { prediction } => emit(&prediction),
+                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished => order = effect,
+            })
+            .map(|()| order)
+        };
+        let mut order = step(Event::FeaturesReady {
+            features: self.frame.features(),
+        });
+        if let Ok(Effect::Decide { mut view }) = order {
+            view.time_left = time.left_ms.unwrap_or(view.time_left);
+            let (mut verdict, fault) = judge.decide(&view);
+            if verdict == Verdict::GoOn && time.is_up() {
+                // It was not this exit's to decide: nothing is learned from it.
+                verdict = Verdict::LeaveWithoutLearning;
+                self.hurried += 1;
+            }
+            order = step(Event::VerdictGiven { verdict, fault });
+        }
+        self.spent += start.elapsed();
+        Ok(match order? {
+            Effect::RunStage { stage } => Next::Stage(stage),
+            _ => Next::Finished,
+        })
+    }
+
+    /// Gives the frame up after its stage has failed: it is counted as dropped, or its audit is.
+    pub fn lose(&mut self) {
+        // Refused only where no frame is on its way, and then nothing is lost.
+        let _ = self.core.handle(micros(self.spent), Event::FrameLost, &mut |_| ());
     }
 
     /// Does what the last frame taught, and counts the time it takes.
@@ -187,5 +223,122 @@ impl Lane {
         let start = Instant::now();
         self.core.learn();
         self.core.add_overhead(start.elapsed().as_micros() as u64);
+    }
+
+    /// Frames since the last call that left because their deadline was near.
+    pub fn take_hurried(&mut self) -> u64 {
+        std::mem::take(&mut self.hurried)
+    }
+}
+
+fn micros(time: Duration) -> Micros {
+    Micros(time.as_micros() as u64)
+}
+
+/// A lane and an engine of its own: one frame after another, each all the way.
+pub struct Single {
+    /// The lane.
+    pub lane: Lane,
+    engine: Engine,
+}
+
+impl Single {
+    /// Loads a package; as [`Lane::new`].
+    ///
+    /// # Errors
+    /// See [`SetUpError`].
+    pub fn new(package: &Package, settings: Settings, seed: u64) -> Result<Self, SetUpError> {
+        Ok(Self {
+            engine: Engine::load(package)?,
+            lane: Lane::new(package, settings, seed)?,
+        })
+    }
+
+    /// Whose kernels run a stage: `fused`, our own, or `tract`.
+    pub fn kernels(&self, stage: usize) -> &'static str {
+        if self.engine.is_fused(stage) { "fused" } else { "tract" }
+    }
+
+    /// Runs a frame: height × width × channels bytes. Gives its prediction once its audit is done, too.
+    ///
+    /// # Errors
+    /// See [`FrameError`].
+    pub fn run(
+        &mut self,
+        number: u64,
+        pixels: &[u8],
+        facts: Facts,
+        judge: &mut impl Judge,
+    ) -> Result<Prediction, FrameError> {
+        let lane = &mut self.lane;
+        let mut emitted = None;
+        lane.begin(&self.engine, number, pixels, facts, judge)?;
+        let mut next = Next::Stage(0);
+        while let Next::Stage(stage) = next {
+            let start = Instant::now();
+            if let Err(error) = self.engine.run_stage(stage, &mut lane.frame) {
+                lane.lose();
+                return Err(error.into());
+            }
+            next = lane.go_on(start.elapsed(), Time::default(), judge, |prediction| {
+                emitted = Some(*prediction);
+            })?;
+        }
+        Ok(emitted.expect("a frame that is finished has been emitted"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use offramp_camera::sample;
+
+    use super::*;
+    use crate::package::EMBEDDED;
+    use crate::tool::measuring;
+
+    /// The exit that a frame takes when so much time is left at the second one, and what the judge was told of it.
+    fn exit_with(left_ms: Option<f32>) -> (u32, f32, u64) {
+        /// Never sure.
+        struct Never(f32);
+        impl Judge for Never {
+            fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
+                self.0 = view.time_left;
+                (Verdict::GoOn, false)
+            }
+        }
+        let package = package::open(EMBEDDED).unwrap();
+        let settings = Settings {
+            audit_rate: 0.0,
+            ..measuring(&package, 1.0)
+        };
+        let mut engine = Engine::load(&package).unwrap();
+        let mut lane = Lane::new(&package, settings, 1).unwrap();
+        let images = sample::stream().unwrap();
+        let mut judge = Never(0.0);
+        let mut exit = None;
+        lane.begin(&engine, 0, images.pixels(0).unwrap(), Facts::default(), &mut judge)
+            .unwrap();
+        let mut next = Next::Stage(0);
+        while let Next::Stage(stage) = next {
+            engine.run_stage(stage, lane.frame()).unwrap();
+            let time = Time {
+                left_ms: left_ms.map(|left| if stage == 0 { 100.0 } else { left }),
+                next_ms: 5.0,
+            };
+            let took = Duration::from_millis(1);
+            next = lane
+                .go_on(took, time, &mut judge, |prediction| exit = Some(prediction.exit))
+                .unwrap();
+        }
+        (exit.unwrap(), judge.0, lane.take_hurried())
+    }
+
+    #[test]
+    fn a_frame_whose_time_is_up_leaves_where_it_is() {
+        assert_eq!(exit_with(Some(4.0)), (1, 4.0, 1), "the next stage would end too late");
+        assert_eq!(exit_with(Some(-3.0)), (1, -3.0, 1));
+        assert_eq!(exit_with(Some(6.0)), (3, 6.0, 0), "there is time for it");
+        let (exit, left, hurried) = exit_with(None);
+        assert!(exit == 3 && left.is_nan() && hurried == 0);
     }
 }

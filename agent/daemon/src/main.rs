@@ -100,8 +100,12 @@ enum Policy {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Measure several cameras at one engine: frames a second beside as many agents, and latencies under load.
+    Cameras(tool::bench::CamerasBench),
     /// Time the stages in tract beside ONNX Runtime, and what the agent adds to them, on one thread.
     Engine(tool::bench::EngineBench),
+    /// Measure frames a second and accuracy on streams of a subset, beside the whole network in ONNX Runtime.
+    Stream(tool::bench::StreamBench),
     /// Measure what specialization gains on subsets and costs over all classes, beside the rules it is compared
     /// with.
     Specialization(tool::bench::SpecializationBench),
@@ -153,7 +157,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             tool::model::eval(&package.package, data.as_deref(), json)
         }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
+        Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
+        Command::Bench(Bench::Stream(bench)) => tool::bench::stream(&bench),
         Command::Bench(Bench::Specialization(bench)) => tool::bench::specialization(&bench),
     }
 }

@@ -7,8 +7,10 @@ pub(crate) const FORMAT: u64 = 1;
 
 /// Counter name → value. An absent counter is 0.
 pub(crate) const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
-/// Checkpoint number → bytes. At most two rows.
-pub(crate) const CHECKPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("checkpoints");
+/// (Camera, checkpoint number) → bytes. At most two rows a camera.
+pub(crate) const CHECKPOINTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("checkpoints by camera");
+/// What agents before 0.2 wrote, of their one camera: number → bytes.
+const OLD_CHECKPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("checkpoints");
 /// Generation → the message as received. At most one row.
 pub(crate) const DESIRED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("desired");
 /// SHA-256 → (age, size). Small rows apart from the content, so that collecting reads no content.
@@ -55,6 +57,20 @@ impl Counter {
     pub(crate) fn get(self, counters: &impl ReadableTable<&'static str, u64>) -> Result<u64, StorageError> {
         Ok(counters.get(self.key())?.map_or(0, |guard| guard.value()))
     }
+}
+
+/// Takes over what an earlier agent wrote in another place.
+pub(crate) fn migrate(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    {
+        let old = transaction.open_table(OLD_CHECKPOINTS)?;
+        let mut new = transaction.open_table(CHECKPOINTS)?;
+        for row in old.iter()? {
+            let (number, heads) = row?;
+            new.insert(("", number.value()), heads.value())?;
+        }
+    }
+    transaction.delete_table(OLD_CHECKPOINTS)?;
+    Ok(())
 }
 
 /// Makes every table, so that reads never meet a missing one.

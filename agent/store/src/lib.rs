@@ -5,8 +5,9 @@
 //!
 //! - One process and one [`Store`] per file; others are refused ([`OpenError::Busy`]). Calls block,
 //!   so the daemon makes them from a thread of its own, never from the one that serves frames.
-//! - Everything is bounded by [`Limits`], by default 41 MiB of content. The file grows to at most
-//!   128 MiB (a new one has 72 KiB) and does not shrink when content goes.
+//! - Everything is bounded by [`Limits`], by default 41 MiB of content, and 8 MiB more for each camera
+//!   after the first. The file of one camera grows to at most 128 MiB (a new one has 72 KiB) and does
+//!   not shrink when content goes.
 //! - The outbox holds 20 000 records or 16 MiB. Beyond, the oldest are dropped and counted
 //!   ([`Appended::dropped`], [`OutboxStatus::dropped`]). It is read in batches, never as a whole.
 //! - Sequences, checkpoint numbers and the boot counter are 64 bits wide and do not come to an end.
@@ -39,7 +40,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `counters` | name | `u64`: `format`, `boots`, `checkpoint`, `artifact`, `sequence`, `outbox bytes`, `outbox dropped` |
-//! | `checkpoints` | number | bytes; the two newest |
+//! | `checkpoints by camera` | camera, number | bytes; the two newest of each |
 //! | `desired` | generation | the signed message as received; the newest |
 //! | `artifacts` | SHA-256 | age, size |
 //! | `artifact contents` | SHA-256 | bytes |

@@ -2,8 +2,9 @@ use crate::error::OpenError;
 
 /// How much the store keeps. All sizes are in bytes.
 ///
-/// The defaults add up to 41 MiB of content, for which the file may take up to 128 MiB: values have
-/// pages of powers of two, and a commit writes beside what it replaces.
+/// The defaults add up to 41 MiB of content with one camera, for which the file may take up to 128 MiB:
+/// values have pages of powers of two, and a commit writes beside what it replaces. Each further camera
+/// may add two checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most records the outbox holds before the oldest are dropped. Default 20 000: more than two
@@ -15,8 +16,10 @@ pub struct Limits {
     /// Largest single record (topic and payload). Default 192 KiB, which fits an MQTT packet of
     /// 256 KiB with all its properties.
     pub record_bytes: u64,
-    /// Largest checkpoint; two are kept. Default 4 MiB.
+    /// Largest checkpoint; two are kept for each camera. Default 4 MiB.
     pub checkpoint_bytes: u64,
+    /// Most cameras that have checkpoints. Default 16.
+    pub cameras: u64,
     /// Largest desired state. Default 256 KiB.
     pub desired_bytes: u64,
     /// All artifacts together. Default 16 MiB.
@@ -35,6 +38,7 @@ impl Default for Limits {
             outbox_bytes: 16 * KIB * KIB,
             record_bytes: 192 * KIB,
             checkpoint_bytes: 4 * KIB * KIB,
+            cameras: 16,
             desired_bytes: 256 * KIB,
             artifact_bytes: 16 * KIB * KIB,
             values: 128,
@@ -52,6 +56,7 @@ impl Limits {
             ("record_bytes", self.record_bytes, 1),
             ("outbox_bytes", self.outbox_bytes, self.record_bytes),
             ("checkpoint_bytes", self.checkpoint_bytes, 1),
+            ("cameras", self.cameras, 1),
             ("desired_bytes", self.desired_bytes, 1),
             ("artifact_bytes", self.artifact_bytes, 1),
             ("values", self.values, 1),

@@ -247,6 +247,7 @@ fn begin_boot(database: &Database) -> Result<Result<u64, Trouble>, redb::Error> 
         boot
     };
     layout::make_tables(&transaction)?;
+    layout::migrate(&transaction)?;
     transaction.commit()?;
     Ok(Ok(boot))
 }

@@ -16,6 +16,7 @@ fn tight_limits() -> Limits {
         outbox_bytes: 200,
         record_bytes: 80,
         checkpoint_bytes: 50,
+        cameras: 2,
         desired_bytes: 40,
         artifact_bytes: 100,
         values: 3,
@@ -70,7 +71,7 @@ fn a_write_costs_what_the_documentation_says() {
     assert!((20.0..60.0).contains(&acknowledged), "{acknowledged} KiB for 32");
 
     let (syncs, saved) = cost(&disk, || {
-        store.save_checkpoint(&[3; 200 << 10]).unwrap();
+        store.save_checkpoint("", &[3; 200 << 10]).unwrap();
     });
     assert_eq!(syncs, 1.0);
     assert!((200.0..300.0).contains(&saved), "{saved} KiB");
@@ -87,7 +88,7 @@ fn a_full_store_keeps_to_the_documented_size() {
                 store.append("up/summary", |_| vec![7; length]).unwrap();
             }
         }
-        store.save_checkpoint(&vec![3; 4 << 20]).unwrap();
+        store.save_checkpoint("", &vec![3; 4 << 20]).unwrap();
         for id in 0..20u8 {
             let artifact = vec![id; 1 << 20];
             store.put_artifact(Digest::of(&artifact), &artifact).unwrap();
@@ -116,7 +117,7 @@ fn what_changes_nothing_writes_nothing() {
     store.set_roles(&store.roles().unwrap()).unwrap();
     assert_eq!(store.acknowledge(&[12, 13]).unwrap(), 0);
     assert!(!store.remove_value("absent").unwrap());
-    assert!(!store.discard_checkpoint(9).unwrap());
+    assert!(!store.discard_checkpoint("", 9).unwrap());
 
     assert_eq!(disk.usage(), before);
 }

@@ -12,6 +12,8 @@
 
 use std::collections::BTreeMap;
 
+use offramp_proto::CameraReport;
+
 use crate::store::{DesiredState, Device, Guard, Run, Store, StoreError, Window};
 
 /// Windows of a device that count as now.
@@ -68,12 +70,19 @@ pub(crate) struct Loss {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Recent {
     pub(crate) frames: u64,
+    pub(crate) dropped: u64,
+    /// Frames that left because their deadline was near.
+    pub(crate) hurried: u64,
     pub(crate) macs: u64,
     pub(crate) full_macs: u64,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
     /// Frames by class, the most frequent first.
     pub(crate) classes: Vec<(u32, u64)>,
+    /// What each of several cameras does, by name.
+    pub(crate) cameras: Vec<CameraReport>,
+    /// What runs each stage, by the latest window.
+    pub(crate) engines: Vec<String>,
 }
 
 /// Everything about one device.
@@ -116,6 +125,8 @@ impl Recent {
         let mut classes = BTreeMap::<u32, u64>::new();
         for window in windows {
             recent.frames = recent.frames.saturating_add(window.frames);
+            recent.dropped = recent.dropped.saturating_add(window.dropped);
+            recent.hurried = recent.hurried.saturating_add(window.hurried);
             recent.macs = recent.macs.saturating_add(window.macs);
             recent.full_macs = recent.full_macs.saturating_add(window.full_macs);
             add_exits(&mut recent.exits, &window.exits);
@@ -124,6 +135,8 @@ impl Recent {
                 *sum = sum.saturating_add(*count);
             }
         }
+        recent.cameras = cameras(windows);
+        recent.engines = windows.first().map_or_else(Vec::new, |latest| latest.engines.clone());
         recent.classes = classes.into_iter().collect();
         recent
             .classes
@@ -135,6 +148,33 @@ impl Recent {
     pub(crate) fn cost(&self) -> Option<f64> {
         share(self.macs, self.full_macs)
     }
+}
+
+/// What each camera did in windows of which the latest is the first: sums, and the guard of the latest.
+fn cameras(windows: &[Window]) -> Vec<CameraReport> {
+    let mut cameras = BTreeMap::<&str, CameraReport>::new();
+    for part in windows.iter().flat_map(|window| &window.cameras) {
+        let camera = cameras.entry(&part.name).or_insert_with(|| CameraReport {
+            name: part.name.clone(),
+            loss: part.loss,
+            loss_bound: part.loss_bound,
+            paused: part.paused,
+            ..CameraReport::default()
+        });
+        for (sum, more) in [
+            (&mut camera.frames, part.frames),
+            (&mut camera.dropped, part.dropped),
+            (&mut camera.hurried, part.hurried),
+            (&mut camera.macs, part.macs),
+            (&mut camera.full_macs, part.full_macs),
+            (&mut camera.audits, part.audits),
+            (&mut camera.disagreements, part.disagreements),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        add_exits(&mut camera.exits, &part.exits);
+    }
+    cameras.into_values().collect()
 }
 
 /// Adds counts per exit; a model with more exits makes the list longer.
@@ -400,6 +440,10 @@ mod tests {
             classes: vec![(3, 5), (1, 5), (2, 9)],
             policy: "threshold".into(),
             policy_version: 1,
+            dropped: 0,
+            hurried: 0,
+            cameras: Vec::new(),
+            engines: Vec::new(),
         }
     }
 

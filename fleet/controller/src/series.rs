@@ -169,6 +169,10 @@ mod tests {
             classes: vec![],
             policy: if sequence < 3 { "a" } else { "b" }.into(),
             policy_version: 1,
+            dropped: 0,
+            hurried: 0,
+            cameras: Vec::new(),
+            engines: Vec::new(),
         }
     }
 

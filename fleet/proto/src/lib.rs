@@ -26,9 +26,9 @@ pub use codec::{DecodeError, MAX_MESSAGE, Message, decode, encode};
 pub use digest::{Digest, InvalidDigest};
 pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
-    ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, ClassCount, Cost, Death, Desired, DesiredPolicy, Event,
-    ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT, ModelFacts, Parameter,
-    PolicyReport, PolicySource, Reported, Summary, Window,
+    ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, CameraReport, ClassCount, Cost, Death, Desired,
+    DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT,
+    ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Summary, Window,
 };
 pub use sign::{PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

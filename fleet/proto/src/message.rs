@@ -17,6 +17,7 @@ const MAX_EXITS: usize = 64;
 const MAX_CLASSES: usize = 1024;
 const MAX_TEXT: usize = 512;
 const MAX_MAP: usize = 64;
+const MAX_CAMERAS: usize = 64;
 
 fn text(value: &str) -> bool {
     value.len() <= MAX_TEXT
@@ -185,6 +186,35 @@ pub struct PolicyReport {
     pub faults: u64,
 }
 
+/// One camera's part of a window, where a device has several.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CameraReport {
+    /// Its name on the device.
+    pub name: String,
+    /// Frames whose prediction was given.
+    pub frames: u64,
+    /// Frames that were dropped.
+    pub dropped: u64,
+    /// Frames that left because their deadline was near.
+    pub hurried: u64,
+    /// Frames taken at each exit.
+    pub exits: Vec<u64>,
+    /// Multiply-adds spent.
+    pub macs: u64,
+    /// Multiply-adds that the whole network would have taken.
+    pub full_macs: u64,
+    /// Audits done.
+    pub audits: u64,
+    /// Audits in which the last exit named another class.
+    pub disagreements: u64,
+    /// Accuracy given up against the last exit, as in [`GuardReport`].
+    pub loss: f32,
+    /// Upper bound of it.
+    pub loss_bound: f32,
+    /// Whether learning has stopped after repeated harm.
+    pub paused: bool,
+}
+
 /// What a device saw and did in a window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -202,6 +232,9 @@ pub struct Summary {
     pub frames: u64,
     /// Frames that were dropped before or during their way.
     pub dropped: u64,
+    /// Frames that left because their deadline was near.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hurried: u64,
     /// Use of each exit; sums to `frames`.
     pub exits: Vec<ExitUse>,
     /// What it cost.
@@ -222,6 +255,18 @@ pub struct Summary {
     /// Board temperature in degrees Celsius, where the board tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// The parts of the cameras that have names. Counts add up to the summary's; of guards, the summary tells
+    /// the one that is nearest to its bound.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cameras: Vec<CameraReport>,
+    /// What runs each stage, e.g. `fused`, `tract`, `onnxruntime/tensorrt`; agents before 0.2 do not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks for it
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Something worth telling happened on a device.
@@ -429,6 +474,17 @@ impl GuardReport {
     }
 }
 
+impl CameraReport {
+    fn in_bounds(&self) -> bool {
+        text(&self.name)
+            && self.exits.len() <= MAX_EXITS
+            && self.exits.iter().try_fold(0u64, |sum, taken| sum.checked_add(*taken)) == Some(self.frames)
+            && self.disagreements <= self.audits
+            && self.loss.is_finite()
+            && self.loss_bound.is_finite()
+    }
+}
+
 impl Message for Summary {
     const NAME: &'static str = "summary";
     fn check(&self) -> Result<(), &'static str> {
@@ -449,6 +505,14 @@ impl Message for Summary {
             (self.classes.len() <= MAX_CLASSES, "classes"),
             (self.policy.in_bounds(), "policy"),
             (self.temperature.is_none_or(f32::is_finite), "temperature"),
+            (
+                self.cameras.len() <= MAX_CAMERAS && self.cameras.iter().all(CameraReport::in_bounds),
+                "cameras",
+            ),
+            (
+                self.engines.len() <= MAX_EXITS && self.engines.iter().all(|engine| text(engine)),
+                "engines",
+            ),
         ])
     }
 }

@@ -5,6 +5,7 @@ mod allocations;
 mod cifar;
 mod folder;
 mod hostile;
+mod pipe;
 mod raw;
 mod sample;
 

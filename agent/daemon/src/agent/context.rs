@@ -12,7 +12,7 @@ use offramp_proto::Digest;
 use tracing::{info, warn};
 
 use crate::agent::Order;
-use crate::agent::run::unix_ms;
+use crate::agent::pool::unix_ms;
 
 /// Longest name of a context in bytes.
 const MAX_NAME: u64 = 256;

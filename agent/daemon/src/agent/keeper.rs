@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use offramp_core::Core;
@@ -18,7 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::fetch::{Fetch, Progress};
-use crate::agent::run::unix_ms;
+use crate::agent::pool::unix_ms;
+use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, StartError, apply_learner};
 use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop};
 use crate::package;
@@ -84,6 +86,20 @@ struct Pending {
     fetch: Fetch,
 }
 
+/// A camera as it is set up: its heads are restored.
+pub(crate) struct Kept<'a> {
+    pub(crate) name: String,
+    pub(crate) core: &'a mut Core,
+    pub(crate) orders: Sender<Order>,
+}
+
+/// A camera that runs.
+struct Camera {
+    /// Empty where there is one only.
+    name: String,
+    orders: Sender<Order>,
+}
+
 pub(crate) struct Keeper {
     identity: Identity,
     model: ModelFacts,
@@ -93,7 +109,7 @@ pub(crate) struct Keeper {
     link: Option<(Link, Inbox)>,
     store: Arc<Store>,
     workshop: Workshop,
-    to_lane: std::sync::mpsc::Sender<Order>,
+    cameras: Vec<Camera>,
     generation: Generation,
     policy: PolicyReport,
     roles: Roles,
@@ -106,14 +122,13 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Opens the store and takes up what it holds: heads into the core, the policy into the judge.
+    /// Opens the store and takes up what it holds: heads into the cores, the policy into a judge for each.
     pub(crate) fn open(
         options: Options,
         boot: BootId,
         package: &Package,
-        core: &mut Core,
-        to_lane: std::sync::mpsc::Sender<Order>,
-    ) -> Result<(Self, PolicyJudge), StartError> {
+        mut cameras: Vec<Kept<'_>>,
+    ) -> Result<(Self, Vec<PolicyJudge>), StartError> {
         let (store, opened) = Store::open(&options.state, Limits::default())?;
         match &opened {
             Opened::Replaced { reason, kept } => {
@@ -121,33 +136,37 @@ impl Keeper {
             }
             other => debug!(?other, "store"),
         }
-        if options.forget {
-            forget_heads(&store)?;
-        } else {
-            restore_heads(&store, core)?;
+        for camera in &mut cameras {
+            if options.forget {
+                forget_heads(&store, &camera.name)?;
+            } else {
+                restore_heads(&store, camera)?;
+            }
         }
 
         let workshop = Workshop::new(package)?;
-        let mut judge = PolicyJudge::new(workshop.prepare(&options.policy)?);
+        let mut chosen = workshop.prepare_for(&options.policy, cameras.len())?;
         let key = options.fleet.as_ref().map(|fleet| fleet.key.clone());
         let mut generation = Generation(0);
         let mut roles = Roles::default();
         if let (Some(key), Some(stored)) = (&key, store.desired()?) {
             match key.verify::<Desired>(&stored.signed) {
                 Ok(desired) => {
-                    let chosen = desired.policy.as_ref().map(|policy| {
+                    let stored = desired.policy.as_ref().map(|policy| {
                         roles.active = Some(policy.digest);
-                        stored_policy(&store, &workshop, policy)
+                        stored_policy(&store, &workshop, policy, cameras.len())
                     });
-                    match chosen.transpose() {
-                        Ok(chosen) => {
+                    match stored.transpose() {
+                        Ok(stored) => {
                             generation = desired.generation;
-                            judge = chosen.map_or(judge, PolicyJudge::new);
+                            chosen = stored.unwrap_or(chosen);
                         }
                         // The generation stays 0: the broker's copy of the desired state brings the policy again.
                         Err(why) => warn!(why, "the stored policy cannot decide; it will be fetched again"),
                     }
-                    apply_learner(core, desired.learner);
+                    for camera in &mut cameras {
+                        apply_learner(camera.core, desired.learner);
+                    }
                 }
                 Err(error) => warn!(%error, "the stored desired state is ignored"),
             }
@@ -175,6 +194,10 @@ impl Keeper {
             });
             config
         });
+        let judges: Vec<PolicyJudge> = chosen.into_iter().map(PolicyJudge::new).collect();
+        let cameras = cameras
+            .into_iter()
+            .map(|Kept { name, orders, .. }| Camera { name, orders });
         let mut model = package::facts(package);
         model.classes.truncate(MAX_CLASSES);
         let counters = Counters {
@@ -190,9 +213,9 @@ impl Keeper {
             link: None,
             store: Arc::new(store),
             workshop,
-            to_lane,
+            cameras: cameras.collect(),
             generation,
-            policy: judge.report(0),
+            policy: judges[0].report(0),
             roles,
             refused: None,
             pending: None,
@@ -201,7 +224,7 @@ impl Keeper {
             summaries: BTreeMap::new(),
             counters: watch::Sender::new(counters),
         };
-        Ok((keeper, judge))
+        Ok((keeper, judges))
     }
 
     pub(crate) fn counters(&self) -> watch::Receiver<Counters> {
@@ -217,10 +240,10 @@ impl Keeper {
         Ok(self)
     }
 
-    /// Works until the lane has ended.
-    pub(crate) async fn run(mut self, mut from_lane: mpsc::Receiver<Report>) {
+    /// Works until the cameras have ended.
+    pub(crate) async fn run(mut self, mut from_seats: mpsc::Receiver<Report>) {
         let Some((link, mut inbox)) = self.link.take() else {
-            while let Some(report) = from_lane.recv().await {
+            while let Some(report) = from_seats.recv().await {
                 if matches!(report, Report::Ended) {
                     return;
                 }
@@ -236,7 +259,7 @@ impl Keeper {
         loop {
             self.send_next(&link);
             tokio::select! {
-                report = from_lane.recv() => match report {
+                report = from_seats.recv() => match report {
                     Some(Report::Ended) | None => break,
                     Some(report) => self.take_report(Some(&link), report),
                 },
@@ -310,12 +333,17 @@ impl Keeper {
         self.counters.send_modify(|counters| counters.connected = connected);
     }
 
-    // From the lane.
+    // From the cameras.
 
     fn take_report(&mut self, link: Option<&Link>, report: Report) {
         match report {
-            Report::Window { report, span, policy } => {
-                let report = *report;
+            Report::Window { whole, span } => {
+                let Whole {
+                    report,
+                    hurried,
+                    policy,
+                    cameras,
+                } = *whole;
                 self.policy = PolicyReport {
                     faults: 0,
                     ..policy.clone()
@@ -330,6 +358,7 @@ impl Keeper {
                     generation: self.generation,
                     frames: report.frames,
                     dropped: report.dropped,
+                    hurried,
                     exits: report.exits,
                     cost: report.cost,
                     audits: report.audits,
@@ -339,19 +368,31 @@ impl Keeper {
                     policy,
                     outbox: self.counters.borrow().waiting,
                     temperature: None,
+                    cameras,
+                    engines: Vec::new(),
                 };
                 if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
                     self.summaries.insert(sequence, ());
                     self.counters.send_modify(|counters| counters.summaries += 1);
                 }
             }
-            Report::Checkpoint(heads) => {
-                if let Err(error) = self.store.save_checkpoint(&heads) {
-                    error!(error = &error as &dyn std::error::Error, "the heads were not saved");
+            Report::Checkpoint { camera, heads } => {
+                let name = &self.cameras[camera].name;
+                if let Err(error) = self.store.save_checkpoint(name, &heads) {
+                    error!(
+                        camera = name,
+                        error = &error as &dyn std::error::Error,
+                        "the heads were not saved"
+                    );
                 }
             }
-            Report::Policy { step, policy, frame } => {
-                self.take_step(step, &policy, frame);
+            Report::Policy {
+                camera,
+                step,
+                policy,
+                frame,
+            } => {
+                self.take_step(camera, step, &policy, frame);
                 self.policy = policy;
                 if let Some(link) = link {
                     self.tell_reported(link);
@@ -361,15 +402,22 @@ impl Keeper {
         }
     }
 
-    fn take_step(&mut self, step: Step, policy: &PolicyReport, frame: u64) {
+    fn take_step(&mut self, camera: usize, step: Step, policy: &PolicyReport, frame: u64) {
+        let camera = self.cameras[camera].name.clone();
+        let mut facts = vec![("frame", frame.to_string())];
+        let mut of = String::new();
+        if !camera.is_empty() {
+            of = format!(" of camera {camera}");
+            facts.push(("camera", camera.clone()));
+        }
         match step {
             Step::Swapped { generation, from } => {
                 let to = format!("{} {}", policy.name, policy.version);
-                info!(from, to, frame, %generation, "policy swapped");
-                let facts = [("from", from.clone()), ("to", to.clone()), ("frame", frame.to_string())];
+                info!(camera, from, to, frame, %generation, "policy swapped");
+                facts.extend([("from", from.clone()), ("to", to.clone())]);
                 self.event(
                     "policy-swapped",
-                    format!("{to} decides from frame {frame} on, after {from}"),
+                    format!("{to} decides from frame {frame}{of} on, after {from}"),
                     &facts,
                 );
                 self.counters.send_modify(|counters| {
@@ -378,8 +426,8 @@ impl Keeper {
                 });
             }
             Step::SteppedDown { message } => {
-                warn!(frame, message, "policy");
-                self.event("policy-stepped-down", message, &[("frame", frame.to_string())]);
+                warn!(camera, frame, message, "policy");
+                self.event("policy-stepped-down", format!("{message}{of}"), &facts);
             }
         }
     }
@@ -624,7 +672,8 @@ impl Keeper {
     /// Compiles and configures a policy; only one that stands goes into the store.
     fn install(&mut self, link: &Link, desired: &Desired, signed: &[u8], bytes: &[u8]) {
         let Some(policy) = &desired.policy else { return };
-        match self.workshop.prepare(&source(policy, bytes.to_vec())) {
+        let source = source(policy, bytes.to_vec());
+        match self.workshop.prepare_for(&source, self.cameras.len()) {
             Ok(chosen) => self.accept(link, desired, signed, Some((chosen, bytes))),
             Err(error) => {
                 let why = chain(&error);
@@ -637,11 +686,11 @@ impl Keeper {
     }
 
     /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
-    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Chosen, &[u8])>) {
+    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Vec<Chosen>, &[u8])>) {
         let generation = desired.generation;
         let stored = || {
             if let Some((chosen, bytes)) = &policy {
-                let digest = chosen.named.digest;
+                let digest = chosen[0].named.digest;
                 self.store.put_artifact(digest, bytes)?;
                 self.store.set_desired(generation.0, signed)?;
                 let roles = Roles {
@@ -668,14 +717,16 @@ impl Keeper {
         }
         self.generation = generation;
         self.refused = None;
-        let _ = self.to_lane.send(Order::Learner(desired.learner));
+        for camera in &self.cameras {
+            let _ = camera.orders.send(Order::Learner(desired.learner));
+        }
         match policy {
             Some((chosen, _)) => {
-                // Reported once the lane has taken it up.
-                let _ = self.to_lane.send(Order::Swap {
-                    generation,
-                    chosen: Box::new(chosen),
-                });
+                // Reported once a camera has taken it up.
+                for (camera, chosen) in self.cameras.iter().zip(chosen) {
+                    let chosen = Box::new(chosen);
+                    let _ = camera.orders.send(Order::Swap { generation, chosen });
+                }
             }
             None => {
                 self.counters.send_modify(|counters| counters.generation = generation.0);
@@ -695,35 +746,42 @@ impl Keeper {
 }
 
 /// The newest checkpoint that fits the model; those that do not are discarded.
-fn restore_heads(store: &Store, core: &mut Core) -> Result<(), StartError> {
-    for checkpoint in store.checkpoints()? {
-        match core.restore(&checkpoint.heads) {
+fn restore_heads(store: &Store, camera: &mut Kept<'_>) -> Result<(), StartError> {
+    let name = &camera.name;
+    for checkpoint in store.checkpoints(name)? {
+        match camera.core.restore(&checkpoint.heads) {
             Ok(()) => {
-                info!(checkpoint = checkpoint.number, "heads restored");
+                info!(camera = name, checkpoint = checkpoint.number, "heads restored");
                 break;
             }
             Err(error) => {
-                warn!(checkpoint = checkpoint.number, %error, "heads not restored");
-                store.discard_checkpoint(checkpoint.number)?;
+                warn!(camera = name, checkpoint = checkpoint.number, %error, "heads not restored");
+                store.discard_checkpoint(name, checkpoint.number)?;
             }
         }
     }
     Ok(())
 }
 
-fn forget_heads(store: &Store) -> Result<(), StartError> {
-    for checkpoint in store.checkpoints()? {
-        info!(checkpoint = checkpoint.number, "heads forgotten, as asked");
-        store.discard_checkpoint(checkpoint.number)?;
+fn forget_heads(store: &Store, camera: &str) -> Result<(), StartError> {
+    for checkpoint in store.checkpoints(camera)? {
+        info!(camera, checkpoint = checkpoint.number, "heads forgotten, as asked");
+        store.discard_checkpoint(camera, checkpoint.number)?;
     }
     Ok(())
 }
 
-fn stored_policy(store: &Store, workshop: &Workshop, policy: &DesiredPolicy) -> Result<Chosen, String> {
+fn stored_policy(
+    store: &Store,
+    workshop: &Workshop,
+    policy: &DesiredPolicy,
+    cameras: usize,
+) -> Result<Vec<Chosen>, String> {
     let digest = policy.digest;
     let bytes = store.artifact(digest).map_err(|error| chain(&error))?;
     let bytes = bytes.ok_or_else(|| format!("artifact {} is gone", policy.digest.short()))?;
-    workshop.prepare(&source(policy, bytes)).map_err(|error| chain(&error))
+    let source = source(policy, bytes);
+    workshop.prepare_for(&source, cameras).map_err(|error| chain(&error))
 }
 
 fn source(policy: &DesiredPolicy, bytes: Vec<u8>) -> PolicySource {

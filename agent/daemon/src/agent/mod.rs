@@ -1,27 +1,33 @@
-//! The agent: a camera, a lane, and a keeper.
+//! The agent: cameras, workers, and a keeper.
 //!
 //! Threads, each with one job:
-//! - the **camera** fills frames and waits when nobody takes them;
-//! - the **lane** runs inference, policy and learner, and never waits for network, disk or compilation;
+//! - each **camera** has one that fills frames, and waits or drops where nobody takes them;
+//! - the **workers** run inference, policy and learner of whichever camera's frame is due, and never wait for
+//!   network, disk or compilation;
 //! - the **keeper** owns the store and the link: it writes checkpoints and summaries, sends what waits in
-//!   the outbox, fetches and compiles what the desired state asks for, and hands it to the lane;
-//! - where contexts are told apart, a fourth looks once a second which one it is.
+//!   the outbox, fetches and compiles what the desired state asks for, and hands it to the cameras' seats;
+//! - where contexts are told apart, one more looks once a second which one it is.
 //!
-//! The lane takes orders only between two frames, so that no frame sees half of a change.
+//! Orders are taken only between two frames of a camera, so that no frame sees half of a change.
 
 mod context;
 mod fetch;
+mod film;
 mod keeper;
-mod run;
+mod pool;
+mod queue;
+mod seat;
+mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offramp_camera::{Camera, Frame};
-use offramp_core::{Core, Prediction, Settings, WindowReport};
+use offramp_core::{Core, Prediction, Settings};
+use offramp_engine::Engine;
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
 use offramp_proto::{BootId, DeviceId, Generation, LearnerSettings, PolicyReport, PublicKey, TenantId, Window};
@@ -29,6 +35,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::judge::{Chosen, PolicySource, SetUpError as PolicyError, Step};
 use crate::lane::{Lane, SetUpError};
+use pool::Pool;
+use seat::{Seat, Service};
+use windows::Whole;
 
 pub use context::ContextSource;
 pub use keeper::{Counters, Swap};
@@ -43,8 +52,6 @@ pub struct Options {
     pub policy: PolicySource,
     /// Learner and audits.
     pub settings: Settings,
-    /// Who says which context the camera is in.
-    pub context: ContextSource,
     /// File of the device's store.
     pub state: PathBuf,
     /// Whether to start from the model's own heads: what the store holds of them is discarded.
@@ -55,8 +62,60 @@ pub struct Options {
     pub summary_every: Duration,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
+    /// Threads that run stages; none: as many as there are cores or cameras, whichever is less.
+    pub threads: Option<usize>,
+    /// Frames that a thread runs at a time, at most.
+    pub batch: usize,
+}
+
+/// Frames that are run at a time where nothing else is said.
+pub const BATCH: usize = 8;
+/// Most cameras of an agent: the store keeps the heads of so many.
+pub const MAX_CAMERAS: usize = 16;
+
+/// What becomes of a frame that comes while another one waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropPolicy {
+    /// It waits in the camera: no frame is lost, and the camera is slowed down.
+    #[default]
+    Never,
+    /// It takes the other's place, which is counted as dropped; so is a frame that comes to its turn after its
+    /// deadline. For live cameras: what is shown is never old.
+    Oldest,
+}
+
+/// A camera, and how its frames are to be served.
+pub struct Source {
+    /// Its name; may be empty where there is one camera only.
+    pub name: String,
+    /// Where its frames come from.
+    pub camera: Box<dyn Camera>,
+    /// Who gets its predictions.
+    pub listener: Listener,
+    /// Who says which context it is in.
+    pub context: ContextSource,
+    /// What becomes of frames that come too fast.
+    pub drop: DropPolicy,
+    /// From a frame's arrival to its prediction: as it comes near, the frame leaves at the exit it has reached.
+    pub deadline: Option<Duration>,
     /// Least time between two frames; none: as fast as they come.
     pub frame_every: Option<Duration>,
+}
+
+impl Source {
+    /// A camera alone: nothing is dropped, nothing is urgent, and there is one context.
+    pub fn new(camera: Box<dyn Camera>, listener: Listener) -> Self {
+        Self {
+            name: String::new(),
+            camera,
+            listener,
+            context: ContextSource::One,
+            drop: DropPolicy::Never,
+            deadline: None,
+            frame_every: None,
+        }
+    }
 }
 
 /// How to reach the controller, and whom to trust.
@@ -95,9 +154,14 @@ pub enum StartError {
     /// Threads or the runtime.
     #[error("the system refuses a thread")]
     Thread(#[source] std::io::Error),
-    /// The camera's frames do not fit the model.
-    #[error("camera gives frames of {camera} where model {model} reads {height}x{width}x{channels}")]
+    /// No camera, too many, or two of the same name.
+    #[error("an agent has 1 to {MAX_CAMERAS} cameras, each with a name of its own")]
+    Cameras,
+    /// A camera's frames do not fit the model.
+    #[error("camera {name} gives frames of {camera} where model {model} reads {height}x{width}x{channels}")]
     Shape {
+        /// Its name.
+        name: String,
         /// What the camera gives.
         camera: offramp_camera::FrameShape,
         /// The model.
@@ -114,27 +178,24 @@ pub enum StartError {
 /// Gets each prediction as it is made, with the frame it is about.
 pub type Listener = Box<dyn FnMut(&Prediction, &Frame) + Send>;
 
-/// From the lane to the keeper.
+/// From the seats to the keeper.
 pub(crate) enum Report {
     /// A window has ended.
-    Window {
-        report: Box<WindowReport>,
-        span: Window,
-        policy: PolicyReport,
-    },
-    /// The heads as they are.
-    Checkpoint(Vec<u8>),
-    /// Who decides has changed with this frame.
+    Window { whole: Box<Whole>, span: Window },
+    /// The heads of a camera as they are.
+    Checkpoint { camera: usize, heads: Vec<u8> },
+    /// Who decides for a camera has changed with this frame.
     Policy {
+        camera: usize,
         step: Step,
         policy: PolicyReport,
         frame: u64,
     },
-    /// The camera has ended or the agent was stopped; nothing follows.
+    /// The cameras have ended or the agent was stopped; nothing follows.
     Ended,
 }
 
-/// From the keeper to the lane; taken between two frames.
+/// From the keeper to a camera's seat; taken between two frames.
 pub(crate) enum Order {
     /// Decide by this policy.
     Swap {
@@ -147,15 +208,28 @@ pub(crate) enum Order {
     Context(u64),
 }
 
-/// What an agent did, once it has ended.
+/// What became of a camera.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Frames that the camera gave.
+pub struct Ended {
+    /// Its name.
+    pub name: String,
+    /// Frames that were begun.
     pub arrived: u64,
     /// Frames that got a prediction.
     pub predicted: u64,
+    /// Frames that gave way to newer ones, or came to their turn too late.
+    pub dropped: u64,
+    /// Frames that left because their deadline was near.
+    pub hurried: u64,
     /// The specialized heads, for [`offramp_core::Core::restore`].
     pub heads: Vec<u8>,
+}
+
+/// What an agent did, once it has ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// In the order in which they were given.
+    pub cameras: Vec<Ended>,
 }
 
 /// A running agent. Dropping it does not stop it; [`Agent::stop`] and the camera's end do.
@@ -164,7 +238,7 @@ pub struct Agent {
     pub boot: BootId,
     stop: Arc<AtomicBool>,
     counters: watch::Receiver<Counters>,
-    lane: JoinHandle<Outcome>,
+    lanes: JoinHandle<Outcome>,
     keeper: JoinHandle<()>,
 }
 
@@ -174,43 +248,64 @@ impl Agent {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(
-        options: Options,
-        package: &Package,
-        camera: Box<dyn Camera>,
-        listener: Listener,
-    ) -> Result<Self, StartError> {
-        let input = &package.manifest().input;
-        let shape = camera.shape();
-        if (shape.height(), shape.width(), shape.channels()) != (input.height, input.width, input.channels) {
-            return Err(StartError::Shape {
-                camera: shape,
-                model: package.manifest().name.clone(),
-                height: input.height,
-                width: input.width,
-                channels: input.channels,
-            });
-        }
+    pub fn start(options: Options, package: &Package, sources: Vec<Source>) -> Result<Self, StartError> {
+        check(&sources, package)?;
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(StartError::Random)?;
         let boot = BootId(boot);
         let seed = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
-        let mut lane = Lane::new(package, options.settings, seed)?;
+        let engine = Engine::load(package).map_err(SetUpError::Engine)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or(cores).clamp(1, sources.len());
 
-        let (reports, from_lane) = mpsc::channel(64);
-        let (to_lane, orders) = std::sync::mpsc::channel();
+        let (reports, from_seats) = mpsc::channel(64);
         let stop = Arc::new(AtomicBool::new(false));
-        let pace = run::Pace {
-            summary: options.summary_every,
-            checkpoint: options.checkpoint_every,
-            frame: options.frame_every,
-        };
-        lane.context = options
-            .context
-            .clone()
-            .watch(to_lane.clone(), Arc::clone(&stop))
-            .map_err(StartError::Thread)?;
-        let (keeper, judge) = keeper::Keeper::open(options, boot, package, &mut lane.core, to_lane)?;
+        let now = Instant::now();
+        let (window_every, batch, checkpoint_every) = (options.summary_every, options.batch, options.checkpoint_every);
+        let mut cameras = Vec::with_capacity(sources.len());
+        let mut films = Vec::with_capacity(sources.len());
+        for (number, source) in sources.into_iter().enumerate() {
+            let mut lane = Lane::new(package, options.settings, seed.wrapping_add(number as u64))?;
+            let (orders_to, orders) = std::sync::mpsc::channel();
+            let watched = source.context.watch(orders_to.clone(), Arc::clone(&stop));
+            lane.context = watched.map_err(StartError::Thread)?;
+            films.push((source.camera, source.frame_every));
+            let service = Service {
+                drop: source.drop,
+                deadline: source.deadline,
+            };
+            cameras.push((source.name, lane, service, source.listener, orders_to, orders));
+        }
+        let restored = cameras.iter_mut().map(|(name, lane, .., orders_to, _)| keeper::Kept {
+            name: name.clone(),
+            core: &mut lane.core,
+            orders: orders_to.clone(),
+        });
+        let (keeper, judges) = keeper::Keeper::open(options, boot, package, restored.collect())?;
+        let seats = cameras.into_iter().zip(judges).enumerate();
+        let seats = seats.map(|(camera, ((name, lane, service, listener, _, orders), judge))| Seat {
+            camera,
+            name,
+            service,
+            lane,
+            judge,
+            listener,
+            orders,
+            reports: reports.clone(),
+            checkpoint_every,
+            checkpoint_due: now + checkpoint_every,
+            unsaved: false,
+            current: None,
+            tended: now,
+            windows: 0,
+            arrived: 0,
+            predicted: 0,
+            dropped: 0,
+            hurried: 0,
+        });
+        let seats: Vec<Seat> = seats.collect();
+        let names: Vec<String> = seats.iter().map(|seat| seat.name.clone()).collect();
+
         let counters = keeper.counters();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -221,28 +316,20 @@ impl Agent {
         let keeper = keeper.connect(&runtime)?;
         let spawn = |name: &str| std::thread::Builder::new().name(name.into());
         let keeper = spawn("offramp-keeper")
-            .spawn(move || runtime.block_on(keeper.run(from_lane)))
+            .spawn(move || runtime.block_on(keeper.run(from_seats)))
             .map_err(StartError::Thread)?;
-        let stopped = Arc::clone(&stop);
-        let frames = run::start_camera(camera, Arc::clone(&stop)).map_err(StartError::Thread)?;
-        let work = run::Run {
-            lane,
-            judge,
-            frames,
-            orders,
-            reports,
-            pace,
-            stop: stopped,
-            listener,
-        };
-        let lane = spawn("offramp-lane")
-            .spawn(move || work.run())
+        let pool = Pool::new(engine, seats, threads, batch, window_every, reports, Arc::clone(&stop));
+        for (number, ((camera, every), name)) in films.into_iter().zip(&names).enumerate() {
+            film::start(camera, number, name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
+        }
+        let lanes = spawn("offramp-worker")
+            .spawn(move || pool.run())
             .map_err(StartError::Thread)?;
         Ok(Self {
             boot,
             stop,
             counters,
-            lane,
+            lanes,
             keeper,
         })
     }
@@ -252,21 +339,46 @@ impl Agent {
         self.counters.clone()
     }
 
-    /// A switch that ends the agent after the frame that is on its way.
+    /// A switch that ends the agent after the frames that are on their way.
     pub fn stop_switch(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// Waits until the camera has ended or the agent was stopped, its state is stored, and the outbox was given a
+    /// Waits until the cameras have ended or the agent was stopped, its state is stored, and the outbox was given a
     /// short time to empty.
     pub fn join(self) -> Outcome {
-        let outcome = self.lane.join();
+        let outcome = self.lanes.join();
         let keeper = self.keeper.join();
         match (outcome, keeper) {
             (Ok(outcome), Ok(())) => outcome,
             (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// Whether cameras can be told apart, and fit the model.
+fn check(sources: &[Source], package: &Package) -> Result<(), StartError> {
+    let mut names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if !(1..=MAX_CAMERAS).contains(&sources.len()) || names.len() < sources.len() {
+        return Err(StartError::Cameras);
+    }
+    let input = &package.manifest().input;
+    for source in sources {
+        let camera = source.camera.shape();
+        if (camera.height(), camera.width(), camera.channels()) != (input.height, input.width, input.channels) {
+            return Err(StartError::Shape {
+                name: source.name.clone(),
+                camera,
+                model: package.manifest().name.clone(),
+                height: input.height,
+                width: input.width,
+                channels: input.channels,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Changes what a desired state names of the learner.

@@ -23,10 +23,10 @@ use offramp_proto::{DeviceId, Parameter, TenantId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::agent::{Agent, ContextSource, Fleet, Listener, Options};
+use crate::agent::{Agent, BATCH, Fleet, Listener, Options, Source};
 use crate::evaluate::{self, Report};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
-use crate::lane::Lane;
+use crate::lane::Single;
 use crate::package;
 use crate::terminal;
 use crate::tool::{self, Images};
@@ -189,7 +189,6 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     say(&format!("page: http://{}/\n", controller.address()));
 
     let options = Options {
-        context: ContextSource::One,
         forget: false,
         device: device.clone(),
         tenant,
@@ -204,12 +203,17 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         }),
         summary_every: Duration::from_millis(500),
         checkpoint_every: Duration::from_secs(2),
-        frame_every: Some(FRAME_EVERY),
+        threads: None,
+        batch: BATCH,
     };
     let camera = Playback::new(Arc::new(scene.images.stream.clone()), scene.order(demo.seed))?;
     let (half_way, reached) = oneshot::channel();
     let (bar, listener) = watch_stream(&scene, half_way);
-    let agent = Agent::start(options, &scene.package, Box::new(camera), listener)?;
+    let source = Source {
+        frame_every: Some(FRAME_EVERY),
+        ..Source::new(Box::new(camera), listener)
+    };
+    let agent = Agent::start(options, &scene.package, vec![source])?;
     let mut counters = agent.counters();
     // The device must be known before a policy can be pushed to it.
     timeout(PATIENCE, controller.summaries_ingested(1))
@@ -247,14 +251,15 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         swap.to, swap.frame, swap.from
     ));
 
-    let outcome = tokio::task::spawn_blocking(move || agent.join()).await?;
+    let mut outcome = tokio::task::spawn_blocking(move || agent.join()).await?;
+    let camera = outcome.cameras.pop().context("the demo has a camera")?;
     bar.finish_and_clear();
     let sent = counters.borrow().sent;
     let statistics = timeout(PATIENCE, controller.summaries_ingested(sent)).await;
     statistics.context("summaries that the broker confirmed did not reach the controller")?;
 
     let (subset, all) = tokio::task::spawn_blocking({
-        let heads = outcome.heads;
+        let heads = camera.heads;
         let (package, evaluation, classes) = (
             scene.package.clone(),
             scene.images.evaluation.clone(),
@@ -270,7 +275,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         policy_swap: PolicySwap {
             from: swap.from,
             to: swap.to,
-            frames_lost: outcome.arrived - outcome.predicted,
+            frames_lost: camera.arrived - camera.predicted,
         },
         summaries: Summaries {
             sent,
@@ -281,7 +286,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     if demo.json {
         terminal::line(&serde_json::to_string(&verdict)?)?;
     } else {
-        terminal::line(&verdict.table(&scene.subset, outcome.arrived))?;
+        terminal::line(&verdict.table(&scene.subset, camera.arrived))?;
     }
     if demo.keep {
         say(&format!(
@@ -360,13 +365,13 @@ fn measure(
     let bar = terminal::progress(2 * evaluation.len() as u64, "measuring");
     let mut measured = Vec::new();
     for specialized in [false, true] {
-        let mut lane = Lane::new(package, tool::measuring(package, 1.0), 1)?;
+        let mut single = Single::new(package, tool::measuring(package, 1.0), 1)?;
         if specialized {
-            lane.core.restore(heads)?;
+            single.lane.core.restore(heads)?;
         }
         let mut judge = PolicyJudge::new(workshop.prepare(policy)?);
         measured.push(evaluate::subset_and_all(
-            &mut lane,
+            &mut single,
             &mut judge,
             evaluation,
             classes,

@@ -7,7 +7,7 @@ use offramp_core::Facts;
 use serde_json::json;
 
 use crate::evaluate::{self, Tally};
-use crate::lane::{BuiltIn, Lane};
+use crate::lane::{BuiltIn, Single};
 use crate::terminal::{self, Table, macs, percent};
 use crate::{package, tool};
 
@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 1e-3;
 /// What is wrong with which part.
 pub fn check(name: &str) -> anyhow::Result<()> {
     let package = package::open(name)?;
-    let mut lane = Lane::new(&package, tool::measuring(&package, 0.8), 1)?;
+    let mut single = Single::new(&package, tool::measuring(&package, 0.8), 1)?;
     let manifest = package.manifest();
     terminal::line(&format!(
         "{} version {} ({})",
@@ -30,7 +30,7 @@ pub fn check(name: &str) -> anyhow::Result<()> {
         package.digest()
     ))?;
     terminal::line("  manifest, digests, heads and stages fit")?;
-    let by: Vec<&str> = (0..manifest.stages.len()).map(|stage| lane.kernels(stage)).collect();
+    let by: Vec<&str> = (0..manifest.stages.len()).map(|stage| single.kernels(stage)).collect();
     terminal::line(&format!("  kernels of the stages: {}", by.join(", ")))?;
     let Some(vectors) = package.vectors()? else {
         return Ok(terminal::line(
@@ -45,9 +45,9 @@ pub fn check(name: &str) -> anyhow::Result<()> {
             .values
             .chunks_exact(vectors.logits.exits * vectors.logits.classes),
     ) {
-        lane.run(seen, image, Facts::default(), &mut BuiltIn, |_| ())?;
+        single.run(seen, image, Facts::default(), &mut BuiltIn)?;
         for (exit, expected) in logits.chunks_exact(vectors.logits.classes).enumerate() {
-            let got = lane.core.probabilities(exit).context("every exit is reached")?;
+            let got = single.lane.core.probabilities(exit).context("every exit is reached")?;
             let reference = softmax(expected);
             worst = got
                 .iter()
@@ -166,16 +166,16 @@ pub fn eval(name: &str, data: Option<&Path>, as_json: bool) -> anyhow::Result<()
     const THRESHOLDS: [f32; 9] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
     let package = package::open(name)?;
     let images = tool::images(&package, data)?.evaluation;
-    let mut lane = Lane::new(&package, tool::measuring(&package, 1.0), 1)?;
+    let mut single = Single::new(&package, tool::measuring(&package, 1.0), 1)?;
     let steps = images.len() as u64 * (1 + THRESHOLDS.len() as u64);
     let bar = terminal::progress(steps, "evaluating");
-    let (alone, ms) = evaluate::exits_alone(&mut lane, &mut BuiltIn, &images, || bar.inc(1))?;
+    let (alone, ms) = evaluate::exits_alone(&mut single, &mut BuiltIn, &images, || bar.inc(1))?;
     let all: Vec<u32> = (0..).take(images.len()).collect();
     let mut sweep = Vec::new();
     for threshold in THRESHOLDS {
-        lane.core.set_settings(tool::measuring(&package, threshold))?;
+        single.lane.core.set_settings(tool::measuring(&package, threshold))?;
         let mut tally = Tally::new(alone.len());
-        evaluate::run(&mut lane, &mut BuiltIn, &images, &all, |outcome| {
+        evaluate::run(&mut single, &mut BuiltIn, &images, &all, |outcome| {
             tally.add(outcome);
             bar.inc(1);
         })?;

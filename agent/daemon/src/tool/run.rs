@@ -1,18 +1,20 @@
 //! `offramp run`: the agent as configured.
 
 use std::fs;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use offramp_camera::{Camera, Folder, FrameShape, Playback, Raw, sample};
+use offramp_camera::{Camera, Folder, FrameShape, Pipe, Playback, Raw, sample};
 use offramp_core::Settings;
 use offramp_link::Credentials;
 use offramp_model::Package;
 use serde_json::json;
 
-use crate::agent::{Agent, Fleet, Options};
+use crate::agent::{Agent, Fleet, Listener, Options, Source};
 use crate::config::{self, Config};
 use crate::judge::PolicySource;
 use crate::package;
@@ -30,48 +32,113 @@ pub fn run(path: &Path, forget: bool) -> anyhow::Result<()> {
     let package = package::open(&config.model.package)?;
     let input = &package.manifest().input;
     let shape = FrameShape::new(input.height, input.width, input.channels)?;
-    let camera: Box<dyn Camera> = match &config.camera {
-        config::Camera::Sample => Box::new(Playback::whole(sample::stream()?.into())),
-        config::Camera::Folder { path } => Box::new(Folder::open(path, shape)?),
-        config::Camera::Stdin => Box::new(Raw::new(io::stdin(), shape)),
-    };
+    let classes = Arc::new(package.manifest().classes.clone());
+    let mut sources = Vec::new();
+    for (name, camera) in config.all_cameras() {
+        let context = camera.context.as_ref().unwrap_or(&config.context);
+        sources.push(Source {
+            name: name.to_owned(),
+            listener: printer(name, Arc::clone(&classes)),
+            camera: open(camera, shape)?,
+            context: context.source(),
+            drop: camera.drop,
+            deadline: camera.deadline(),
+            frame_every: camera.frame_every(),
+        });
+    }
     let options = Options {
         forget,
         ..options(config, &package)?
     };
-    let classes = package.manifest().classes.clone();
-    let mut out = BufWriter::new(io::stdout());
-    let agent = Agent::start(
-        options,
-        &package,
-        camera,
-        Box::new(move |prediction, frame| {
-            let line = json!({
-                "frame": prediction.frame,
-                "name": frame.name,
-                "class": prediction.class,
-                "label": classes.get(prediction.class as usize),
-                "confidence": prediction.confidence,
-                "exit": prediction.exit,
-                "macs": prediction.macs,
-                "ms": prediction.latency_us as f64 / 1e3,
-            });
-            // Whoever reads waits for this very line, not for a full buffer.
-            if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
-                if error.kind() != io::ErrorKind::BrokenPipe {
-                    tracing::error!(%error, "predictions cannot be written");
-                }
-                std::process::exit(i32::from(error.kind() != io::ErrorKind::BrokenPipe));
-            }
-        }),
-    )?;
-    let outcome = agent.join();
-    tracing::info!(
-        frames = outcome.arrived,
-        predictions = outcome.predicted,
-        "the camera has ended"
-    );
+    let agent = Agent::start(options, &package, sources)?;
+    // The engine has made of it what it needs.
+    drop(package);
+    stop_on_signal(agent.stop_switch())?;
+    for camera in agent.join().cameras {
+        tracing::info!(
+            camera = camera.name,
+            frames = camera.arrived,
+            predictions = camera.predicted,
+            dropped = camera.dropped,
+            "the camera has ended"
+        );
+    }
     Ok(())
+}
+
+fn open(camera: &config::Camera, shape: FrameShape) -> anyhow::Result<Box<dyn Camera>> {
+    let path = camera.path.as_deref().unwrap_or(Path::new(""));
+    Ok(match camera.source {
+        config::Source::Sample => Box::new(Playback::whole(sample::stream()?.into())),
+        config::Source::Folder => Box::new(Folder::open(path, shape)?),
+        config::Source::Stdin => Box::new(Raw::new(io::stdin(), shape)),
+        config::Source::Pipe => Box::new(Pipe::open(path, shape)?),
+    })
+}
+
+/// An orderly end where one is asked for: what was learned is stored, and the fleet hears of it. The second signal
+/// ends at once.
+fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let wait = async move {
+        loop {
+            #[cfg(unix)]
+            {
+                use tokio::signal::unix::{SignalKind, signal};
+                let mut terminate = signal(SignalKind::terminate())?;
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    interrupted = tokio::signal::ctrl_c() => interrupted?,
+                }
+            }
+            #[cfg(not(unix))]
+            tokio::signal::ctrl_c().await?;
+            tracing::info!("a signal asks for the end");
+            if stop.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+        }
+        #[allow(unreachable_code)] // tells the type of the errors above
+        std::io::Result::Ok(())
+    };
+    std::thread::Builder::new()
+        .name("offramp-signals".into())
+        .spawn(move || {
+            if let Err(error) = runtime.block_on(wait) {
+                tracing::warn!(%error, "signals are not heard: the agent ends at once when it is asked to");
+            }
+        })?;
+    Ok(())
+}
+
+/// Writes predictions as JSON lines.
+fn printer(camera: &str, classes: Arc<Vec<String>>) -> Listener {
+    let camera = Some(camera.to_owned()).filter(|name| !name.is_empty());
+    Box::new(move |prediction, frame| {
+        let mut line = json!({
+            "frame": prediction.frame,
+            "name": frame.name,
+            "class": prediction.class,
+            "label": classes.get(prediction.class as usize),
+            "confidence": prediction.confidence,
+            "exit": prediction.exit,
+            "macs": prediction.macs,
+            "ms": prediction.latency_us as f64 / 1e3,
+        });
+        if let Some(camera) = &camera {
+            line["camera"] = json!(camera);
+        }
+        // Whoever reads waits for this very line, not for a full buffer. Other cameras write, too: a line at a time.
+        let mut text = line.to_string();
+        text.push('\n');
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                tracing::error!(%error, "predictions cannot be written");
+            }
+            std::process::exit(i32::from(error.kind() != io::ErrorKind::BrokenPipe));
+        }
+    })
 }
 
 fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
@@ -97,10 +164,9 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
     let fleet = config.fleet.as_ref().map(fleet).transpose()?;
     Ok(Options {
         settings: Settings {
-            contexts: config.context.remembered(),
+            contexts: config.remembered(),
             ..config.learner.over(package::settings(package))
         },
-        context: config.context.source(),
         device: config.device.id,
         tenant: config.device.tenant,
         policy,
@@ -109,7 +175,8 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         fleet,
         summary_every: Duration::from_secs_f64(config.state.summary_seconds),
         checkpoint_every: Duration::from_secs_f64(config.state.checkpoint_seconds),
-        frame_every: None,
+        threads: config.engine.threads,
+        batch: config.engine.batch,
     })
 }
 

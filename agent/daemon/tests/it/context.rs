@@ -10,7 +10,7 @@ use crate::device::Device;
 fn remembered(device: &Device) -> u64 {
     let package = package::open(package::EMBEDDED).unwrap();
     let mut core = Core::new(package::network(&package).unwrap(), Settings::default()).unwrap();
-    core.restore(&device.store().checkpoints().unwrap()[0].heads).unwrap();
+    core.restore(&device.store().checkpoints("").unwrap()[0].heads).unwrap();
     core.close_window().guard.contexts
 }
 

@@ -77,7 +77,7 @@ async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_coun
 
     // The last run ends in order; everything that was ever written must have arrived once.
     let before = device.store();
-    let (checkpoint, desired) = (before.checkpoints().unwrap(), before.desired().unwrap().unwrap());
+    let (checkpoint, desired) = (before.checkpoints("").unwrap(), before.desired().unwrap().unwrap());
     assert!(!checkpoint.is_empty());
     assert_eq!(Generation(desired.generation), generation);
     drop(before);

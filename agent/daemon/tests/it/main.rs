@@ -1,5 +1,6 @@
 //! The agent as users meet it: the program itself, with a real broker and a real controller.
 
+mod cameras;
 mod context;
 mod demo;
 mod device;

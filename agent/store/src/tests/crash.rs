@@ -26,7 +26,7 @@ fn script() -> Vec<Action> {
     };
     vec![
         append(10),
-        Action::SaveCheckpoint { length: 40 },
+        Action::SaveCheckpoint { camera: 0, length: 40 },
         desired(1),
         Action::PutArtifact { id: 1 },
         Action::SetRoles([Some(1), None, None]),
@@ -37,14 +37,16 @@ fn script() -> Vec<Action> {
         Action::PutArtifact { id: 2 },
         Action::SetRoles([Some(2), Some(1), None]),
         Action::PutArtifact { id: 0 },
-        Action::SaveCheckpoint { length: 10 },
-        Action::SaveCheckpoint { length: 20 },
+        Action::SaveCheckpoint { camera: 0, length: 10 },
+        Action::SaveCheckpoint { camera: 0, length: 20 },
+        Action::SaveCheckpoint { camera: 1, length: 5 },
+        Action::SaveCheckpoint { camera: 2, length: 7 },
         Action::SetValue { key: 1, length: 9 },
         Action::PutArtifact { id: 0 },
         desired(2),
         append(20),
         Action::RemoveValue { key: 1 },
-        Action::DiscardCheckpoint { number: 3 },
+        Action::DiscardCheckpoint { camera: 0, number: 3 },
         Action::Acknowledge(vec![1, 2, 4, 5]),
         append(5),
     ]

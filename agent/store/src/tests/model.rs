@@ -14,9 +14,11 @@ use crate::{Appended, Checkpoint, Desired, DesiredChange, OutboxStatus, Record, 
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     SaveCheckpoint {
+        camera: u8,
         length: usize,
     },
     DiscardCheckpoint {
+        camera: u8,
         number: u64,
     },
     SetDesired {
@@ -45,11 +47,19 @@ pub(super) enum Action {
     CutPower,
 }
 
+/// Cameras that are asked for: one more than the store has room for.
+const CAMERAS: u8 = 3;
+
+/// The first is the only one of a device that does not name it.
+fn name(camera: u8) -> &'static str {
+    ["", "gate", "yard"][usize::from(camera)]
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let id = || 0..6u8;
     prop_oneof![
-        2 => (0..60usize).prop_map(|length| Action::SaveCheckpoint { length }),
-        1 => (0..8u64).prop_map(|number| Action::DiscardCheckpoint { number }),
+        3 => (0..CAMERAS, 0..60usize).prop_map(|(camera, length)| Action::SaveCheckpoint { camera, length }),
+        1 => (0..CAMERAS, 0..8u64).prop_map(|(camera, number)| Action::DiscardCheckpoint { camera, number }),
         3 => (0..8u64, 0..2u8, 0..45usize)
             .prop_map(|(generation, content, length)| Action::SetDesired { generation, content, length }),
         3 => id().prop_map(|id| Action::PutArtifact { id }),
@@ -85,7 +95,7 @@ fn answer(result: Result<impl std::fmt::Debug, StoreError>) -> Answer {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Content {
     boot: u64,
-    checkpoints: Vec<Checkpoint>,
+    checkpoints: Vec<Vec<Checkpoint>>,
     desired: Option<Desired>,
     artifacts: BTreeMap<u8, Option<Vec<u8>>>,
     roles: Roles,
@@ -104,7 +114,9 @@ impl Content {
 pub(super) fn content(store: &Store) -> Content {
     Content {
         boot: store.boot(),
-        checkpoints: store.checkpoints().unwrap(),
+        checkpoints: (0..CAMERAS)
+            .map(|camera| store.checkpoints(name(camera)).unwrap())
+            .collect(),
         desired: store.desired().unwrap(),
         artifacts: (0..6)
             .map(|id| (id, store.artifact(Digest::of(&artifact(id))).unwrap()))
@@ -120,8 +132,10 @@ pub(super) fn content(store: &Store) -> Content {
 
 pub(super) fn ask(store: &Store, action: &Action) -> Answer {
     match action {
-        Action::SaveCheckpoint { length } => answer(store.save_checkpoint(&vec![1; *length])),
-        Action::DiscardCheckpoint { number } => answer(store.discard_checkpoint(*number)),
+        Action::SaveCheckpoint { camera, length } => {
+            answer(store.save_checkpoint(name(*camera), &vec![*camera; *length]))
+        }
+        Action::DiscardCheckpoint { camera, number } => answer(store.discard_checkpoint(name(*camera), *number)),
         Action::SetDesired {
             generation,
             content,
@@ -152,7 +166,8 @@ fn roles(ids: &[Option<u8>; 3]) -> Roles {
 pub(super) struct Model {
     boot: u64,
     last_checkpoint: u64,
-    checkpoints: VecDeque<Checkpoint>,
+    /// Of each camera, the oldest first.
+    checkpoints: [VecDeque<Checkpoint>; CAMERAS as usize],
     desired: Option<Desired>,
     /// The one put longest ago first.
     artifacts: Vec<u8>,
@@ -186,7 +201,11 @@ impl Model {
     pub(super) fn content(&self) -> Content {
         Content {
             boot: self.boot,
-            checkpoints: self.checkpoints.iter().rev().cloned().collect(),
+            checkpoints: self
+                .checkpoints
+                .iter()
+                .map(|kept| kept.iter().rev().cloned().collect())
+                .collect(),
             desired: self.desired.clone(),
             artifacts: (0..6)
                 .map(|id| (id, self.artifacts.contains(&id).then(|| artifact(id))))
@@ -205,11 +224,12 @@ impl Model {
 
     pub(super) fn ask(&mut self, action: &Action) -> Answer {
         match action {
-            Action::SaveCheckpoint { length } => answer(self.save_checkpoint(*length)),
-            Action::DiscardCheckpoint { number } => {
-                let before = self.checkpoints.len();
-                self.checkpoints.retain(|checkpoint| checkpoint.number != *number);
-                answer(Ok(self.checkpoints.len() < before))
+            Action::SaveCheckpoint { camera, length } => answer(self.save_checkpoint(*camera, *length)),
+            Action::DiscardCheckpoint { camera, number } => {
+                let kept = &mut self.checkpoints[usize::from(*camera)];
+                let before = kept.len();
+                kept.retain(|checkpoint| checkpoint.number != *number);
+                answer(Ok(kept.len() < before))
             }
             Action::SetDesired {
                 generation,
@@ -233,18 +253,25 @@ impl Model {
         }
     }
 
-    fn save_checkpoint(&mut self, length: usize) -> Result<u64, StoreError> {
+    fn save_checkpoint(&mut self, camera: u8, length: usize) -> Result<u64, StoreError> {
         let limit = tight_limits().checkpoint_bytes;
         if length as u64 > limit {
             return Err(too_large("a checkpoint", length, limit));
         }
         self.last_checkpoint += 1;
-        self.checkpoints.push_back(Checkpoint {
+        let kept = &mut self.checkpoints[usize::from(camera)];
+        kept.push_back(Checkpoint {
             number: self.last_checkpoint,
-            heads: vec![1; length],
+            heads: vec![camera; length],
         });
-        if self.checkpoints.len() > 2 {
-            self.checkpoints.pop_front();
+        if kept.len() > 2 {
+            kept.pop_front();
+        }
+        let used = self.checkpoints.iter().filter(|kept| !kept.is_empty());
+        if used.count() as u64 > tight_limits().cameras {
+            let saved = self.checkpoints.iter_mut().filter(|kept| !kept.is_empty());
+            let oldest = saved.min_by_key(|kept| kept.back().map(|last| last.number));
+            oldest.unwrap().clear();
         }
         Ok(self.last_checkpoint)
     }

@@ -17,7 +17,7 @@ fn fill(path: &Path) {
             .append("up/summary", |sequence| vec![sequence as u8; 500 * n])
             .unwrap();
     }
-    store.save_checkpoint(&[7; 20_000]).unwrap();
+    store.save_checkpoint("", &[7; 20_000]).unwrap();
     store.set_desired(3, b"three").unwrap();
 }
 
@@ -94,6 +94,26 @@ fn what_is_no_store_is_set_aside() {
     for content in [&b"not a store"[..], &[0; 100_000], &[0xff; 5_000]] {
         fs::write(&path, content).unwrap();
         assert_replaced(&path);
+    }
+}
+
+#[test]
+fn checkpoints_from_before_there_were_several_cameras_are_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("device.redb");
+    drop(Store::open(&path, Limits::default()).unwrap());
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    let old: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("checkpoints");
+    write.open_table(old).unwrap().insert(7, &b"heads"[..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let (store, opened) = Store::open(&path, Limits::default()).unwrap();
+        assert_eq!(opened, Opened::Existing);
+        let kept = store.checkpoints("").unwrap();
+        assert_eq!((kept.len(), kept[0].number, &kept[0].heads[..]), (1, 7, &b"heads"[..]));
+        assert_eq!(store.checkpoints("gate").unwrap(), []);
     }
 }
 
@@ -187,7 +207,7 @@ proptest! {
             prop_assert_eq!(record.payload.len() as u64, 500 * (record.sequence - 1));
             prop_assert!(record.payload.iter().all(|byte| u64::from(*byte) == record.sequence));
         }
-        for checkpoint in store.checkpoints().unwrap() {
+        for checkpoint in store.checkpoints("").unwrap() {
             prop_assert_eq!(checkpoint.heads, vec![7; 20_000]);
         }
         if let Some(desired) = store.desired().unwrap() {

@@ -42,10 +42,10 @@ fn child() {
         match random(8) {
             0 => {
                 say("checkpointing".to_owned());
-                let next = store.checkpoints().unwrap().first().map_or(1, |last| last.number + 1);
+                let next = store.checkpoints("").unwrap().first().map_or(1, |last| last.number + 1);
                 say(format!(
                     "checkpointed {}",
-                    store.save_checkpoint(&payload(next)).unwrap()
+                    store.save_checkpoint("", &payload(next)).unwrap()
                 ));
             }
             1 => {
@@ -160,7 +160,7 @@ impl Said {
         assert!(status.last_sequence >= sequences.last().copied().unwrap_or(0));
 
         let one_more = |open| u64::from(self.open == open);
-        let checkpoints = store.checkpoints().unwrap();
+        let checkpoints = store.checkpoints("").unwrap();
         let last = checkpoints.first().map_or(0, |checkpoint| checkpoint.number);
         assert!((self.checkpoint..=self.checkpoint + one_more(Open::Checkpoint)).contains(&last));
         assert_eq!(checkpoints.len() as u64, last.min(2));

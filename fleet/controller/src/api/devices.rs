@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use offramp_proto::CameraReport;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, limit};
@@ -293,6 +294,7 @@ struct SummaryView {
     generation: u64,
     frames: u64,
     dropped: u64,
+    hurried: u64,
     /// Frames taken at each exit.
     exits: Vec<u64>,
     macs: u64,
@@ -315,6 +317,10 @@ struct SummaryView {
     policy_faults: u64,
     outbox: u64,
     temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cameras: Vec<CameraReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    engines: Vec<String>,
 }
 
 impl From<Summary> for SummaryView {
@@ -328,7 +334,8 @@ impl From<Summary> for SummaryView {
             window_end: window.end,
             generation: summary.generation,
             frames: window.frames,
-            dropped: summary.dropped,
+            dropped: window.dropped,
+            hurried: window.hurried,
             exits: window.exits,
             macs: window.macs,
             audit_macs: summary.audit_macs,
@@ -351,6 +358,8 @@ impl From<Summary> for SummaryView {
             policy_faults: summary.faults,
             outbox: summary.outbox,
             temperature: summary.temperature,
+            cameras: window.cameras,
+            engines: window.engines,
         }
     }
 }

@@ -84,6 +84,7 @@ impl DevicePage {
             }
             (self.tiles())
             (self.charts())
+            (self.cameras())
             div class="columns" {
                 (self.classes())
                 (self.facts())
@@ -247,6 +248,52 @@ impl DevicePage {
         }
     }
 
+    /// What each of several cameras does.
+    fn cameras(&self) -> Markup {
+        let cameras = &self.overview.recent.cameras;
+        if cameras.is_empty() {
+            return html! {};
+        }
+        let dash = || "–".to_owned();
+        html! {
+            section id="cameras" aria-labelledby="cameras-title" data-live {
+                h2 id="cameras-title" { "Cameras" }
+                div class="scroll" tabindex="0" role="region" aria-label="Cameras" {
+                    table class="compact" {
+                        thead { tr {
+                            th scope="col" { "Camera" }
+                            th scope="col" class="number" { "Frames" }
+                            th scope="col" class="number" { "Dropped" }
+                            th scope="col" class="number" { "Hurried" }
+                            th scope="col" { "Exits" }
+                            th scope="col" class="number" { "Cost" }
+                            th scope="col" class="number" { "Disagreeing audits" }
+                            th scope="col" class="number" { "Given up" }
+                        } }
+                        tbody { @for camera in cameras {
+                            tr {
+                                th scope="row" { (camera.name) @if camera.paused { " " (paused()) } }
+                                td class="number" { (count(camera.frames)) }
+                                td class="number" { (count(camera.dropped)) }
+                                td class="number" { (count(camera.hurried)) }
+                                td {
+                                    @let shares: Vec<String> = camera.exits.iter().filter_map(|taken| share(*taken, camera.frames)).map(percent_round).collect();
+                                    (shares.join(" · "))
+                                }
+                                td class="number" { (share(camera.macs, camera.full_macs).map_or_else(dash, percent)) }
+                                td class="number" { (count(camera.disagreements)) " of " (count(camera.audits)) }
+                                td class="number" { (given_up(camera.loss.into())) }
+                            }
+                        } }
+                    }
+                }
+                p class="note" {
+                    "The latest " (RECENT) " windows. Dropped frames gave way to newer ones; hurried ones left early because their deadline was near."
+                }
+            }
+        }
+    }
+
     fn classes(&self) -> Markup {
         let recent = &self.overview.recent;
         let names = self
@@ -322,7 +369,13 @@ impl DevicePage {
                     @if let Some(boot) = device.boot { dt { "Boot" } dd { code title=(boot) { (boot.to_string().chars().take(8).collect::<String>()) } } }
                     @if let Some(started) = device.started_at { dt { "Started" } dd { (age(started, self.now)) } }
                     dt { "First seen" } dd { (age(device.first_seen, self.now)) }
-                    dt { "Frames" } dd { (count(self.overview.frames)) }
+                    @let recent = &self.overview.recent;
+                    @if !recent.engines.is_empty() { dt { "Stages run in" } dd { (recent.engines.join(", ")) } }
+                    dt { "Frames" } dd {
+                        (count(self.overview.frames))
+                        @if recent.dropped > 0 { ", " (count(recent.dropped)) " dropped lately" }
+                        @if recent.hurried > 0 { ", " (count(recent.hurried)) " hurried lately" }
+                    }
                     dt { "Generation" } dd {
                         @match &device.reported { Some(r) => { (r.generation) " reported" }, None => "none reported" }
                         @if let Some(desired) = &self.overview.desired { ", " (desired.generation) " desired" }

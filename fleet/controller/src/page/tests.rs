@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use offramp_proto::{BootId, Digest};
+use offramp_proto::{BootId, CameraReport, Digest};
 
 use super::*;
 use crate::overview::DeviceOverview;
@@ -8,6 +8,20 @@ use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
 use crate::store::{DesiredState, Device, Event, Guard, History, Model, Policy, ReportedState, Run, Window};
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
+
+/// A camera; the learning of one named "yard" is paused.
+fn camera(name: &str) -> CameraReport {
+    CameraReport {
+        name: name.into(),
+        frames: 50,
+        dropped: 7,
+        exits: vec![40, 10],
+        macs: 10,
+        full_macs: 40,
+        paused: name == "yard",
+        ..CameraReport::default()
+    }
+}
 
 fn overview(name: &str, text: &str) -> DeviceOverview {
     DeviceOverview {
@@ -43,6 +57,10 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             full_macs: 100,
             exits: vec![60, 30, 10],
             classes: vec![(0, 70), (1, 20), (900, 10)],
+            dropped: 0,
+            hurried: 0,
+            cameras: ["gate", text].map(camera).into(),
+            engines: vec!["fused".into(), text.into()],
         },
         frames: 123_456,
         disagreement: Some(Disagreement {
@@ -139,6 +157,10 @@ fn window(sequence: u64, policy: &str) -> Window {
         classes: vec![(0, 10)],
         policy: policy.into(),
         policy_version: 1,
+        dropped: 0,
+        hurried: 0,
+        cameras: Vec::new(),
+        engines: Vec::new(),
     }
 }
 
@@ -223,6 +245,23 @@ fn charts_are_drawn_and_told_in_words() {
     assert!(
         page.contains("Cost as a share of the full network: from 40.0\u{202f}% at first to 40.0\u{202f}% at last.")
     );
+}
+
+#[test]
+fn several_cameras_have_a_row_each() {
+    let page = device_page("yard", vec![]);
+    let rows = page
+        .split("id=\"cameras\"")
+        .nth(1)
+        .unwrap()
+        .split("</table>")
+        .next()
+        .unwrap();
+    let rows: Vec<&str> = rows.split("<tr>").skip(2).collect();
+    assert_eq!(rows.len(), 2);
+    assert!(rows[0].contains("gate") && rows[0].contains("80\u{202f}% · 20\u{202f}%") && rows[0].contains(">7<"));
+    assert!(rows[1].contains("yard") && rows[1].contains("learning paused") && !rows[0].contains("paused"));
+    assert!(page.contains("fused, yard"), "what runs the stages");
 }
 
 #[test]

@@ -126,9 +126,9 @@ pub(super) fn list<T: serde::de::DeserializeOwned>(column: Option<String>) -> Ve
         .unwrap_or_default()
 }
 
-/// A list or map of plain values as SQLite keeps it.
+/// A list or map as SQLite keeps it.
 pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).expect("texts and whole numbers always have a JSON form")
+    serde_json::to_string(value).expect("lists and maps with texts for keys always have a JSON form")
 }
 
 pub(super) fn digest(column: Option<Vec<u8>>) -> Option<Digest> {

@@ -138,6 +138,7 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
         migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
+        migration(3, "cameras", include_str!("../../migrations/0003_cameras.sql")),
     ])
 }
 

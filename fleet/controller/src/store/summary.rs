@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offramp_proto::{BootId, DeviceId, Summary as Message};
+use offramp_proto::{BootId, CameraReport, DeviceId, Summary as Message};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
@@ -16,7 +16,6 @@ pub(crate) struct Summary {
     pub(crate) sequence: u64,
     pub(crate) received_at: u64,
     pub(crate) generation: u64,
-    pub(crate) dropped: u64,
     pub(crate) audit_macs: u64,
     pub(crate) stage_us: u64,
     pub(crate) overhead_us: u64,
@@ -38,6 +37,9 @@ pub(crate) struct Window {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) frames: u64,
+    pub(crate) dropped: u64,
+    /// Frames that left because their deadline was near.
+    pub(crate) hurried: u64,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
     pub(crate) macs: u64,
@@ -53,6 +55,10 @@ pub(crate) struct Window {
     pub(crate) classes: Vec<(u32, u64)>,
     pub(crate) policy: String,
     pub(crate) policy_version: u64,
+    /// Their parts, where the device has several.
+    pub(crate) cameras: Vec<CameraReport>,
+    /// What runs each stage; none where the device does not tell.
+    pub(crate) engines: Vec<String>,
 }
 
 /// The guard of a device's learner at the end of a window.
@@ -78,9 +84,9 @@ pub(crate) struct Guard {
 
 macro_rules! window_columns {
     () => {
-        "device, boot, sequence, window_start, window_end, frames, exits, macs, full_macs, audits, disagreements, \
+        "device, boot, sequence, window_start, window_end, frames, dropped, hurried, exits, macs, full_macs, audits, disagreements, \
          bound, rollbacks, guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, \
-         guard_paused, guard_contexts, guard_bytes, classes, policy, policy_version"
+         guard_paused, guard_contexts, guard_bytes, classes, policy, policy_version, cameras, engines"
     };
 }
 
@@ -93,6 +99,8 @@ impl FromRow<'_, SqliteRow> for Window {
             start: uint(row.try_get("window_start")?),
             end: uint(row.try_get("window_end")?),
             frames: uint(row.try_get("frames")?),
+            dropped: uint(row.try_get("dropped")?),
+            hurried: uint(row.try_get("hurried")?),
             exits: list(row.try_get("exits")?),
             macs: uint(row.try_get("macs")?),
             full_macs: uint(row.try_get("full_macs")?),
@@ -104,6 +112,8 @@ impl FromRow<'_, SqliteRow> for Window {
             classes: list(row.try_get("classes")?),
             policy: row.try_get("policy")?,
             policy_version: uint(row.try_get("policy_version")?),
+            cameras: list(row.try_get("cameras")?),
+            engines: list(row.try_get("engines")?),
         })
     }
 }
@@ -132,7 +142,6 @@ impl FromRow<'_, SqliteRow> for Summary {
             sequence: window.sequence,
             received_at: uint(row.try_get("received_at")?),
             generation: uint(row.try_get("generation")?),
-            dropped: uint(row.try_get("dropped")?),
             audit_macs: uint(row.try_get("audit_macs")?),
             stage_us: uint(row.try_get("stage_us")?),
             overhead_us: uint(row.try_get("overhead_us")?),
@@ -151,7 +160,7 @@ impl Store {
     /// Summaries of a device whose window ended after `since`, oldest first, at most `limit`.
     pub(crate) async fn summary_list(&self, device: &str, since: u64, limit: u32) -> Result<Vec<Summary>, StoreError> {
         sqlx::query_as(concat!(
-            "SELECT received_at, generation, dropped, audit_macs, stage_us, overhead_us, updates, gated, \
+            "SELECT received_at, generation, audit_macs, stage_us, overhead_us, updates, gated, \
              policy_source, faults, outbox, temperature, ",
             window_columns!(),
             " FROM summaries WHERE device = $1 AND window_end > $2 ORDER BY window_end, sequence LIMIT $3"
@@ -320,9 +329,10 @@ pub(super) async fn insert_in_txn(
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
          gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
          guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, guard_paused, \
-         guard_contexts, guard_bytes) \
+         guard_contexts, guard_bytes, hurried, cameras, engines) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37) ON CONFLICT DO NOTHING",
+         $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(summary.device.as_str())
     .bind(int(summary.sequence.0))
@@ -361,6 +371,9 @@ pub(super) async fn insert_in_txn(
     .bind(guard.map(|g| g.paused))
     .bind(guard.map(|g| int(g.contexts)))
     .bind(guard.map(|g| int(g.bytes)))
+    .bind(int(summary.hurried))
+    .bind((!summary.cameras.is_empty()).then(|| json(&summary.cameras)))
+    .bind((!summary.engines.is_empty()).then(|| json(&summary.engines)))
     .execute(connection)
     .await
     .task("keep a summary")?;

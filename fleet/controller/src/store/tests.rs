@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use offramp_proto::{
-    Audits, Birth, BootId, ClassCount, Cost, Death, DeviceId, Digest, Event as EventMessage, ExitUse, Generation,
-    GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence, SigningKey,
-    Summary as SummaryMessage, Window as WindowMessage,
+    Audits, Birth, BootId, CameraReport, ClassCount, Cost, Death, DeviceId, Digest, Event as EventMessage, ExitUse,
+    Generation, GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence,
+    SigningKey, Summary as SummaryMessage, Window as WindowMessage,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -137,6 +137,9 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
         policy: policy(),
         outbox: 0,
         temperature: None,
+        hurried: 0,
+        cameras: Vec::new(),
+        engines: Vec::new(),
     }
 }
 
@@ -260,6 +263,29 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn cameras_and_engines_are_kept() {
+    let fixture = Fixture::new().await;
+    let mut message = summary("cam", 1, 4, 100);
+    message.hurried = 2;
+    message.dropped = 3;
+    message.engines = vec!["fused".into(), "tract".into()];
+    message.cameras = ["gate", "yard"]
+        .map(|name| CameraReport {
+            name: name.into(),
+            frames: 50,
+            exits: vec![40, 10],
+            loss: 0.25,
+            ..CameraReport::default()
+        })
+        .into();
+    let (cameras, engines) = (message.cameras.clone(), message.engines.clone());
+    fixture.insert(vec![live(Record::Summary(Box::new(message)))]).await;
+    let kept = &fixture.store.summary_list("cam", 0, 10).await.unwrap()[0].window;
+    assert_eq!((&kept.cameras, &kept.engines), (&cameras, &engines));
+    assert_eq!((kept.hurried, kept.dropped), (2, 3));
 }
 
 #[tokio::test]

@@ -188,6 +188,9 @@ impl Device {
             policy: self.policy("threshold", 1),
             outbox: 0,
             temperature: Some(41.5),
+            hurried: 0,
+            cameras: Vec::new(),
+            engines: Vec::new(),
         }
     }
 

@@ -90,6 +90,16 @@ fn a_field_outside_its_bounds_is_named() {
         }),
         "window"
     );
+    let mut uncounted = sample::summary_with_cameras();
+    uncounted.cameras[1].frames += 1;
+    assert_eq!(out_of_bounds(uncounted), "cameras");
+    assert_eq!(
+        out_of_bounds(Summary {
+            engines: vec![String::new(); 65],
+            ..good.clone()
+        }),
+        "engines"
+    );
     assert_eq!(
         out_of_bounds(Summary {
             classes: vec![ClassCount { class: 0, count: 1 }; 5_000],

@@ -80,6 +80,40 @@ pub(crate) fn summary() -> Summary {
         policy: policy(),
         outbox: 5,
         temperature: Some(41.5),
+        hurried: 0,
+        cameras: Vec::new(),
+        engines: Vec::new(),
+    }
+}
+
+/// A summary of two cameras.
+pub(crate) fn summary_with_cameras() -> Summary {
+    let gate = CameraReport {
+        name: "gate".into(),
+        frames: 60,
+        dropped: 2,
+        hurried: 3,
+        exits: vec![50, 10],
+        macs: 90_000,
+        full_macs: 180_000,
+        audits: 2,
+        disagreements: 1,
+        loss: 0.0078125,
+        loss_bound: 0.03125,
+        paused: false,
+    };
+    let yard = CameraReport {
+        name: "yard".into(),
+        frames: 40,
+        exits: vec![30, 10],
+        paused: true,
+        ..CameraReport::default()
+    };
+    Summary {
+        hurried: 3,
+        cameras: vec![gate, yard],
+        engines: vec!["fused".into(), "onnxruntime/cuda".into()],
+        ..summary_with_guard()
     }
 }
 

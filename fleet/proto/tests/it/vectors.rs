@@ -39,6 +39,7 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("death", &sample::death());
     hold("summary", &sample::summary());
     hold_as("summary", "summary-guard", &sample::summary_with_guard());
+    hold_as("summary", "summary-cameras", &sample::summary_with_cameras());
     hold("event", &sample::event());
     hold("reported", &sample::reported());
     hold("desired", &sample::desired());

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{median, random_image};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
-use crate::lane::Lane;
+use crate::lane::Single;
 use crate::package;
 use crate::terminal::{self, Table};
 
@@ -52,10 +52,7 @@ pub struct EngineBench {
 /// # Errors
 /// When a package is refused or the peer cannot be set up.
 pub fn engine(bench: &EngineBench) -> anyhow::Result<()> {
-    let python = match &bench.python {
-        Some(python) => python.clone(),
-        None => set_up_python()?,
-    };
+    let python = python(bench.python.as_deref())?;
     let mut rows = Vec::new();
     for name in &bench.packages {
         rows.push(measure(&package::open(name)?, &python, bench)?);
@@ -218,40 +215,40 @@ fn measure(package: &Package, python: &Path, bench: &EngineBench) -> anyhow::Res
 
 /// Milliseconds of a frame that goes all the way through the agent, and of these outside of the stages.
 fn overhead(package: &Package, frames: usize) -> anyhow::Result<(f64, f64)> {
-    let mut lane = Lane::new(package, package::settings(package), 1)?;
+    let mut single = Single::new(package, package::settings(package), 1)?;
     // Nobody is ever sure enough: every exit asks the policy, and every frame teaches all heads.
     let never = [("threshold".to_owned(), offramp_proto::Parameter::Number(1.0))];
     let mut judge = PolicyJudge::new(Workshop::new(package)?.prepare(&PolicySource::threshold(never.into()))?);
-    let mut settings = *lane.core.settings();
+    let mut settings = *single.lane.core.settings();
     settings.learner.gate = 0.0;
-    lane.core.set_settings(settings)?;
+    single.lane.core.set_settings(settings)?;
     let mut pixels = vec![0; package.manifest().input.values()];
     let mut random = SplitMix64(9);
     pixels.fill_with(|| random.next() as u8);
     let warm_up = frames / 10 + 1;
     for frame in 0..warm_up + frames {
         if frame == warm_up {
-            lane.core.close_window();
+            single.lane.core.close_window();
         }
-        lane.run(frame as u64, &pixels, Facts::default(), &mut judge, |_| ())?;
-        lane.learn();
+        single.run(frame as u64, &pixels, Facts::default(), &mut judge)?;
+        single.lane.learn();
     }
-    let cost = lane.core.close_window().cost;
+    let cost = single.lane.core.close_window().cost;
     let ms = |us: u64| us as f64 / 1e3 / frames as f64;
     Ok((ms(cost.stage_us + cost.overhead_us), ms(cost.overhead_us)))
 }
 
 /// ONNX Runtime in a Python of its own.
-struct Peer {
+pub(super) struct Peer {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    version: String,
+    pub(super) version: String,
     _folder: tempfile::TempDir,
 }
 
 impl Peer {
-    fn start(package: &Package, python: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(package: &Package, python: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut files = Vec::new();
         for (stage, bytes) in package.stages().enumerate() {
@@ -300,7 +297,7 @@ impl Peer {
     }
 
     /// Mean milliseconds over some frames.
-    fn round(&mut self, frames: usize) -> anyhow::Result<f64> {
+    pub(super) fn round(&mut self, frames: usize) -> anyhow::Result<f64> {
         writeln!(self.input, "{frames}")?;
         self.input.flush()?;
         Ok(self.answer()?.parse()?)
@@ -312,6 +309,11 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The Python that was given, or one that is set up for it.
+pub(super) fn python(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    given.map_or_else(set_up_python, |python| Ok(python.into()))
 }
 
 /// A Python environment with what the peer needs, made once.

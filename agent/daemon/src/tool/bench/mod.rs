@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use offramp_core::SplitMix64;
 
+mod cameras;
 mod engine;
 mod specialization;
+mod stream;
 
+pub use cameras::{CamerasBench, cameras};
 pub use engine::{EngineBench, engine};
 pub use specialization::{SpecializationBench, specialization};
+pub use stream::{StreamBench, stream};
 
 /// Where what is made once is kept.
 fn cache() -> anyhow::Result<PathBuf> {
