@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use offramp_core::Settings;
+use offramp_engine::{Offload, Provider};
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
@@ -64,6 +65,9 @@ pub struct Config {
     /// The model.
     #[serde(default)]
     pub model: Model,
+    /// What runs the model's stages.
+    #[serde(default)]
+    pub engine: Engine,
     /// Where frames come from.
     pub camera: Camera,
     /// The policy that decides until the controller names another.
@@ -112,6 +116,92 @@ impl Default for Model {
         }
     }
 }
+
+/// What runs the model's stages. The other keys go with ONNX Runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Our own kernels, or ONNX Runtime besides.
+    pub kind: EngineKind,
+    /// ONNX Runtime's library, or the folder that holds it.
+    pub library: Option<PathBuf>,
+    /// Providers in order of preference; those for GPUs without it.
+    pub providers: Option<Vec<String>>,
+    /// Stages that are offloaded, counted from 0; all without it.
+    pub stages: Option<Vec<usize>>,
+    /// Folder for what TensorRT has built; `offramp-engines` without it.
+    pub cache: Option<PathBuf>,
+    /// Less precise arithmetic, where a provider has it.
+    pub half: Option<bool>,
+    /// Number of the GPU.
+    pub device: Option<u32>,
+    /// Threads of the CPU provider.
+    pub threads: Option<usize>,
+}
+
+/// What runs the model's stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// Our own kernels, and tract where those do not know an operator.
+    #[default]
+    Fused,
+    /// ONNX Runtime, and our own kernels until it is ready and wherever it fails.
+    OnnxRuntime,
+}
+
+impl Engine {
+    /// What is to be offloaded, if anything is.
+    pub fn offload(&self) -> Option<Offload> {
+        if self.kind == EngineKind::Fused {
+            return None;
+        }
+        let cache = self.cache.clone().unwrap_or_else(|| ENGINES.into());
+        let default = Offload::new(cache);
+        let providers = self.providers.as_ref();
+        Some(Offload {
+            library: self.library.clone(),
+            // Their names were checked.
+            providers: providers.map_or(default.providers.clone(), |names| {
+                names.iter().filter_map(|name| name.parse().ok()).collect()
+            }),
+            stages: self.stages.clone(),
+            half: self.half.unwrap_or(default.half),
+            device: self.device.unwrap_or(default.device),
+            threads: self.threads.unwrap_or(default.threads),
+            ..default
+        })
+    }
+
+    /// What is wrong with it, and what would be right.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        if self.kind == EngineKind::Fused && *self != Self::default() {
+            return Some(("engine", "takes its other keys with kind = \"onnxruntime\" only".into()));
+        }
+        if let Some(providers) = &self.providers {
+            let problem = providers.iter().find_map(|name| name.parse::<Provider>().err());
+            if let Some(problem) = problem {
+                return Some((
+                    "engine.providers",
+                    format!("must be known: {problem}; {}", problem.remedy()),
+                ));
+            }
+            if providers.is_empty() {
+                return Some(("engine.providers", "must name one at least".into()));
+            }
+        }
+        if self.stages.as_ref().is_some_and(Vec::is_empty) {
+            return Some(("engine.stages", "must name one at least; leave it out for all".into()));
+        }
+        if self.threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
+            return Some(("engine.threads", "must be between 1 and 256".into()));
+        }
+        None
+    }
+}
+
+/// Where what TensorRT has built is kept.
+const ENGINES: &str = "offramp-engines";
 
 /// Where frames come from.
 #[derive(Clone, Debug, Deserialize)]
@@ -302,6 +392,9 @@ impl Config {
         if let Some((key, why)) = config.context.fault() {
             return wrong(key, why);
         }
+        if let Some((key, why)) = config.engine.fault() {
+            return wrong(key, &why);
+        }
         for (key, seconds) in [
             ("state.summary_seconds", config.state.summary_seconds),
             ("state.checkpoint_seconds", config.state.checkpoint_seconds),
@@ -323,6 +416,10 @@ impl Config {
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
         config.context.file.iter_mut().for_each(absolute);
+        if config.engine.kind == EngineKind::OnnxRuntime {
+            config.engine.library.iter_mut().for_each(absolute);
+            absolute(config.engine.cache.get_or_insert_with(|| ENGINES.into()));
+        }
         if let Camera::Folder { path } = &mut config.camera {
             absolute(path);
         }

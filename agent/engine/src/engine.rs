@@ -5,6 +5,7 @@ use std::sync::Arc;
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
+use crate::fused::Isa;
 use crate::offload::{self, Offload, OffloadProblem, Offloaded, Progress, RunBy, StageState, Survey};
 use crate::stage::{Held, Kernels, Stage};
 
@@ -13,11 +14,11 @@ use crate::stage::{Held, Kernels, Stage};
 /// A clone shares the weights and has scratch memory of its own.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    stages: Vec<Stage>,
+    pub(crate) stages: Vec<Stage>,
     features: Vec<usize>,
     /// The image's shape, batch axis first.
     image: Vec<usize>,
-    offloaded: Option<Arc<Offloaded>>,
+    pub(crate) offloaded: Option<Arc<Offloaded>>,
 }
 
 /// One image on its way through the stages.
@@ -257,4 +258,10 @@ impl Engine {
         frames.iter_mut().for_each(|frame| frame.next = self.after(stage));
         Ok(())
     }
+}
+
+/// The vector instructions of this machine that our own kernels use.
+#[must_use]
+pub fn instructions() -> &'static str {
+    Isa::available().next().map_or("none", Isa::name)
 }

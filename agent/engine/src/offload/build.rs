@@ -194,7 +194,7 @@ fn test_image(values: usize) -> Vec<f32> {
 }
 
 /// How far values are apart, as a share of the largest that is expected, or of 1. NaN where one is found.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
+pub(super) fn difference(found: &[f32], expected: &[f32]) -> f32 {
     if found.len() != expected.len() {
         return f32::INFINITY;
     }

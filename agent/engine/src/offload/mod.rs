@@ -24,6 +24,8 @@ mod library;
 mod problem;
 #[cfg(feature = "onnxruntime")]
 mod session;
+#[cfg(all(test, feature = "onnxruntime"))]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
