@@ -441,3 +441,37 @@ impl Fleet {
         PublicKey::from_bytes(&digest.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offload(engine: &str) -> Option<Offload> {
+        let text = format!("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n{engine}");
+        Config::parse(Path::new("/etc/offramp/offramp.toml"), &text)
+            .unwrap()
+            .engine
+            .offload()
+    }
+
+    #[test]
+    fn stages_are_offloaded_where_that_is_asked_for_and_to_gpus_by_default() {
+        assert_eq!(offload(""), None);
+        assert_eq!(offload("[engine]\nkind = \"fused\"\n"), None);
+        let default = Offload::new("/etc/offramp/offramp-engines".into());
+        assert_eq!(offload("[engine]\nkind = \"onnxruntime\"\n"), Some(default.clone()));
+        assert!(!default.providers.contains(&Provider::Cpu));
+        let all = "[engine]\nkind = \"onnxruntime\"\nlibrary = \"lib\"\nproviders = [\"cuda\", \"cpu\"]\nstages = [2]\n\
+                   cache = \"/var/cache/engines\"\nhalf = true\ndevice = 1\nthreads = 2\n";
+        let expected = Offload {
+            library: Some("/etc/offramp/lib".into()),
+            providers: vec![Provider::Cuda, Provider::Cpu],
+            stages: Some(vec![2]),
+            cache: "/var/cache/engines".into(),
+            half: true,
+            device: 1,
+            threads: 2,
+        };
+        assert_eq!(offload(all), Some(expected));
+    }
+}

@@ -73,7 +73,7 @@ impl Report {
         }
         let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
         Ok(terminal::line(&format!(
-            "{:<8} {what:<22} {found}{remedy}",
+            "{:<8} {what:<24} {found}{remedy}",
             grade.name()
         ))?)
     }

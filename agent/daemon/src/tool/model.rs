@@ -120,10 +120,19 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
     })?;
     engine.wait_for_offload();
     let states = engine.stage_states();
+    // Most are the same for every stage.
+    let mut refusals: Vec<(String, Vec<String>)> = Vec::new();
     for (stage, state) in states.iter().enumerate() {
         for refusal in &state.refused {
-            eprintln!("stage {}: {refusal}", stage + 1);
+            let (text, stage) = (refusal.to_string(), (stage + 1).to_string());
+            match refusals.iter_mut().find(|(told, _)| *told == text) {
+                Some((_, stages)) => stages.push(stage),
+                None => refusals.push((text, vec![stage])),
+            }
         }
+    }
+    for (text, stages) in refusals {
+        eprintln!("stage {}: {text}", stages.join(", "));
     }
     if let Some(stage) = states.iter().position(|state| state.progress != Progress::Working) {
         bail!(

@@ -85,11 +85,20 @@ impl Builder {
             opened,
             Err(OffloadProblem::Refused { .. } | OffloadProblem::Differs { .. })
         );
-        // What was in the cache may be to blame: written half, or by something that calls itself the same.
-        if damaged && folder.as_os_str() != "" && cache::empty(&folder).is_ok_and(|had| had) {
-            return self.open_and_compare(runtime, stage, provider, example, &folder);
+        if !damaged || folder.as_os_str() == "" {
+            return opened;
         }
-        opened
+        // What was in the cache may be to blame: written half, or by something that calls itself the same.
+        let Ok(Some(aside)) = cache::set_aside(&folder) else {
+            return opened;
+        };
+        let again = self.open_and_compare(runtime, stage, provider, example, &folder);
+        // At worst the folder is not as it was, and the next start builds anew.
+        let _ = match again {
+            Ok(_) => std::fs::remove_dir_all(&aside),
+            Err(_) => cache::put_back(&folder, &aside),
+        };
+        again
     }
 
     /// Where the provider may keep what it builds; nowhere for those that build nothing.
@@ -227,11 +236,7 @@ pub(crate) fn start(
     let spawned = thread.spawn(move || {
         let done = contain(|| work.run(&offloaded)).unwrap_or_else(builder);
         if let Err(problem) = done {
-            let wanted = work.offload.stages.clone();
-            let stages = wanted.unwrap_or_else(|| (0..work.stages.len()).collect());
-            for stage in stages {
-                offloaded.refuse(stage, problem.clone());
-            }
+            offloaded.refuse_rest(&problem);
         }
         offloaded.settle();
     });

@@ -1,8 +1,9 @@
 //! The folder for what TensorRT has built: `MODEL/PROVIDER-VERSION-DEVICE/stage-N`.
 //!
 //! `MODEL` is the package's digest, so that no engine meets a graph that it was not built from. What is in the last
-//! folders is the providers' own. A stage whose folder may be damaged gets an empty one and a second try; of models,
-//! and of runtimes and devices of each, the most recently used few are kept.
+//! folders is the providers' own. Where a session fails and its folder holds anything, it gets an empty one and a second try; if
+//! that fails too, the folder was not to blame and is put back. Of models, and of runtimes and devices of each, the
+//! most recently used few are kept.
 
 use std::fs;
 use std::io;
@@ -40,12 +41,24 @@ pub(super) fn folder(
     Ok(folder)
 }
 
-/// Empties the folder of a stage. Says whether there was anything in it.
-pub(super) fn empty(folder: &Path) -> io::Result<bool> {
-    let had = fs::read_dir(folder)?.next().is_some();
+/// Puts what is in a stage's folder aside, so that the folder is empty; none where it is anyway.
+pub(super) fn set_aside(folder: &Path) -> io::Result<Option<PathBuf>> {
+    if fs::read_dir(folder)?.next().is_none() {
+        return Ok(None);
+    }
+    let aside = folder.with_extension("aside");
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    fs::rename(folder, &aside)?;
+    fs::create_dir(folder)?;
+    Ok(Some(aside))
+}
+
+/// Puts back what was set aside.
+pub(super) fn put_back(folder: &Path, aside: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)?;
-    fs::create_dir_all(folder)?;
-    Ok(had)
+    fs::rename(aside, folder)
 }
 
 /// Removes all but the last used of the folders that are marked and whose names are `ours`.
@@ -115,12 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_folder_is_there_and_says_whether_it_held_anything() {
+    fn what_is_set_aside_leaves_an_empty_folder_and_can_be_put_back() {
         let cache = tempfile::tempdir().unwrap();
         let stage = folder(cache.path(), &"a".repeat(64), Provider::TensorRtRtx, "1.32.0", 1, 2).unwrap();
-        assert!(!empty(&stage).unwrap());
-        fs::write(stage.join("engine"), b"damaged").unwrap();
-        assert!(empty(&stage).unwrap());
-        assert!(stage.is_dir() && fs::read_dir(&stage).unwrap().next().is_none());
+        assert_eq!(set_aside(&stage).unwrap(), None);
+        let is_empty = || fs::read_dir(&stage).unwrap().next().is_none();
+        // What was set aside before, when the power went, is in nobody's way.
+        for _ in 0..2 {
+            fs::write(stage.join("engine"), b"damaged").unwrap();
+            let aside = set_aside(&stage).unwrap().unwrap();
+            assert!(is_empty() && aside.join("engine").exists());
+        }
+        put_back(&stage, &stage.with_extension("aside")).unwrap();
+        assert_eq!(fs::read(stage.join("engine")).unwrap(), b"damaged");
     }
 }

@@ -11,6 +11,7 @@ use ort::device::Device;
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider as _, TensorRT};
 
+use super::session::said;
 use super::{OffloadProblem, Provider, lock};
 use crate::contain::contain;
 use crate::error::Cause;
@@ -21,7 +22,11 @@ const RTX_PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 /// Where Python's package of the plugin puts it, seen from the folder of packages.
 const RTX_PACKAGE: &str = "onnxruntime_ep_nv_tensorrt_rtx";
 /// Linked to by the plugin, in this order, and lying beside it under names that the linker does not look for.
-const RTX_NEEDS: [&str; 2] = ["libtensorrt_rtx.so.1.", "libtensorrt_onnxparser_rtx.so.1."];
+const RTX_NEEDS: [&str; 3] = [
+    "libcudart.so.",
+    "libtensorrt_rtx.so.1.",
+    "libtensorrt_onnxparser_rtx.so.1.",
+];
 
 /// The library, loaded for as long as the process lives.
 pub(super) struct Runtime {
@@ -164,7 +169,7 @@ fn load(path: PathBuf) -> Result<Runtime, OffloadProblem> {
     } else {
         builder
     };
-    let environment = contain(|| builder.build()).and_then(|built| built.map_err(Cause::new));
+    let environment = contain(|| builder.build()).and_then(|built| built.map_err(said));
     Ok(Runtime {
         environment: environment.map_err(not_it)?,
         version: version(&path),
@@ -235,7 +240,7 @@ impl Runtime {
             self.environment
                 .register_ep_library("NvTensorRtRtx", folder.join(RTX_PLUGIN))
         });
-        match registered.and_then(|registered| registered.map_err(Cause::new)) {
+        match registered.and_then(|registered| registered.map_err(said)) {
             Err(cause) => fail(cause.to_string()),
             Ok(()) if self.rtx_devices().next().is_none() => fail("it found no GPU that it supports".into()),
             Ok(()) => Ok(()),

@@ -383,16 +383,27 @@ impl Offloaded {
         }
     }
 
-    /// Nothing more will come: what has no session now has none.
-    fn settle(&self) {
-        for (stage, slot) in self.slots.iter().enumerate() {
-            let open = matches!(
+    /// Stages that are still to be built.
+    fn rest(&self) -> impl Iterator<Item = usize> {
+        let is_open = |slot: &Slot| {
+            matches!(
                 lock(&slot.state).progress,
                 Progress::Waiting | Progress::Building { .. }
-            );
-            if open {
-                self.change(stage, |state| state.progress = Progress::Failed);
-            }
+            )
+        };
+        let stages = self.slots.iter().enumerate();
+        stages.filter(move |(_, slot)| is_open(slot)).map(|(stage, _)| stage)
+    }
+
+    /// The same problem keeps all that are left from being built.
+    fn refuse_rest(&self, problem: &OffloadProblem) {
+        self.rest().for_each(|stage| self.refuse(stage, problem.clone()));
+    }
+
+    /// Nothing more will come: what has no session now has none.
+    fn settle(&self) {
+        for stage in self.rest() {
+            self.change(stage, |state| state.progress = Progress::Failed);
         }
         *lock(&self.settled) = true;
         self.settles.notify_all();

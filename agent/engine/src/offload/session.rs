@@ -54,8 +54,13 @@ struct Inner {
     landed: Vec<Tensor<f32>>,
 }
 
-fn said(error: ort::Error) -> Cause {
-    Cause::new(error)
+/// What the runtime said, on one line and without the places in its source.
+pub(super) fn said(error: ort::Error) -> Cause {
+    let text = error.to_string();
+    // `FILE:LINE FUNCTION [ONNXRuntimeError] : NUMBER : NAME : text`
+    let told = text.rsplit_once("[ONNXRuntimeError] : ");
+    let told = told.and_then(|(_, rest)| rest.splitn(3, " : ").nth(2)).unwrap_or(&text);
+    Cause::new(told.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 impl Running {
@@ -106,7 +111,8 @@ impl Running {
                     .with_engine_cache(true)
                     .with_engine_cache_path(cache.display())
                     .with_timing_cache(true)
-                    .with_timing_cache_path(cache.display())
+                    // What it measured for one stage holds for the others.
+                    .with_timing_cache_path(cache.parent().unwrap_or(cache).display())
                     .build()
                     .error_on_failure();
                 builder.with_execution_providers([tensorrt, cuda()])?
