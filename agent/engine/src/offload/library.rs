@@ -169,7 +169,7 @@ fn load(path: PathBuf) -> Result<Runtime, OffloadProblem> {
     } else {
         builder
     };
-    let environment = contain(|| builder.build()).and_then(|built| built.map_err(said));
+    let environment = contain(|| builder.build()).and_then(|built| built.map_err(|error| said(&error)));
     Ok(Runtime {
         environment: environment.map_err(not_it)?,
         version: version(&path),
@@ -240,7 +240,7 @@ impl Runtime {
             self.environment
                 .register_ep_library("NvTensorRtRtx", folder.join(RTX_PLUGIN))
         });
-        match registered.and_then(|registered| registered.map_err(said)) {
+        match registered.and_then(|registered| registered.map_err(|error| said(&error))) {
             Err(cause) => fail(cause.to_string()),
             Ok(()) if self.rtx_devices().next().is_none() => fail("it found no GPU that it supports".into()),
             Ok(()) => Ok(()),

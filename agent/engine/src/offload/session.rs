@@ -55,7 +55,7 @@ struct Inner {
 }
 
 /// What the runtime said, on one line and without the places in its source.
-pub(super) fn said(error: ort::Error) -> Cause {
+pub(super) fn said(error: &ort::Error) -> Cause {
     let text = error.to_string();
     // `FILE:LINE FUNCTION [ONNXRuntimeError] : NUMBER : NAME : text`
     let told = text.rsplit_once("[ONNXRuntimeError] : ");
@@ -72,7 +72,7 @@ impl Running {
         offload: &Offload,
         cache: &Path,
     ) -> Result<Self, Cause> {
-        contain(|| Self::try_open(runtime, provider, graph, offload, cache).map_err(said)).flatten()
+        contain(|| Self::try_open(runtime, provider, graph, offload, cache).map_err(|error| said(&error))).flatten()
     }
 
     fn try_open(
@@ -176,13 +176,13 @@ impl Running {
         let run = contain(|| self.run_bound(&mut inner, image, &stay));
         // Whatever came of it, the session must not hold on to what belongs to the image.
         let cleared = contain(|| inner.binding.clear());
-        let away = run.and_then(|run| run.map_err(said))?;
+        let away = run.and_then(|run| run.map_err(|error| said(&error)))?;
         cleared?;
         let landed = inner.landed.iter().map(|tensor| tensor.try_extract_tensor::<f32>());
         let landed: Vec<_> = landed
             .map(|extracted| extracted.map(|(_, values)| values))
             .collect::<ort::Result<_>>()
-            .map_err(said)?;
+            .map_err(|error| said(&error))?;
         image.prepare(landed.len());
         for ((output, values), away) in image.outputs().iter_mut().zip(landed).zip(&away) {
             output.clear();
