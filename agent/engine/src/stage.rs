@@ -35,9 +35,8 @@ pub(crate) enum Handed {
 pub(crate) struct Stage {
     runner: Runner,
     state: Vec<Handed>,
-    /// Shapes of what it reads, and of what it hands on.
+    /// Shapes of what it reads.
     reads: Vec<Shape>,
-    hands_on: Vec<Shape>,
 }
 
 /// What runs a stage.
@@ -112,7 +111,6 @@ impl Stage {
                 runner,
                 state: state.clone(),
                 reads: inputs.to_vec(),
-                hands_on: handed.clone(),
             };
             // A plan that is not what tract has found the graph to be is not used.
             if stage
@@ -134,7 +132,6 @@ impl Stage {
             runner,
             state,
             reads: inputs.to_vec(),
-            hands_on: handed.clone(),
         };
         stage.try_on_zeros(inputs).map_err(StageProblem::Runtime)?;
         Ok(Loaded { stage, handed })
@@ -165,12 +162,6 @@ impl Stage {
     #[cfg(feature = "onnxruntime")]
     pub(crate) fn reads(&self) -> &[Shape] {
         &self.reads
-    }
-
-    /// Shapes of what it hands on, batch axis first.
-    #[cfg(feature = "onnxruntime")]
-    pub(crate) fn hands_on(&self) -> &[Shape] {
-        &self.hands_on
     }
 
     /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next

@@ -32,8 +32,11 @@ impl Builder {
     fn new(package: &Package, image: usize, stages: &[Stage], offload: Offload) -> Self {
         let manifest = package.manifest();
         let graphs = manifest.stages.iter().zip(&manifest.exits).zip(package.stages());
-        let graphs = graphs.zip(stages).map(|(((declared, exit), bytes), stage)| {
-            let state = declared.state.iter().zip(stage.hands_on()).zip(stage.handed());
+        let graphs = graphs.zip(stages).enumerate();
+        let graphs = graphs.map(|(number, (((declared, exit), bytes), stage))| {
+            // What one stage hands on is what the next reads; the last hands on nothing.
+            let hands_on = stages.get(number + 1).map_or(&[][..], Stage::reads);
+            let state = declared.state.iter().zip(hands_on).zip(stage.handed());
             let outputs = state.filter(|(_, source)| matches!(source, Handed::Output));
             let features = (declared.features.clone(), vec![1, exit.features]);
             Graph {

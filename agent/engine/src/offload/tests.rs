@@ -22,7 +22,8 @@ fn graph(package: &Package, engine: &Engine, stage: usize, other: &Package) -> G
     let declared = &package.manifest().stages[stage];
     let own = &engine.stages[stage];
     assert!(own.handed().iter().all(|source| matches!(source, Handed::Output)));
-    let state = declared.state.iter().cloned().zip(own.hands_on().iter().cloned());
+    let hands_on = engine.stages.get(stage + 1).map_or(&[][..], |next| next.reads());
+    let state = declared.state.iter().cloned().zip(hands_on.iter().cloned());
     Graph {
         bytes: other.stages().nth(stage).unwrap().to_vec(),
         reads: declared

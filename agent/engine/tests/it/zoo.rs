@@ -58,6 +58,7 @@ impl Files {
     }
 
     /// Changes the version of a stage's operator set.
+    #[cfg(feature = "onnxruntime")]
     pub(crate) fn opset(mut self, stage: usize, version: i64) -> Files {
         let bytes = self.stage(stage);
         let mut model = ModelProto::decode(bytes.as_slice()).unwrap();
