@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offramp_core::Settings;
+use offramp_engine::{Offload, Provider};
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
@@ -120,6 +121,119 @@ impl Default for Model {
     }
 }
 
+/// What runs the model's stages, and on how many threads. The other keys go with ONNX Runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Our own kernels, or ONNX Runtime besides.
+    pub kind: EngineKind,
+    /// Threads that run stages; without it as many as there are cores or cameras, whichever is less.
+    pub threads: Option<usize>,
+    /// Frames of several cameras that a thread runs at a time, at most.
+    pub batch: usize,
+    /// ONNX Runtime's library, or the folder that holds it.
+    pub library: Option<PathBuf>,
+    /// Providers in order of preference; those for GPUs without it.
+    pub providers: Option<Vec<String>>,
+    /// Stages that are offloaded, counted from 0; all without it.
+    pub stages: Option<Vec<usize>>,
+    /// Folder for what TensorRT has built; `offramp-engines` without it.
+    pub cache: Option<PathBuf>,
+    /// Less precise arithmetic, where a provider has it.
+    pub half: Option<bool>,
+    /// Number of the GPU.
+    pub device: Option<u32>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            kind: EngineKind::default(),
+            threads: None,
+            batch: BATCH,
+            library: None,
+            providers: None,
+            stages: None,
+            cache: None,
+            half: None,
+            device: None,
+        }
+    }
+}
+
+/// What runs the model's stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// Our own kernels, and tract where those do not know an operator.
+    #[default]
+    Fused,
+    /// ONNX Runtime, and our own kernels until it is ready and wherever it fails.
+    OnnxRuntime,
+}
+
+impl Engine {
+    /// What is to be offloaded, if anything is.
+    pub fn offload(&self) -> Option<Offload> {
+        if self.kind == EngineKind::Fused {
+            return None;
+        }
+        let cache = self.cache.clone().unwrap_or_else(|| ENGINES.into());
+        let default = Offload::new(cache);
+        let providers = self.providers.as_ref();
+        Some(Offload {
+            library: self.library.clone(),
+            // Their names were checked.
+            providers: providers.map_or(default.providers.clone(), |names| {
+                names.iter().filter_map(|name| name.parse().ok()).collect()
+            }),
+            stages: self.stages.clone(),
+            half: self.half.unwrap_or(default.half),
+            device: self.device.unwrap_or(default.device),
+            threads: self.threads.unwrap_or(default.threads),
+            ..default
+        })
+    }
+
+    /// What is wrong with it, and what would be right.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let plain = Self {
+            threads: self.threads,
+            batch: self.batch,
+            ..Self::default()
+        };
+        if self.kind == EngineKind::Fused && *self != plain {
+            let why = "takes keys other than `threads` and `batch` with kind = \"onnxruntime\" only";
+            return Some(("engine", why.into()));
+        }
+        if let Some(providers) = &self.providers {
+            let problem = providers.iter().find_map(|name| name.parse::<Provider>().err());
+            if let Some(problem) = problem {
+                return Some((
+                    "engine.providers",
+                    format!("must be known: {problem}; {}", problem.remedy()),
+                ));
+            }
+            if providers.is_empty() {
+                return Some(("engine.providers", "must name one at least".into()));
+            }
+        }
+        if self.stages.as_ref().is_some_and(Vec::is_empty) {
+            return Some(("engine.stages", "must name one at least; leave it out for all".into()));
+        }
+        if self.threads.is_some_and(|threads| !(1..=64).contains(&threads)) {
+            return Some(("engine.threads", "must be between 1 and 64".into()));
+        }
+        if !(1..=64).contains(&self.batch) {
+            return Some(("engine.batch", "must be between 1 and 64".into()));
+        }
+        None
+    }
+}
+
+/// Where what TensorRT has built is kept.
+const ENGINES: &str = "offramp-engines";
+
 /// Where frames come from, and how they are served.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,25 +298,6 @@ impl Camera {
     /// From a frame's arrival to its prediction.
     pub fn deadline(&self) -> Option<Duration> {
         self.deadline_ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
-    }
-}
-
-/// What runs the stages.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Engine {
-    /// Threads; as many as there are cores or cameras, whichever is less, without it.
-    pub threads: Option<usize>,
-    /// Frames of several cameras that a thread runs at a time, at most.
-    pub batch: usize,
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self {
-            threads: None,
-            batch: BATCH,
-        }
     }
 }
 
@@ -420,6 +515,9 @@ impl Config {
         if let Some((key, why)) = config.context.fault() {
             return wrong(key, why);
         }
+        if let Some((key, why)) = config.engine.fault() {
+            return wrong(key, &why);
+        }
         for (key, seconds) in [
             ("state.summary_seconds", config.state.summary_seconds),
             ("state.checkpoint_seconds", config.state.checkpoint_seconds),
@@ -441,6 +539,10 @@ impl Config {
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
         config.context.file.iter_mut().for_each(absolute);
+        if config.engine.kind == EngineKind::OnnxRuntime {
+            config.engine.library.iter_mut().for_each(absolute);
+            absolute(config.engine.cache.get_or_insert_with(|| ENGINES.into()));
+        }
         for camera in config.camera.iter_mut().chain(config.cameras.values_mut()) {
             camera.path.iter_mut().for_each(absolute);
             let contexts = camera.context.iter_mut();
@@ -475,5 +577,39 @@ impl Fleet {
     pub fn key(&self) -> Option<PublicKey> {
         let digest: offramp_proto::Digest = self.controller_key.parse().ok()?;
         PublicKey::from_bytes(&digest.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offload(engine: &str) -> Option<Offload> {
+        let text = format!("[device]\nid = \"a\"\n[camera]\nsource = \"stdin\"\n{engine}");
+        Config::parse(Path::new("/etc/offramp/offramp.toml"), &text)
+            .unwrap()
+            .engine
+            .offload()
+    }
+
+    #[test]
+    fn stages_are_offloaded_where_that_is_asked_for_and_to_gpus_by_default() {
+        assert_eq!(offload(""), None);
+        assert_eq!(offload("[engine]\nkind = \"fused\"\n"), None);
+        let default = Offload::new("/etc/offramp/offramp-engines".into());
+        assert_eq!(offload("[engine]\nkind = \"onnxruntime\"\n"), Some(default.clone()));
+        assert!(!default.providers.contains(&Provider::Cpu));
+        let all = "[engine]\nkind = \"onnxruntime\"\nlibrary = \"lib\"\nproviders = [\"cuda\", \"cpu\"]\nstages = [2]\n\
+                   cache = \"/var/cache/engines\"\nhalf = true\ndevice = 1\nthreads = 2\n";
+        let expected = Offload {
+            library: Some("/etc/offramp/lib".into()),
+            providers: vec![Provider::Cuda, Provider::Cpu],
+            stages: Some(vec![2]),
+            cache: "/var/cache/engines".into(),
+            half: true,
+            device: 1,
+            threads: 2,
+        };
+        assert_eq!(offload(all), Some(expected));
     }
 }

@@ -40,6 +40,8 @@ enum Command {
         #[arg(long)]
         forget: bool,
     },
+    /// Tell what this machine can run, and what would help where it cannot.
+    Doctor(tool::doctor::Doctor),
     /// Look into model packages.
     #[command(subcommand)]
     Model(Model),
@@ -61,7 +63,12 @@ struct Package {
 #[derive(Subcommand)]
 enum Model {
     /// Check a package whole: manifest, digests, shapes, weights, stages, reference vectors.
-    Check(Package),
+    Check {
+        #[command(flatten)]
+        package: Package,
+        #[command(flatten)]
+        on: tool::model::On,
+    },
     /// Measure a package on labelled images: each exit alone, and the cascade at a sweep of thresholds.
     Eval {
         #[command(flatten)]
@@ -142,7 +149,7 @@ fn quiet(command: &Command) -> &'static str {
         Command::Run { .. } => "info",
         #[cfg(feature = "demo")]
         Command::Demo(_) => "error",
-        Command::Model(_) | Command::Policy(_) | Command::Bench(_) => "warn",
+        Command::Doctor(_) | Command::Model(_) | Command::Policy(_) | Command::Bench(_) => "warn",
     }
 }
 
@@ -151,7 +158,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => offramp::demo::run(&demo),
         Command::Run { config, forget } => tool::run::run(&config, forget),
-        Command::Model(Model::Check(Package { package })) => tool::model::check(&package),
+        Command::Doctor(doctor) => tool::doctor::run(&doctor),
+        Command::Model(Model::Check { package, on }) => tool::model::check(&package.package, &on),
         Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),
         Command::Model(Model::Eval { package, data, json }) => {
             tool::model::eval(&package.package, data.as_deref(), json)

@@ -1,8 +1,12 @@
 //! The engine and the frames that go through it.
 
+use std::sync::Arc;
+
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
+use crate::fused::Isa;
+use crate::offload::{self, Offload, OffloadProblem, Offloaded, Progress, RunBy, StageState, Survey};
 use crate::stage::{Held, Kernels, Stage};
 
 /// The stages of a package, ready to run on one thread.
@@ -10,10 +14,11 @@ use crate::stage::{Held, Kernels, Stage};
 /// A clone shares the weights and has scratch memory of its own.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    stages: Vec<Stage>,
+    pub(crate) stages: Vec<Stage>,
     features: Vec<usize>,
     /// The image's shape, batch axis first.
     image: Vec<usize>,
+    pub(crate) offloaded: Option<Arc<Offloaded>>,
 }
 
 /// One image on its way through the stages.
@@ -71,6 +76,7 @@ impl Engine {
             stages,
             features,
             image,
+            offloaded: None,
         })
     }
 
@@ -80,7 +86,62 @@ impl Engine {
         self.stages.len()
     }
 
-    /// Whether our own kernels run a stage, and not tract.
+    /// Begins to offload stages of this engine, and of clones made of it from now on, to ONNX Runtime. Returns at
+    /// once: the stages go on in our own kernels until each is ready and has shown that it computes the same. What
+    /// comes of it is told by [`Self::stage_states`].
+    ///
+    /// The package must be the one that the engine was loaded from. An earlier offload of this engine ends.
+    ///
+    /// # Errors
+    /// Only what no provider could change: a program built without it, a stage that does not exist.
+    pub fn offload(&mut self, package: &Package, offload: Offload) -> Result<(), OffloadProblem> {
+        self.offloaded = None;
+        self.offloaded = Some(offload::attach(package, self.image_values(), &self.stages, offload)?);
+        Ok(())
+    }
+
+    /// Tries each of the providers on the first stage, here and now, and tells what the machine can run. With
+    /// TensorRT this takes up to minutes.
+    #[must_use]
+    pub fn survey(&self, package: &Package, offload: &Offload) -> Survey {
+        offload::survey(package, self.image_values(), &self.stages, offload)
+    }
+
+    /// Waits until every stage that is to be offloaded either is or has been given up.
+    pub fn wait_for_offload(&self) {
+        if let Some(offloaded) = &self.offloaded {
+            offloaded.wait();
+        }
+    }
+
+    /// Grows whenever the state of a stage changes. Cheap: one load.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.offloaded.as_ref().map_or(0, |offloaded| offloaded.changes())
+    }
+
+    /// What runs each stage, and how its offload stands.
+    #[must_use]
+    pub fn stage_states(&self) -> Vec<StageState> {
+        let state = |stage: usize| {
+            let own = if self.is_fused(stage) {
+                RunBy::Fused
+            } else {
+                RunBy::Tract
+            };
+            match &self.offloaded {
+                Some(offloaded) => offloaded.state(stage, own),
+                None => StageState {
+                    run_by: own,
+                    progress: Progress::NotWanted,
+                    refused: Vec::new(),
+                },
+            }
+        };
+        (0..self.stages.len()).map(state).collect()
+    }
+
+    /// Whether our own kernels can run a stage, and not only tract.
     ///
     /// # Panics
     /// Where there is no such stage.
@@ -112,14 +173,14 @@ impl Engine {
     /// [`RunError::Image`] for an image of another size.
     pub fn start(&self, frame: &mut Frame, image: &[f32]) -> Result<(), RunError> {
         frame.next = None;
-        let expected = self.image.iter().product();
+        let expected = self.image_values();
         if image.len() != expected {
             return Err(RunError::Image {
                 found: image.len(),
                 expected,
             });
         }
-        frame.held.start(image);
+        frame.held.start(image, self.offloaded.is_some());
         frame.next = Some(0);
         Ok(())
     }
@@ -133,11 +194,40 @@ impl Engine {
     pub fn run_stage<'f>(&mut self, stage: usize, frame: &'f mut Frame) -> Result<&'f [f32], RunError> {
         self.before(stage, frame)?;
         frame.next = None;
-        self.stages[stage]
-            .run(&mut [&mut frame.held])
-            .map_err(|cause| RunError::Runtime { stage, cause })?;
+        self.run(stage, &mut [&mut frame.held])?;
         frame.next = self.after(stage);
         Ok(frame.features())
+    }
+
+    fn image_values(&self) -> usize {
+        self.image.iter().product()
+    }
+
+    /// Runs a stage where it is to run: images that its offload does not take go on here, together.
+    fn run(&mut self, stage: usize, images: &mut [&mut Held]) -> Result<(), RunError> {
+        let Some(offloaded) = &self.offloaded else {
+            return self.run_here(stage, images);
+        };
+        let left = images
+            .iter_mut()
+            .filter_map(|image| (!offloaded.run(stage, image)).then_some(&mut **image));
+        let mut left: Vec<&mut Held> = left.collect();
+        // What a stage has left with a runtime that failed since is computed again.
+        for image in left.iter_mut().filter(|image| image.is_away()) {
+            image.restart();
+            for earlier in 0..stage {
+                self.run_here(earlier, &mut [image])?;
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.run_here(stage, &mut left)
+    }
+
+    fn run_here(&mut self, stage: usize, images: &mut [&mut Held]) -> Result<(), RunError> {
+        let run = self.stages[stage].run(images);
+        run.map_err(|cause| RunError::Runtime { stage, cause })
     }
 
     fn before(&self, stage: usize, frame: &Frame) -> Result<(), RunError> {
@@ -164,10 +254,14 @@ impl Engine {
         frames.iter().try_for_each(|frame| self.before(stage, frame))?;
         frames.iter_mut().for_each(|frame| frame.next = None);
         let mut held: Vec<&mut Held> = frames.iter_mut().map(|frame| &mut frame.held).collect();
-        self.stages[stage]
-            .run(&mut held)
-            .map_err(|cause| RunError::Runtime { stage, cause })?;
+        self.run(stage, &mut held)?;
         frames.iter_mut().for_each(|frame| frame.next = self.after(stage));
         Ok(())
     }
+}
+
+/// The vector instructions of this machine that our own kernels use.
+#[must_use]
+pub fn instructions() -> &'static str {
+    Isa::available().next().map_or("none", Isa::name)
 }

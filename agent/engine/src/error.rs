@@ -147,7 +147,7 @@ pub enum RunError {
 }
 
 /// What the runtime said, in its own words, cut to a bearable length.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cause(String);
 
 impl Cause {

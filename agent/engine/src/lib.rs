@@ -43,16 +43,19 @@
 //! as it must trust its weights, once the signature has been checked.
 //!
 //! A stage whose every operator has a kernel here is run as a plan of fused kernels, with the widest vectors
-//! that the machine has; any other by tract, which has also checked both. No type of tract is in this crate's
-//! interface.
+//! that the machine has; any other by tract, which has also checked both. With [`Engine::offload`] stages go to ONNX
+//! Runtime, and with it to a GPU, once that has shown to compute the same. No type of tract or ONNX Runtime is in this
+//! crate's interface.
 
 mod contain;
 mod engine;
 mod error;
 mod fused;
 mod graph;
+mod offload;
 mod stage;
 
-pub use engine::{Engine, Frame};
+pub use engine::{Engine, Frame, instructions};
 pub use error::{Cause, LoadError, RunError, StageProblem};
+pub use offload::{Offload, OffloadProblem, Progress, Provider, Refusal, RunBy, StageState, Survey};
 pub use stage::{Kernels, MAX_TENSOR_VALUES};

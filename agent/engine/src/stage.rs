@@ -13,6 +13,7 @@ use crate::contain::contain;
 use crate::error::{Cause, StageProblem};
 use crate::fused::{Buffers, Isa, Plan, Tensors, lower};
 use crate::graph;
+use crate::offload::Away;
 
 /// Values in one tensor between two operators of a stage, at most.
 pub const MAX_TENSOR_VALUES: usize = 32 << 20;
@@ -22,7 +23,7 @@ type Session = SimpleState<TypedFact, Box<dyn TypedOp>>;
 
 /// Where a state tensor for the next stage comes from.
 #[derive(Debug, Clone, Copy)]
-enum Handed {
+pub(crate) enum Handed {
     /// The graph's next output: they stand in the order of the state.
     Output,
     /// An input of the stage, passed on as it is.
@@ -34,6 +35,8 @@ enum Handed {
 pub(crate) struct Stage {
     runner: Runner,
     state: Vec<Handed>,
+    /// Shapes of what it reads.
+    reads: Vec<Shape>,
 }
 
 /// What runs a stage.
@@ -45,7 +48,6 @@ enum Runner {
     Tract {
         plan: Arc<TypedRunnableModel>,
         session: Session,
-        reads: Vec<Shape>,
     },
 }
 
@@ -105,8 +107,11 @@ impl Stage {
                 plan: Arc::new(plan),
                 buffers: Buffers::default(),
             };
-            let state = state.clone();
-            let mut stage = Stage { runner, state };
+            let mut stage = Stage {
+                runner,
+                state: state.clone(),
+                reads: inputs.to_vec(),
+            };
             // A plan that is not what tract has found the graph to be is not used.
             if stage
                 .try_on_zeros(inputs)
@@ -122,9 +127,12 @@ impl Stage {
         let runner = Runner::Tract {
             session: runtime(|| plan.spawn())?,
             plan,
+        };
+        let mut stage = Stage {
+            runner,
+            state,
             reads: inputs.to_vec(),
         };
-        let mut stage = Stage { runner, state };
         stage.try_on_zeros(inputs).map_err(StageProblem::Runtime)?;
         Ok(Loaded { stage, handed })
     }
@@ -133,6 +141,7 @@ impl Stage {
     fn try_on_zeros(&mut self, inputs: &[Shape]) -> Result<Held, Cause> {
         let mut zeros = Held {
             tensors: inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect(),
+            away: vec![None; inputs.len()],
             ..Held::default()
         };
         self.run(&mut [&mut zeros])?;
@@ -144,8 +153,19 @@ impl Stage {
         matches!(self.runner, Runner::Fused { .. })
     }
 
+    /// Where what it hands on comes from.
+    pub(crate) fn handed(&self) -> &[Handed] {
+        &self.state
+    }
+
+    /// Shapes of what it reads, batch axis first.
+    #[cfg(feature = "onnxruntime")]
+    pub(crate) fn reads(&self) -> &[Shape] {
+        &self.reads
+    }
+
     /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next
-    /// stage reads.
+    /// stage reads. Nothing of them may be away.
     pub(crate) fn run(&mut self, images: &mut [&mut Held]) -> Result<(), Cause> {
         let outputs = 1 + self
             .state
@@ -155,9 +175,9 @@ impl Stage {
         images.iter_mut().for_each(|image| image.prepare(outputs));
         let run = match &mut self.runner {
             Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images)),
-            Runner::Tract { plan, session, reads } => {
+            Runner::Tract { plan, session } => {
                 let mut each = images.iter_mut();
-                let run = contain(|| each.try_for_each(|image| run_tract(session, reads, image)));
+                let run = contain(|| each.try_for_each(|image| run_tract(session, &self.reads, image)));
                 let run = run.and_then(|run| run.map_err(said));
                 if run.is_err() {
                     // The session may be left in the middle of a run.
@@ -166,7 +186,9 @@ impl Stage {
                 run
             }
         };
-        images.iter_mut().for_each(|image| image.hand_on(&self.state));
+        images
+            .iter_mut()
+            .for_each(|image| image.hand_on(&self.state, std::iter::empty()));
         run
     }
 }
@@ -176,8 +198,12 @@ impl Stage {
 pub(crate) struct Held {
     /// What the next stage reads, in the order of the manifest.
     pub(crate) tensors: Vec<Vec<f32>>,
+    /// For each of these, what stands in for it where it is not in our memory.
+    away: Vec<Option<Away>>,
     /// Of the stage before.
     pub(crate) features: Vec<f32>,
+    /// The image itself, where it may have to start again.
+    image: Vec<f32>,
     /// What a stage gives while it runs: the features, then the state.
     outputs: Vec<Vec<f32>>,
     /// What the stage before read.
@@ -187,13 +213,47 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Starts with an image.
-    pub(crate) fn start(&mut self, image: &[f32]) {
+    /// Starts with an image, which may be kept to start again.
+    pub(crate) fn start(&mut self, image: &[f32], keep: bool) {
+        self.image.clear();
+        if keep {
+            self.image.extend_from_slice(image);
+        }
+        self.start_with(image);
+    }
+
+    fn start_with(&mut self, image: &[f32]) {
+        self.away.clear();
+        self.away.push(None);
         self.spare.append(&mut self.tensors);
         let mut tensor = self.spare.pop().unwrap_or_default();
         tensor.clear();
         tensor.extend_from_slice(image);
         self.tensors.push(tensor);
+    }
+
+    /// Goes back to the image that it was started with.
+    pub(crate) fn restart(&mut self) {
+        let image = std::mem::take(&mut self.image);
+        self.start_with(&image);
+        self.image = image;
+    }
+
+    /// Whether it knows the image that it was started with.
+    pub(crate) fn can_restart(&self) -> bool {
+        !self.image.is_empty()
+    }
+
+    /// Whether anything that the next stage reads is not in our memory.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.iter().any(Option::is_some)
+    }
+
+    /// What the next stage reads, here or away.
+    #[cfg(feature = "onnxruntime")]
+    pub(crate) fn reads(&self) -> impl Iterator<Item = (&[f32], Option<&Away>)> {
+        let here = self.tensors.iter().map(Vec::as_slice);
+        here.zip(self.away.iter().map(Option::as_ref))
     }
 
     /// Whether it has as many features, and tensors as large, as a stage must leave.
@@ -202,23 +262,29 @@ impl Held {
         self.features.len() == features && self.tensors.iter().map(Vec::len).eq(lengths)
     }
 
-    fn prepare(&mut self, outputs: usize) {
+    pub(crate) fn prepare(&mut self, outputs: usize) {
         self.outputs.push(std::mem::take(&mut self.features));
         while self.outputs.len() < outputs {
             self.outputs.push(self.spare.pop().unwrap_or_default());
         }
     }
 
-    /// Makes of what was given what is read next.
-    fn hand_on(&mut self, state: &[Handed]) {
+    /// Makes of what was given what is read next. `away` is what stands in for the outputs, the features among them,
+    /// that are not in our memory.
+    pub(crate) fn hand_on(&mut self, state: &[Handed], away: impl IntoIterator<Item = Option<Away>>) {
         std::mem::swap(&mut self.tensors, &mut self.read);
+        let mut read_away = std::mem::take(&mut self.away);
         let mut outputs = self.outputs.drain(..);
+        let mut away = away.into_iter();
         self.features = outputs.next().unwrap_or_default();
+        away.next();
         for source in state {
-            self.tensors.push(match *source {
-                Handed::Output => outputs.next().unwrap_or_default(),
-                Handed::Input(place) => std::mem::take(&mut self.read[place]),
-            });
+            let (tensor, away) = match *source {
+                Handed::Output => (outputs.next().unwrap_or_default(), away.next().flatten()),
+                Handed::Input(place) => (std::mem::take(&mut self.read[place]), read_away[place].take()),
+            };
+            self.tensors.push(tensor);
+            self.away.push(away);
         }
         let unused = self.read.drain(..).filter(|tensor| tensor.capacity() > 0);
         self.spare.extend(unused);

@@ -1,15 +1,17 @@
 //! What the integration tests share: finding and installing tools, free ports, child processes
-//! that end with their test, temporary directories, a mosquitto broker, and a bad network.
+//! that end with their test, temporary directories, a mosquitto broker, ONNX Runtime's library, and a bad network.
 //!
 //! Everything here panics instead of returning errors: its callers are tests.
 
 mod mosquitto;
 mod network;
+mod onnxruntime;
 mod process;
 mod tool;
 
 pub use mosquitto::Mosquitto;
 pub use network::{Direction, Network};
+pub use onnxruntime::onnxruntime;
 pub use process::Process;
 pub use tool::{Tool, find, require};
 

@@ -51,7 +51,7 @@ pub fn require(tool: Tool) -> PathBuf {
     find(tool).unwrap_or_else(|| panic!("package {} should have brought `{}`", tool.package, tool.program))
 }
 
-fn install(package: &str) -> Result<(), String> {
+pub(crate) fn install(package: &str) -> Result<(), String> {
     let root = Command::new("id")
         .arg("-u")
         .output()

@@ -126,6 +126,7 @@ pub const SHARED_BY_TESTS: &[&str] = &["offramp-test-support"];
 pub const ONLY_THROUGH: &[(&str, &str)] = &[
     ("wasmtime*", "offramp-policy"),
     ("tract*", "offramp-engine"),
+    ("ort*", "offramp-engine"),
     ("rumqttc*", "offramp-link"),
     ("mqtt5*", "offramp-broker"),
 ];

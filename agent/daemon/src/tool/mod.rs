@@ -1,6 +1,7 @@
 //! The commands.
 
 pub mod bench;
+pub mod doctor;
 pub mod model;
 pub mod policy;
 pub mod run;

@@ -220,6 +220,19 @@ impl Isa {
         .flatten()
     }
 
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2 with FMA and F16C",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "NEON",
+            Self::Portable => "none that our own kernels know",
+        }
+    }
+
     /// Columns of a packed panel of weights: two vectors.
     pub(crate) fn panel(self) -> usize {
         2 * match self {

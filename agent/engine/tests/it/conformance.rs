@@ -1,9 +1,9 @@
-//! The engine gives the logits that PyTorch gave when the package was made.
+//! Every engine gives the logits that PyTorch gave when the package was made.
 
 use std::path::Path;
 
 use image::ImageReader;
-use offramp_engine::Engine;
+use offramp_engine::{Engine, Kernels};
 use offramp_model::{Head, Logits, Package};
 
 use crate::zoo::{CIFAR100, FASHION, package};
@@ -28,10 +28,9 @@ fn argmax(logits: &[f32]) -> usize {
 /// Runs all stages on every image and holds each exit's logits against the
 /// expected ones.
 #[track_caller]
-fn check(package: &Package, images: &[u8], expected: &Logits) {
+fn check(package: &Package, mut engine: Engine, images: &[u8], expected: &Logits) {
     let input = &package.manifest().input;
     assert_eq!(images.len(), expected.images * input.values());
-    let mut engine = Engine::load(package).unwrap();
     let mut frame = engine.frame();
     let mut pixels = vec![0.0; input.values()];
     let (mut worst, mut agreed, mut compared) = (0f32, 0, 0);
@@ -61,11 +60,27 @@ fn check(package: &Package, images: &[u8], expected: &Logits) {
     assert!(agreement >= MIN_AGREEMENT, "argmax agrees in {agreement}");
 }
 
+/// Every engine that runs everywhere. One for a GPU is checked on a machine that has one, by tests/gpu/run.sh.
+fn engines(package: &Package) -> Vec<Engine> {
+    let own = [Kernels::Fused, Kernels::Tract].map(|kernels| Engine::load_with(package, kernels).unwrap());
+    #[cfg(feature = "onnxruntime")]
+    let own = {
+        use offramp_engine::{Provider, RunBy};
+        let offloaded = crate::offload::offloaded(package, crate::offload::on(&[Provider::Cpu]));
+        let all = RunBy::OnnxRuntime(Provider::Cpu);
+        assert!(offloaded.stage_states().iter().all(|state| state.run_by == all));
+        own.into_iter().chain([offloaded])
+    };
+    own.into_iter().collect()
+}
+
 #[track_caller]
 fn check_vectors(name: &str) {
     let package = package(name);
     let vectors = package.vectors().unwrap().expect("the package ships vectors");
-    check(&package, &vectors.images, &vectors.logits);
+    for engine in engines(&package) {
+        check(&package, engine, &vectors.images, &vectors.logits);
+    }
 }
 
 #[test]
@@ -104,5 +119,7 @@ fn revcol_cifar100_gives_the_logits_of_the_test_images() {
         .flat_map(|(y, x)| &mosaic.as_raw()[y * row_bytes + x * 3..][..side * 3])
         .copied()
         .collect();
-    check(&package, &images, &expected);
+    for engine in engines(&package) {
+        check(&package, engine, &images, &expected);
+    }
 }

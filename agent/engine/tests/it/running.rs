@@ -6,7 +6,7 @@ use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
 use crate::zoo::{CIFAR100, FASHION, Files, package};
 
 /// The n-th image of the package's vectors, normalised.
-fn image(package: &Package, n: usize) -> Vec<f32> {
+pub(crate) fn image(package: &Package, n: usize) -> Vec<f32> {
     let input = &package.manifest().input;
     let images = package.vectors().unwrap().unwrap().images;
     let mut pixels = vec![0.0; input.values()];
@@ -14,7 +14,7 @@ fn image(package: &Package, n: usize) -> Vec<f32> {
     pixels
 }
 
-fn run_all(engine: &mut Engine, frame: &mut Frame, pixels: &[f32]) -> Vec<Vec<f32>> {
+pub(crate) fn run_all(engine: &mut Engine, frame: &mut Frame, pixels: &[f32]) -> Vec<Vec<f32>> {
     engine.start(frame, pixels).unwrap();
     (0..engine.stages())
         .map(|stage| engine.run_stage(stage, frame).unwrap().to_vec())

@@ -57,6 +57,16 @@ impl Files {
         self
     }
 
+    /// Changes the version of a stage's operator set.
+    #[cfg(feature = "onnxruntime")]
+    pub(crate) fn opset(mut self, stage: usize, version: i64) -> Files {
+        let bytes = self.stage(stage);
+        let mut model = ModelProto::decode(bytes.as_slice()).unwrap();
+        model.opset_import[0].version = version;
+        *bytes = model.encode_to_vec();
+        self
+    }
+
     /// The manifest's table of a stage.
     pub(crate) fn declared(&mut self, stage: usize) -> &mut toml::Table {
         self.manifest["stages"][stage].as_table_mut().unwrap()

@@ -140,7 +140,7 @@ impl Row {
 }
 
 /// The milliseconds that each stage takes, mean over some frames.
-fn stage_times(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<Vec<f64>> {
+pub(in crate::tool) fn stage_times(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<Vec<f64>> {
     let mut frame = engine.frame();
     let mut sums = vec![0.0; engine.stages()];
     for _ in 0..frames {

@@ -11,12 +11,13 @@ mod specialization;
 mod stream;
 
 pub use cameras::{CamerasBench, cameras};
+pub(super) use engine::stage_times;
 pub use engine::{EngineBench, engine};
 pub use specialization::{SpecializationBench, specialization};
 pub use stream::{StreamBench, stream};
 
 /// Where what is made once is kept.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(super) fn cache() -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     let cache = cache.context("neither XDG_CACHE_HOME nor HOME is set: set one to a folder for what is made once")?;
@@ -24,14 +25,14 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 /// An image of numbers from -1 to 1, the same for the same seed.
-fn random_image(values: usize, seed: u64) -> Vec<f32> {
+pub(super) fn random_image(values: usize, seed: u64) -> Vec<f32> {
     let mut random = SplitMix64(seed);
     (0..values)
         .map(|_| (random.next() >> 40) as f32 / 8_388_608.0 - 1.0)
         .collect()
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,0 +1,284 @@
+//! Opens the sessions, one stage after another, and holds each against our own kernels.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use offramp_model::Package;
+
+use super::library::{self, Runtime};
+use super::session::{Graph, Running};
+use super::{Offload, OffloadProblem, Offloaded, Provider, Survey, cache};
+use crate::contain::contain;
+use crate::error::Cause;
+use crate::stage::{Handed, Held, Stage};
+
+/// What is needed to open sessions: independent of the engine, which goes on meanwhile.
+struct Builder {
+    stages: Vec<Stage>,
+    graphs: Vec<Graph>,
+    image: Vec<f32>,
+    model: String,
+    offload: Offload,
+}
+
+/// A stage as our own kernels run it: what goes in, and what comes out.
+struct Example {
+    before: Held,
+    after: Held,
+}
+
+impl Builder {
+    fn new(package: &Package, image: usize, stages: &[Stage], offload: Offload) -> Self {
+        let manifest = package.manifest();
+        let graphs = manifest.stages.iter().zip(&manifest.exits).zip(package.stages());
+        let graphs = graphs.zip(stages).enumerate();
+        let graphs = graphs.map(|(number, (((declared, exit), bytes), stage))| {
+            // What one stage hands on is what the next reads; the last hands on nothing.
+            let hands_on = stages.get(number + 1).map_or(&[][..], Stage::reads);
+            let state = declared.state.iter().zip(hands_on).zip(stage.handed());
+            let outputs = state.filter(|(_, source)| matches!(source, Handed::Output));
+            let features = (declared.features.clone(), vec![1, exit.features]);
+            Graph {
+                bytes: bytes.to_vec(),
+                reads: declared
+                    .inputs
+                    .iter()
+                    .cloned()
+                    .zip(stage.reads().iter().cloned())
+                    .collect(),
+                gives: std::iter::once(features)
+                    .chain(outputs.map(|((name, shape), _)| (name.clone(), shape.clone())))
+                    .collect(),
+            }
+        });
+        Self {
+            graphs: graphs.collect(),
+            stages: stages.to_vec(),
+            image: test_image(image),
+            model: package.digest().to_string(),
+            offload,
+        }
+    }
+
+    fn image(&self) -> Held {
+        let mut held = Held::default();
+        held.start(&self.image, true);
+        held
+    }
+
+    fn run_here(&mut self, stage: usize, before: Held) -> Result<Example, OffloadProblem> {
+        let mut after = before.clone();
+        let run = self.stages[stage].run(&mut [&mut after]);
+        run.map_err(|cause| OffloadProblem::Builder { cause })?;
+        Ok(Example { before, after })
+    }
+
+    /// Opens a session for a stage and lets it prove itself.
+    fn build(
+        &self,
+        runtime: &Runtime,
+        stage: usize,
+        provider: Provider,
+        example: &Example,
+    ) -> Result<Running, OffloadProblem> {
+        let folder = self.cache_folder(runtime, stage, provider)?;
+        let opened = self.open_and_compare(runtime, stage, provider, example, &folder);
+        let damaged = matches!(
+            opened,
+            Err(OffloadProblem::Refused { .. } | OffloadProblem::Differs { .. })
+        );
+        if !damaged || folder.as_os_str() == "" {
+            return opened;
+        }
+        // What was in the cache may be to blame: written half, or by something that calls itself the same.
+        let Ok(Some(aside)) = cache::set_aside(&folder) else {
+            return opened;
+        };
+        let again = self.open_and_compare(runtime, stage, provider, example, &folder);
+        // At worst the folder is not as it was, and the next start builds anew.
+        let _ = match again {
+            Ok(_) => std::fs::remove_dir_all(&aside),
+            Err(_) => cache::put_back(&folder, &aside),
+        };
+        again
+    }
+
+    /// Where the provider may keep what it builds; nowhere for those that build nothing.
+    fn cache_folder(&self, runtime: &Runtime, stage: usize, provider: Provider) -> Result<PathBuf, OffloadProblem> {
+        if matches!(provider, Provider::Cuda | Provider::Cpu) {
+            return Ok(PathBuf::new());
+        }
+        let Offload { cache, device, .. } = &self.offload;
+        let folder = cache::folder(cache, &self.model, provider, &runtime.version, *device, stage);
+        folder.map_err(|error| OffloadProblem::Builder {
+            cause: Cause::new(format_args!("the cache {}: {error}", cache.display())),
+        })
+    }
+
+    fn open_and_compare(
+        &self,
+        runtime: &Runtime,
+        stage: usize,
+        provider: Provider,
+        example: &Example,
+        cache: &std::path::Path,
+    ) -> Result<Running, OffloadProblem> {
+        let refused = |cause| OffloadProblem::Refused { provider, cause };
+        let graph = &self.graphs[stage];
+        let running = Running::open(runtime, provider, graph, &self.offload, cache).map_err(refused)?;
+        let mut found = example.before.clone();
+        let handed = self.stages[stage].handed();
+        running.run(handed, &mut found, |_| false).map_err(refused)?;
+        let tolerance = provider.tolerance(self.offload.half);
+        let features = (&found.features, &example.after.features);
+        let tensors = found.tensors.iter().zip(&example.after.tensors);
+        for (place, (found, expected)) in std::iter::once(features).chain(tensors).enumerate() {
+            let difference = difference(found, expected);
+            if difference.is_nan() || difference > tolerance {
+                let tensor = match place.checked_sub(1) {
+                    None => graph.gives[0].0.clone(),
+                    Some(place) => format!("state {place}"),
+                };
+                return Err(OffloadProblem::Differs {
+                    provider,
+                    tensor,
+                    difference,
+                    tolerance,
+                });
+            }
+        }
+        Ok(running)
+    }
+
+    /// The whole work. Ends early when nobody waits for it any more.
+    fn run(&mut self, offloaded: &Arc<Offloaded>) -> Result<(), OffloadProblem> {
+        let runtime = library::open(self.offload.library.as_deref())?;
+        let asked = self
+            .offload
+            .providers
+            .iter()
+            .map(|&provider| (provider, contain(|| runtime.has(provider)).unwrap_or_else(builder)));
+        let asked: Vec<(Provider, Result<(), OffloadProblem>)> = asked.collect();
+        let mut held = self.image();
+        for stage in 0..self.stages.len() {
+            let example = self.run_here(stage, held)?;
+            let wanted = self.offload.stages.as_ref();
+            if wanted.is_none_or(|wanted| wanted.contains(&stage)) {
+                for (provider, asked) in &asked {
+                    if offloaded.is_abandoned() {
+                        return Ok(());
+                    }
+                    offloaded.building(stage, *provider);
+                    let built = asked
+                        .clone()
+                        .and_then(|()| self.build(runtime, stage, *provider, &example));
+                    match built {
+                        Ok(running) => {
+                            offloaded.publish(stage, running);
+                            break;
+                        }
+                        Err(problem) => offloaded.refuse(stage, problem),
+                    }
+                }
+            }
+            held = example.after;
+        }
+        Ok(())
+    }
+}
+
+fn builder(cause: Cause) -> Result<(), OffloadProblem> {
+    Err(OffloadProblem::Builder { cause })
+}
+
+/// Values as a normalised image has them; always the same.
+fn test_image(values: usize) -> Vec<f32> {
+    let mut random = 0x9e37_79b9_u32;
+    let next = || {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        // 16 bits, from -2 to 2.
+        f32::from((random >> 16) as u16) / 16384.0 - 2.0
+    };
+    std::iter::repeat_with(next).take(values).collect()
+}
+
+/// How far values are apart, as a share of the largest that is expected, or of 1. NaN where one is found.
+pub(super) fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    if found.len() != expected.len() {
+        return f32::INFINITY;
+    }
+    let scale = expected.iter().fold(1f32, |largest, value| largest.max(value.abs()));
+    let apart = found
+        .iter()
+        .zip(expected)
+        .map(|(found, expected)| (found - expected).abs());
+    // `max` would pass over a NaN.
+    apart.fold(0f32, |worst, apart| {
+        if apart.is_nan() {
+            apart
+        } else if worst.is_nan() {
+            worst
+        } else {
+            worst.max(apart)
+        }
+    }) / scale
+}
+
+pub(crate) fn start(
+    package: &Package,
+    image: usize,
+    stages: &[Stage],
+    offload: Offload,
+    offloaded: Arc<Offloaded>,
+) -> Result<(), OffloadProblem> {
+    let mut work = Builder::new(package, image, stages, offload);
+    let thread = thread::Builder::new().name("offload".into());
+    let spawned = thread.spawn(move || {
+        let done = contain(|| work.run(&offloaded)).unwrap_or_else(builder);
+        if let Err(problem) = done {
+            offloaded.refuse_rest(&problem);
+        }
+        offloaded.settle();
+    });
+    let cause = |error| OffloadProblem::Builder {
+        cause: Cause::new(error),
+    };
+    spawned.map(drop).map_err(cause)
+}
+
+/// Tries every provider on the first stage.
+pub(crate) fn survey(package: &Package, image: usize, stages: &[Stage], offload: &Offload) -> Survey {
+    let runtime = match contain(|| library::open(offload.library.as_deref())) {
+        Ok(Ok(runtime)) => runtime,
+        Ok(Err(problem)) => {
+            return Survey {
+                library: Err(problem),
+                providers: Vec::new(),
+            };
+        }
+        Err(cause) => {
+            return Survey {
+                library: Err(OffloadProblem::Builder { cause }),
+                providers: Vec::new(),
+            };
+        }
+    };
+    let mut work = Builder::new(package, image, stages, offload.clone());
+    let before = work.image();
+    let example = work.run_here(0, before);
+    let try_out = |provider: Provider| {
+        let tried = contain(|| {
+            runtime.has(provider)?;
+            let example = example.as_ref().map_err(Clone::clone)?;
+            work.build(runtime, 0, provider, example).map(drop)
+        });
+        (provider, tried.unwrap_or_else(builder))
+    };
+    Survey {
+        library: Ok((runtime.path.clone(), runtime.version.clone())),
+        providers: offload.providers.iter().map(|&provider| try_out(provider)).collect(),
+    }
+}

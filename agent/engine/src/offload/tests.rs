@@ -1,0 +1,120 @@
+//! A session that fails while it runs: it is put in place of one that was found to work, as nothing else makes the
+//! runtime fail later than the first time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use offramp_model::Package;
+use offramp_test_support::onnxruntime;
+
+use super::session::{Graph, Running};
+use super::{Offload, OffloadProblem, Offloaded, Progress, Provider, Refusal, RunBy, library};
+use crate::stage::Handed;
+use crate::{Engine, Frame};
+
+fn package(name: &str) -> Package {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/zoo");
+    Package::open(&zoo.join(name)).unwrap()
+}
+
+/// A stage of a package as its manifest says, in the graph of `other`.
+fn graph(package: &Package, engine: &Engine, stage: usize, other: &Package) -> Graph {
+    let declared = &package.manifest().stages[stage];
+    let own = &engine.stages[stage];
+    assert!(own.handed().iter().all(|source| matches!(source, Handed::Output)));
+    let hands_on = engine.stages.get(stage + 1).map_or(&[][..], |next| next.reads());
+    let state = declared.state.iter().cloned().zip(hands_on.iter().cloned());
+    Graph {
+        bytes: other.stages().nth(stage).unwrap().to_vec(),
+        reads: declared
+            .inputs
+            .iter()
+            .cloned()
+            .zip(own.reads().iter().cloned())
+            .collect(),
+        gives: std::iter::once((declared.features.clone(), vec![1, engine.features(stage)]))
+            .chain(state)
+            .collect(),
+    }
+}
+
+#[test]
+fn a_stage_that_fails_while_it_runs_goes_back_and_costs_no_frame() {
+    let package = package("revcol-fashion");
+    let offload = Offload {
+        library: Some(onnxruntime()),
+        providers: vec![Provider::Cpu],
+        ..Offload::new(PathBuf::from("unused"))
+    };
+    let mut own = Engine::load(&package).unwrap();
+    let values = package.manifest().input.values();
+    let images: Vec<Vec<f32>> = (0..3).map(|n| vec![n as f32 - 1.0; values]).collect();
+    let run = |engine: &mut Engine, frame: &mut Frame, image: &[f32]| -> Vec<Vec<f32>> {
+        engine.start(frame, image).unwrap();
+        (0..engine.stages())
+            .map(|stage| engine.run_stage(stage, frame).unwrap().to_vec())
+            .collect()
+    };
+    let expected: Vec<_> = images
+        .iter()
+        .map(|image| run(&mut own, &mut Frame::default(), image))
+        .collect();
+
+    // Stage 2 fails, when stage 1 has left its state with the runtime: same names in its graph, other shapes.
+    let other = self::package("revcol-cifar100");
+    let mut engine = own.clone();
+    let runtime = library::open(offload.library.as_deref()).unwrap();
+    let broken = Offloaded::new(&engine.stages, |_| true);
+    for stage in 0..engine.stages() {
+        let graph = graph(&package, &engine, stage, if stage == 2 { &other } else { &package });
+        let running = Running::open(runtime, Provider::Cpu, &graph, &offload, Path::new(""));
+        broken.publish(stage, running.unwrap());
+    }
+    engine.offloaded = Some(Arc::new(broken));
+    assert!(
+        engine
+            .stage_states()
+            .iter()
+            .all(|state| state.progress == Progress::Working)
+    );
+
+    let close = |found: &[Vec<f32>], expected: &[Vec<f32>]| {
+        let pairs = found.iter().flatten().zip(expected.iter().flatten());
+        pairs.for_each(|(found, expected)| assert!((found - expected).abs() < 1e-3, "{found} {expected}"));
+    };
+    let mut clone = engine.clone();
+    let before = engine.changes();
+    let mut frame = engine.frame();
+    close(&run(&mut engine, &mut frame, &images[0]), &expected[0]);
+    assert_eq!(engine.changes(), before + 1);
+    // It is told once, and the other engine knows.
+    for engine in [&mut engine, &mut clone] {
+        for (image, expected) in images.iter().zip(&expected) {
+            close(&run(engine, &mut frame, image), expected);
+        }
+        assert_eq!(engine.changes(), before + 1);
+        let states = engine.stage_states();
+        let run_by: Vec<RunBy> = states.iter().map(|state| state.run_by).collect();
+        let cpu = RunBy::OnnxRuntime(Provider::Cpu);
+        assert_eq!(run_by, [cpu, cpu, RunBy::Fused, cpu]);
+        assert_eq!(states[2].progress, Progress::Failed);
+        assert!(matches!(
+            states[2].refused[..],
+            [Refusal(OffloadProblem::FailedWhileRunning { .. })]
+        ));
+        let text = states[2].to_string();
+        assert!(
+            text.starts_with("fused; not offloaded; cpu failed while running: "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_session_that_computes_something_else_is_not_taken() {
+    let mut wrong = super::build::difference(&[1.0, 2.0], &[1.0, 2.2]);
+    assert!((wrong - 0.2 / 2.2).abs() < 1e-6);
+    wrong = super::build::difference(&[f32::NAN, 2.0], &[1.0, 2.0]);
+    assert!(wrong.is_nan());
+    assert!(super::build::difference(&[1.0], &[1.0, 2.0]).is_infinite());
+}
