@@ -1,19 +1,23 @@
 //! The engine and the frames that go through it.
 
+use std::io;
+
+use offramp_kernels::Pool;
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
 use crate::stage::{Held, Kernels, Stage};
 
-/// The stages of a package, ready to run on one thread.
+/// The stages of a package, ready to run on one thread, or with the help of some.
 ///
-/// A clone shares the weights and has scratch memory of its own.
+/// A clone shares the weights and the helping threads, and has scratch memory of its own.
 #[derive(Debug, Clone)]
 pub struct Engine {
     stages: Vec<Stage>,
     features: Vec<usize>,
     /// The image's shape, batch axis first.
     image: Vec<usize>,
+    pool: Pool,
 }
 
 /// One image on its way through the stages.
@@ -71,7 +75,19 @@ impl Engine {
             stages,
             features,
             image,
+            pool: Pool::default(),
         })
+    }
+
+    /// The engine with so many threads for each stage, the calling one included: a frame is done sooner. Features
+    /// are the same to the bit. Clones made from now on share the threads: one that finds them busy goes on
+    /// alone. Stages that tract runs stay on the calling thread.
+    ///
+    /// # Errors
+    /// Where the system gives no more threads.
+    pub fn with_threads(mut self, threads: usize) -> io::Result<Engine> {
+        self.pool = Pool::new(threads)?;
+        Ok(self)
     }
 
     /// Number of stages.
@@ -134,7 +150,7 @@ impl Engine {
         self.before(stage, frame)?;
         frame.next = None;
         self.stages[stage]
-            .run(&mut [&mut frame.held])
+            .run(&mut [&mut frame.held], &self.pool)
             .map_err(|cause| RunError::Runtime { stage, cause })?;
         frame.next = self.after(stage);
         Ok(frame.features())
@@ -165,7 +181,7 @@ impl Engine {
         frames.iter_mut().for_each(|frame| frame.next = None);
         let mut held: Vec<&mut Held> = frames.iter_mut().map(|frame| &mut frame.held).collect();
         self.stages[stage]
-            .run(&mut held)
+            .run(&mut held, &self.pool)
             .map_err(|cause| RunError::Runtime { stage, cause })?;
         frames.iter_mut().for_each(|frame| frame.next = self.after(stage));
         Ok(())

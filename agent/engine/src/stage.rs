@@ -1,5 +1,6 @@
 //! One stage, checked against the manifest and prepared to run.
 
+use offramp_kernels::{Buffers, Isa, Plan, Pool, Tensors};
 use offramp_model::Stage as Declared;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
@@ -11,8 +12,8 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 
 use crate::contain::contain;
 use crate::error::{Cause, StageProblem};
-use crate::fused::{Buffers, Isa, Plan, Tensors, lower};
 use crate::graph;
+use crate::lower::lower;
 
 /// Values in one tensor between two operators of a stage, at most.
 pub const MAX_TENSOR_VALUES: usize = 32 << 20;
@@ -135,7 +136,7 @@ impl Stage {
             tensors: inputs.iter().map(|shape| vec![0.0; shape.iter().product()]).collect(),
             ..Held::default()
         };
-        self.run(&mut [&mut zeros])?;
+        self.run(&mut [&mut zeros], &Pool::default())?;
         Ok(zeros)
     }
 
@@ -145,8 +146,8 @@ impl Stage {
     }
 
     /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next
-    /// stage reads.
-    pub(crate) fn run(&mut self, images: &mut [&mut Held]) -> Result<(), Cause> {
+    /// stage reads. tract runs on the calling thread alone.
+    pub(crate) fn run(&mut self, images: &mut [&mut Held], pool: &Pool) -> Result<(), Cause> {
         let outputs = 1 + self
             .state
             .iter()
@@ -154,7 +155,7 @@ impl Stage {
             .count();
         images.iter_mut().for_each(|image| image.prepare(outputs));
         let run = match &mut self.runner {
-            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images)),
+            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images, pool)),
             Runner::Tract { plan, session, reads } => {
                 let mut each = images.iter_mut();
                 let run = contain(|| each.try_for_each(|image| run_tract(session, reads, image)));
@@ -249,7 +250,7 @@ fn fuse(proto: &ModelProto, declared: &Declared, inputs: &[Shape], state: &[Hand
         .chain(given.map(|(name, _)| name))
         .map(String::as_str)
         .collect();
-    lower(proto.graph.as_ref()?, &inputs, &outputs, Isa::available().next()?)
+    lower(proto.graph.as_ref()?, &inputs, &outputs, Isa::best())
 }
 
 /// Runs tract on copies of what a stage reads.

@@ -1,10 +1,17 @@
-//! The arithmetic of a stage, row by row: a row holds the channels of one place of one image.
+//! The arithmetic of a plan, row by row: a row holds the channels of one place of one image.
+//!
+//! Every function does a part of a step, and every value comes out of the same operations in the same order
+//! whatever the part that it is in: a plan gives the same bits however it is cut.
+
+use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::simd::Simd;
 
 /// What is applied to the result of a linear layer or a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Activation {
+pub enum Activation {
+    /// Nothing.
     None,
     /// The exact one, through the error function.
     Gelu,
@@ -12,29 +19,65 @@ pub(crate) enum Activation {
     Clip(f32, f32),
 }
 
+/// What several threads write, each its own part of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    at: *mut f32,
+    len: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: whoever takes parts of it promises that they do not overlap.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(values: &'a mut [f32]) -> Self {
+        Self {
+            at: values.as_mut_ptr(),
+            len: values.len(),
+            life: PhantomData,
+        }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// # Safety
+    /// No part that is held at the same time overlaps this one.
+    #[inline(always)]
+    pub(crate) unsafe fn part(self, range: Range<usize>) -> &'a mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: it is inside of the values, and nobody else's as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.at.add(range.start), range.len()) }
+    }
+}
+
 /// Weights K×N in panels of [`super::simd::Isa::panel`] columns, one after another; in a panel row by row. The
 /// last is filled up with zeros.
 #[derive(Clone, Debug)]
-pub(crate) enum Panels {
+enum Panels {
     /// Where every weight is a half, as in our packages: half of the memory to stream.
     Half(Vec<u16>),
     Full(Vec<f32>),
 }
 
-/// A linear layer: y = act(x W + b).
+/// A linear layer, packed for an instruction set: y = act(x W + b).
 #[derive(Clone, Debug)]
-pub(crate) struct Linear {
+pub(crate) struct Packed {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) panels: Panels,
+    panels: Panels,
     /// As long as the panels are wide.
-    pub(crate) bias: Vec<f32>,
-    pub(crate) activation: Activation,
+    bias: Vec<f32>,
+    activation: Activation,
 }
 
-impl Linear {
-    /// From K×N weights row by row, and N biases, packed for panels of so many columns.
-    pub(crate) fn pack(weights: &[f32], inputs: usize, bias: &[f32], panel: usize) -> Self {
+impl Packed {
+    /// From K×N weights row by row, and N biases, for panels of so many columns.
+    pub(crate) fn new(weights: &[f32], inputs: usize, bias: &[f32], activation: Activation, panel: usize) -> Self {
         let outputs = bias.len();
         let mut packed = Vec::with_capacity(outputs.next_multiple_of(panel) * inputs);
         for first in (0..outputs).step_by(panel) {
@@ -58,21 +101,32 @@ impl Linear {
             outputs,
             panels,
             bias: padded,
-            activation: Activation::None,
+            activation,
         }
     }
 }
 
-/// y = act(x W + b) for rows of x; `onto` what y holds, it is added.
+/// A part of y = act(x W + b): some rows of x, some panels of W; `onto` what y holds, it is added.
+///
+/// # Safety
+/// The instructions are enabled. Nobody else touches this part of y.
 #[inline(always)]
-pub(super) unsafe fn linear<S: Simd>(layer: &Linear, x: &[f32], onto: bool, y: &mut [f32]) {
-    let rows = x.len() / layer.inputs;
-    assert_eq!((x.len(), y.len()), (rows * layer.inputs, rows * layer.outputs));
+pub(crate) unsafe fn linear<S: Simd>(
+    layer: &Packed,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    x: &[f32],
+    onto: bool,
+    y: Shared<'_>,
+) {
+    let count = x.len() / layer.inputs;
+    assert_eq!((x.len(), y.len()), (count * layer.inputs, count * layer.outputs));
+    assert!(rows.end <= count);
     match &layer.panels {
         // SAFETY: the caller has the instructions; lengths were checked above.
-        Panels::Half(panels) => unsafe { product::<S, u16>(layer, panels, x, onto, y) },
+        Panels::Half(weights) => unsafe { product::<S, u16>(layer, weights, rows, panels, x, onto, y) },
         // SAFETY: as above.
-        Panels::Full(panels) => unsafe { product::<S, f32>(layer, panels, x, onto, y) },
+        Panels::Full(weights) => unsafe { product::<S, f32>(layer, weights, rows, panels, x, onto, y) },
     }
 }
 
@@ -98,35 +152,35 @@ impl Weight for u16 {
 }
 
 #[inline(always)]
-unsafe fn product<S: Simd, W: Weight>(layer: &Linear, panels: &[W], x: &[f32], onto: bool, y: &mut [f32]) {
+unsafe fn product<S: Simd, W: Weight>(
+    layer: &Packed,
+    weights: &[W],
+    rows: Range<usize>,
+    panels: Range<usize>,
+    x: &[f32],
+    onto: bool,
+    y: Shared<'_>,
+) {
     let (k, n, panel) = (layer.inputs, layer.outputs, 2 * S::LANES);
-    let rows = x.len() / k;
     // Panels outside, rows inside: a panel stays in the nearest cache while all rows pass.
-    for ((weights, bias), first) in panels
-        .chunks_exact(k * panel)
-        .zip(layer.bias.chunks_exact(panel))
-        .zip((0..n).step_by(panel))
-    {
-        let mut row = 0;
-        while row < rows {
-            let tile = Tile {
-                layer,
-                weights: weights.as_ptr(),
-                bias: bias.as_ptr(),
-                row,
-                first,
-            };
-            let left = rows - row;
-            // SAFETY: the tile's rows and columns are inside of the matrices.
-            unsafe {
-                row += match left.min(S::TILE_ROWS) {
-                    8.. => tile.run::<S, 8>(x, onto, y),
-                    6 | 7 => tile.run::<S, 6>(x, onto, y),
-                    4 | 5 => tile.run::<S, 4>(x, onto, y),
-                    3 => tile.run::<S, 3>(x, onto, y),
-                    2 => tile.run::<S, 2>(x, onto, y),
-                    _ => tile.run::<S, 1>(x, onto, y),
-                };
+    for at in panels {
+        let first = at * panel;
+        let tile = Tile {
+            layer,
+            weights: weights[at * k * panel..][..k * panel].as_ptr(),
+            bias: layer.bias[first..][..panel].as_ptr(),
+            first,
+            columns: (n - first).min(panel),
+            x: x.as_ptr(),
+            onto,
+            y: y.at,
+        };
+        // SAFETY: rows and columns are inside of the matrices.
+        unsafe {
+            if tile.columns > S::LANES {
+                tile.run_rows::<S, 2>(rows.clone());
+            } else {
+                tile.run_rows::<S, 1>(rows.clone());
             }
         }
     }
@@ -134,53 +188,83 @@ unsafe fn product<S: Simd, W: Weight>(layer: &Linear, panels: &[W], x: &[f32], o
 
 /// A part of a product that is kept in registers: some rows, and the columns of a panel.
 struct Tile<'a, W> {
-    layer: &'a Linear,
+    layer: &'a Packed,
     weights: *const W,
     bias: *const f32,
-    row: usize,
     first: usize,
+    columns: usize,
+    x: *const f32,
+    onto: bool,
+    y: *mut f32,
 }
 
 impl<W: Weight> Tile<'_, W> {
+    #[inline(always)]
+    unsafe fn run_rows<S: Simd, const VECTORS: usize>(&self, rows: Range<usize>) {
+        let mut row = rows.start;
+        while row < rows.end {
+            // SAFETY: the caller's; no tile is higher than the rows that are left.
+            unsafe {
+                row += match (rows.end - row).min(S::TILE_ROWS) {
+                    8.. => self.run::<S, 8, VECTORS>(row),
+                    6 | 7 => self.run::<S, 6, VECTORS>(row),
+                    4 | 5 => self.run::<S, 4, VECTORS>(row),
+                    3 => self.run::<S, 3, VECTORS>(row),
+                    2 => self.run::<S, 2, VECTORS>(row),
+                    _ => self.run::<S, 1, VECTORS>(row),
+                };
+            }
+        }
+    }
+
     /// Gives the number of rows.
     #[inline(always)]
-    unsafe fn run<S: Simd, const ROWS: usize>(&self, x: &[f32], onto: bool, y: &mut [f32]) -> usize {
+    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, row: usize) -> usize {
         let (k, n, lanes) = (self.layer.inputs, self.layer.outputs, S::LANES);
-        let columns = n - self.first;
         // SAFETY: rows and columns are inside of the matrices, and panels are as wide as two vectors.
         unsafe {
-            let x = x.as_ptr().add(self.row * k);
-            let bias = [S::load(self.bias), S::load(self.bias.add(lanes))];
-            let mut sums = [bias; ROWS];
+            let x = self.x.add(row * k);
+            let mut sums = [[S::load(self.bias); VECTORS]; ROWS];
+            for v in 1..VECTORS {
+                let bias = S::load(self.bias.add(v * lanes));
+                for sum in &mut sums {
+                    sum[v] = bias;
+                }
+            }
             let mut weights = self.weights;
             for i in 0..k {
-                let w = [W::load::<S>(weights), W::load::<S>(weights.add(lanes))];
+                let mut w = [W::load::<S>(weights); VECTORS];
+                for v in 1..VECTORS {
+                    w[v] = W::load::<S>(weights.add(v * lanes));
+                }
                 weights = weights.add(2 * lanes);
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let value = S::splat(*x.add(r * k + i));
-                    *sum = [S::fma(value, w[0], sum[0]), S::fma(value, w[1], sum[1])];
+                    for v in 0..VECTORS {
+                        sum[v] = S::fma(value, w[v], sum[v]);
+                    }
                 }
             }
-            for (r, sum) in sums.iter().enumerate() {
-                let y = &mut y[(self.row + r) * n + self.first..];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let y = self.y.add((row + r) * n + self.first);
                 // No closures in here: one that is not inlined would call every instruction.
-                let mut sum = [
-                    activate::<S>(self.layer.activation, sum[0]),
-                    activate::<S>(self.layer.activation, sum[1]),
-                ];
-                if columns >= 2 * lanes {
-                    let y = y.as_mut_ptr();
-                    if onto {
-                        sum = [S::add(sum[0], S::load(y)), S::add(sum[1], S::load(y.add(lanes)))];
+                for v in 0..VECTORS {
+                    sum[v] = activate::<S>(self.layer.activation, sum[v]);
+                }
+                if self.columns == VECTORS * lanes {
+                    for v in 0..VECTORS {
+                        let y = y.add(v * lanes);
+                        let value = if self.onto { S::add(sum[v], S::load(y)) } else { sum[v] };
+                        S::store(y, value);
                     }
-                    S::store(y, sum[0]);
-                    S::store(y.add(lanes), sum[1]);
                 } else {
                     let mut values = [0.0; 32];
-                    S::store(values.as_mut_ptr(), sum[0]);
-                    S::store(values.as_mut_ptr().add(lanes), sum[1]);
-                    for (y, value) in y[..columns].iter_mut().zip(values) {
-                        *y = if onto { *y + value } else { value };
+                    for v in 0..VECTORS {
+                        S::store(values.as_mut_ptr().add(v * lanes), sum[v]);
+                    }
+                    for (column, value) in values.iter().enumerate().take(self.columns) {
+                        let y = y.add(column);
+                        *y = if self.onto { *y + value } else { *value };
                     }
                 }
             }
@@ -242,7 +326,7 @@ unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
 
 /// Applies an activation in place.
 #[inline(always)]
-pub(super) unsafe fn activate_all<S: Simd>(activation: Activation, y: &mut [f32]) {
+pub(crate) unsafe fn activate_all<S: Simd>(activation: Activation, y: &mut [f32]) {
     let (whole, rest) = y.split_at_mut(y.len() / S::LANES * S::LANES);
     // SAFETY: the caller has the instructions; chunks are as long as a vector.
     unsafe {
@@ -262,32 +346,42 @@ pub(super) unsafe fn activate_all<S: Simd>(activation: Activation, y: &mut [f32]
 
 /// Height, width and channels of an image's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Map {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) channels: usize,
+pub struct Map {
+    /// Lines.
+    pub height: usize,
+    /// Places of a line.
+    pub width: usize,
+    /// Values of a place, which lie side by side.
+    pub channels: usize,
 }
 
 impl Map {
-    pub(crate) fn rows(self) -> usize {
+    /// Its places.
+    #[must_use]
+    pub fn rows(self) -> usize {
         self.height * self.width
     }
 
-    pub(crate) fn values(self) -> usize {
+    /// Its values.
+    #[must_use]
+    pub fn values(self) -> usize {
         self.rows() * self.channels
     }
 }
 
 /// How a kernel moves over a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) from: Map,
+pub struct Window {
+    /// The map.
+    pub from: Map,
     /// Height and width of the result.
-    pub(crate) to: (usize, usize),
-    pub(crate) kernel: (usize, usize),
-    pub(crate) stride: (usize, usize),
-    /// Zeros above and to the left.
-    pub(crate) padding: (usize, usize),
+    pub to: (usize, usize),
+    /// Height and width.
+    pub kernel: (usize, usize),
+    /// Downwards, and to the right.
+    pub stride: (usize, usize),
+    /// Zeros above and to the left; below and to the right there are as many as the result asks for.
+    pub padding: (usize, usize),
 }
 
 impl Window {
@@ -312,19 +406,23 @@ impl Window {
         Self::span(column, self.stride.1, self.padding.1, self.kernel.1, self.from.width)
     }
 
-    pub(crate) fn taps(&self) -> usize {
+    /// Places of the kernel.
+    #[must_use]
+    pub fn taps(&self) -> usize {
         self.kernel.0 * self.kernel.1
     }
 }
 
-/// Lays out what a kernel sees at each place of an image as a row: kernel height × width × channels.
+/// Lays out what a kernel sees at each place as a row: kernel height × width × channels. Does these lines of the
+/// result, those of all images counted.
 #[inline(always)]
-pub(super) fn gather(window: &Window, x: &[f32], y: &mut [f32]) {
+pub(crate) fn gather(window: &Window, lines: Range<usize>, x: &[f32], y: &mut [f32]) {
     let c = window.from.channels;
     let line = window.kernel.1 * c;
     let mut rows = y.chunks_exact_mut(window.taps() * c);
-    for row in 0..window.to.0 {
-        let (top, above, height) = window.vertical(row);
+    for at in lines {
+        let x = &x[at / window.to.0 * window.from.values()..];
+        let (top, above, height) = window.vertical(at % window.to.0);
         for column in 0..window.to.1 {
             let (left, before, width) = window.horizontal(column);
             let Some(patch) = rows.next() else { return };
@@ -341,81 +439,125 @@ pub(super) fn gather(window: &Window, x: &[f32], y: &mut [f32]) {
 
 /// A convolution of each channel by itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Depthwise {
-    pub(crate) window: Window,
+pub struct Depthwise {
+    /// How the kernel moves.
+    pub window: Window,
     /// Per place of the kernel its C weights.
-    pub(crate) weights: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-    pub(crate) activation: Activation,
+    pub weights: Vec<f32>,
+    /// C biases.
+    pub bias: Vec<f32>,
+    /// What is applied to the sums.
+    pub activation: Activation,
 }
 
-/// On one image.
+/// Places of a line that a depthwise convolution does at a time, for which it loads each weight once.
+const PLACES: usize = 4;
+
+/// These lines of the result, those of all images counted.
+///
+/// # Safety
+/// The instructions are enabled.
 #[inline(always)]
-pub(super) unsafe fn depthwise<S: Simd>(layer: &Depthwise, x: &[f32], y: &mut [f32]) {
+pub(crate) unsafe fn depthwise<S: Simd>(layer: &Depthwise, lines: Range<usize>, x: &[f32], y: &mut [f32]) {
     let window = &layer.window;
     let c = window.from.channels;
-    assert_eq!(
-        (x.len(), y.len()),
-        (window.from.values(), window.to.0 * window.to.1 * c)
-    );
     assert_eq!((layer.weights.len(), layer.bias.len()), (window.taps() * c, c));
-    let whole = c / S::LANES * S::LANES;
-    for (row, line) in y.chunks_exact_mut(window.to.1 * c).enumerate() {
-        let (top, above, height) = window.vertical(row);
-        for (column, y) in line.chunks_exact_mut(c).enumerate() {
+    for (at, line) in lines.zip(y.chunks_exact_mut(window.to.1 * c)) {
+        let x = &x[at / window.to.0 * window.from.values()..][..window.from.values()];
+        let (top, above, height) = window.vertical(at % window.to.0);
+        let mut column = 0;
+        while column < window.to.1 {
             let (left, before, width) = window.horizontal(column);
+            // The kernel lies on the map at all of these places, or they are done one by one.
+            let last = window.horizontal((column + PLACES - 1).min(window.to.1));
+            let inside = column + PLACES <= window.to.1 && before == 0 && (last.1, last.2) == (0, window.kernel.1);
+            let count = if inside { PLACES } else { 1 };
             let (x, weights) = if height * width > 0 {
                 let weights = &layer.weights[(above * window.kernel.1 + before) * c..];
                 (&x[(top * window.from.width + left) * c..], weights)
             } else {
                 (x, &layer.weights[..])
             };
-            let (x_line, w_line) = (window.from.width * c, window.kernel.1 * c);
+            let y = &mut line[column * c..][..count * c];
             // SAFETY: the caller has the instructions; `span` keeps places on the map and on the kernel.
             unsafe {
-                for channel in (0..whole).step_by(S::LANES) {
-                    let mut sum = S::load(layer.bias.as_ptr().add(channel));
-                    for i in 0..height {
-                        for j in 0..width {
-                            let x = S::load(x.as_ptr().add(i * x_line + j * c + channel));
-                            let w = S::load(weights.as_ptr().add(i * w_line + j * c + channel));
-                            sum = S::fma(x, w, sum);
-                        }
-                    }
-                    S::store(y.as_mut_ptr().add(channel), sum);
+                if inside {
+                    places::<S, PLACES>(layer, (height, width), x, weights, y);
+                } else {
+                    places::<S, 1>(layer, (height, width), x, weights, y);
                 }
             }
-            for channel in whole..c {
-                let mut sum = layer.bias[channel];
-                for i in 0..height {
-                    for j in 0..width {
-                        sum += x[i * x_line + j * c + channel] * weights[i * w_line + j * c + channel];
+            column += count;
+        }
+    }
+}
+
+/// Some places side by side, at each of which this part of the kernel lies on the map.
+#[inline(always)]
+unsafe fn places<S: Simd, const N: usize>(
+    layer: &Depthwise,
+    (height, width): (usize, usize),
+    x: &[f32],
+    weights: &[f32],
+    y: &mut [f32],
+) {
+    let window = &layer.window;
+    let c = window.from.channels;
+    let (x_line, w_line, step) = (window.from.width * c, window.kernel.1 * c, window.stride.1 * c);
+    let whole = c / S::LANES * S::LANES;
+    // SAFETY: the caller's.
+    unsafe {
+        for channel in (0..whole).step_by(S::LANES) {
+            let mut sums = [S::load(layer.bias.as_ptr().add(channel)); N];
+            for i in 0..height {
+                for j in 0..width {
+                    let w = S::load(weights.as_ptr().add(i * w_line + j * c + channel));
+                    let x = x.as_ptr().add(i * x_line + j * c + channel);
+                    for (n, sum) in sums.iter_mut().enumerate() {
+                        *sum = S::fma(S::load(x.add(n * step)), w, *sum);
                     }
                 }
-                y[channel] = sum;
+            }
+            for (n, sum) in sums.iter().enumerate() {
+                let y = y.as_mut_ptr().add(n * c + channel);
+                S::store(y, activate::<S>(layer.activation, *sum));
             }
         }
     }
-    if layer.activation != Activation::None {
+    if whole == c {
+        return;
+    }
+    for (n, y) in y.chunks_exact_mut(c).enumerate() {
+        for channel in whole..c {
+            let mut sum = layer.bias[channel];
+            for i in 0..height {
+                for j in 0..width {
+                    sum += x[i * x_line + j * c + n * step + channel] * weights[i * w_line + j * c + channel];
+                }
+            }
+            y[channel] = sum;
+        }
         // SAFETY: the caller has the instructions.
-        unsafe { activate_all::<S>(layer.activation, y) };
+        unsafe { activate_all::<S>(layer.activation, &mut y[whole..]) };
     }
 }
 
 /// A layer norm over the channels.
 #[derive(Clone, Debug)]
-pub(crate) struct Norm {
-    pub(crate) channels: usize,
-    /// Where it is not 1.
-    pub(crate) scale: Option<Vec<f32>>,
-    /// Where it is not 0.
-    pub(crate) shift: Option<Vec<f32>>,
-    pub(crate) epsilon: f32,
+pub struct Norm {
+    /// C.
+    pub channels: usize,
+    /// C factors, where they are not 1.
+    pub scale: Option<Vec<f32>>,
+    /// C summands, where they are not 0.
+    pub shift: Option<Vec<f32>>,
+    /// What is added to the variance.
+    pub epsilon: f32,
 }
 
 /// In place.
 #[inline(always)]
-pub(super) unsafe fn norm<S: Simd>(layer: &Norm, y: &mut [f32]) {
+pub(crate) unsafe fn norm<S: Simd>(layer: &Norm, y: &mut [f32]) {
     let c = layer.channels;
     let whole = c / S::LANES * S::LANES;
     for row in y.chunks_exact_mut(c) {
@@ -471,7 +613,7 @@ unsafe fn total<S: Simd>(v: S::V) -> f32 {
 
 /// y += s x, s per channel where it is not 1.
 #[inline(always)]
-pub(super) fn add(scale: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
+pub(crate) fn add(scale: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
     match scale {
         None => y.iter_mut().zip(x).for_each(|(y, x)| *y += x),
         Some(scale) => {
@@ -486,19 +628,21 @@ pub(super) fn add(scale: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
 
 /// y += b, b per channel.
 #[inline(always)]
-pub(super) fn shift(bias: &[f32], y: &mut [f32]) {
+pub(crate) fn shift(bias: &[f32], y: &mut [f32]) {
     for row in y.chunks_exact_mut(bias.len()) {
         row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
     }
 }
 
-/// Adds to each place of a fine map the place of a coarse one that it lies in; on one image, in place.
+/// Adds to each place of a fine map the place of a coarse one that it lies in; these lines of it, those of all
+/// images counted.
 #[inline(always)]
-pub(super) fn add_upsampled(fine: Map, factors: (usize, usize), coarse: &[f32], y: &mut [f32]) {
+pub(crate) fn add_upsampled(fine: Map, factors: (usize, usize), lines: Range<usize>, coarse: &[f32], y: &mut [f32]) {
     let c = fine.channels;
     let coarse_line = fine.width / factors.1 * c;
-    for (row, line) in y.chunks_exact_mut(fine.width * c).enumerate() {
-        let coarse = &coarse[row / factors.0 * coarse_line..][..coarse_line];
+    for (at, line) in lines.zip(y.chunks_exact_mut(fine.width * c)) {
+        let above = at / fine.height * (fine.height / factors.0) + at % fine.height / factors.0;
+        let coarse = &coarse[above * coarse_line..][..coarse_line];
         for (places, coarse) in line.chunks_exact_mut(factors.1 * c).zip(coarse.chunks_exact(c)) {
             for place in places.chunks_exact_mut(c) {
                 place.iter_mut().zip(coarse).for_each(|(y, coarse)| *y += coarse);
@@ -509,7 +653,7 @@ pub(super) fn add_upsampled(fine: Map, factors: (usize, usize), coarse: &[f32], 
 
 /// The mean over all places of an image.
 #[inline(always)]
-pub(super) fn pool(x: &[f32], y: &mut [f32]) {
+pub(crate) fn pool(x: &[f32], y: &mut [f32]) {
     let c = y.len();
     y.fill(0.0);
     for row in x.chunks_exact(c) {
