@@ -100,7 +100,7 @@ enum Policy {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Time the stages in tract beside ONNX Runtime, and what the agent adds to them, on one thread.
+    /// Time the stages in our kernels beside tract, ONNX Runtime and PyTorch, and what the agent adds to them.
     Engine(tool::bench::EngineBench),
     /// Measure what specialization gains on subsets and costs over all classes, beside the rules it is compared
     /// with.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use offramp_kernels::Pool;
+use offramp_kernels::{Isa, Pool};
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
@@ -94,6 +94,13 @@ impl Engine {
     #[must_use]
     pub fn stages(&self) -> usize {
         self.stages.len()
+    }
+
+    /// Multiply-adds per second that our kernels could do at most on the threads of this engine, measured now on
+    /// nothing but registers, with the name of the instruction set.
+    #[must_use]
+    pub fn peak(&self) -> (&'static str, f64) {
+        (Isa::best().name(), offramp_kernels::peak(Isa::best(), &self.pool))
     }
 
     /// Whether our own kernels run a stage, and not tract.

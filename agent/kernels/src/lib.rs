@@ -35,12 +35,14 @@
 
 mod arithmetic;
 mod draft;
+mod peak;
 mod plan;
 mod pool;
 mod simd;
 
 pub use arithmetic::{Activation, Depthwise, Map, Norm, Window};
 pub use draft::{Draft, Id, Linear, Work};
+pub use peak::peak;
 pub use plan::{Buffers, Plan, Tensors};
 pub use pool::Pool;
 pub use simd::Isa;
