@@ -162,29 +162,37 @@ unsafe fn product<S: Simd, W: Weight>(
     y: Shared<'_>,
 ) {
     let (k, n, panel) = (layer.inputs, layer.outputs, 2 * S::LANES);
-    // Panels outside, rows inside: a panel stays in the nearest cache while all rows pass.
-    for at in panels {
-        let first = at * panel;
-        let tile = Tile {
-            layer,
-            weights: weights[at * k * panel..][..k * panel].as_ptr(),
-            bias: layer.bias[first..][..panel].as_ptr(),
-            first,
-            columns: (n - first).min(panel),
-            x: x.as_ptr(),
-            onto,
-            y: y.at,
-        };
-        // SAFETY: rows and columns are inside of the matrices.
-        unsafe {
-            if tile.columns > S::LANES {
-                tile.run_rows::<S, 2>(rows.clone());
-            } else {
-                tile.run_rows::<S, 1>(rows.clone());
+    // As many rows at a time as the nearest cache holds of the result; then panels outside and rows inside: a
+    // panel stays there while the rows pass.
+    let block = BLOCK_TILES * S::TILE_ROWS;
+    for start in rows.clone().step_by(block) {
+        let rows = start..rows.end.min(start + block);
+        for at in panels.clone() {
+            let first = at * panel;
+            let tile = Tile {
+                layer,
+                weights: weights[at * k * panel..][..k * panel].as_ptr(),
+                bias: layer.bias[first..][..panel].as_ptr(),
+                first,
+                columns: (n - first).min(panel),
+                x: x.as_ptr(),
+                onto,
+                y: y.at,
+            };
+            // SAFETY: rows and columns are inside of the matrices.
+            unsafe {
+                if tile.columns > S::LANES {
+                    tile.run_rows::<S, 2>(rows.clone());
+                } else {
+                    tile.run_rows::<S, 1>(rows.clone());
+                }
             }
         }
     }
 }
+
+/// Tiles of rows that pass a panel at a time.
+const BLOCK_TILES: usize = 8;
 
 /// A part of a product that is kept in registers: some rows, and the columns of a panel.
 struct Tile<'a, W> {
@@ -206,7 +214,8 @@ impl<W: Weight> Tile<'_, W> {
             // SAFETY: the caller's; no tile is higher than the rows that are left.
             unsafe {
                 row += match (rows.end - row).min(S::TILE_ROWS) {
-                    8.. => self.run::<S, 8, VECTORS>(row),
+                    12.. => self.run::<S, 12, VECTORS>(row),
+                    8..12 => self.run::<S, 8, VECTORS>(row),
                     6 | 7 => self.run::<S, 6, VECTORS>(row),
                     4 | 5 => self.run::<S, 4, VECTORS>(row),
                     3 => self.run::<S, 3, VECTORS>(row),
@@ -239,7 +248,7 @@ impl<W: Weight> Tile<'_, W> {
                 }
                 weights = weights.add(2 * lanes);
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let value = S::splat(*x.add(r * k + i));
+                    let value = S::splat(*x.wrapping_add(r.wrapping_mul(k)).add(i));
                     for v in 0..VECTORS {
                         sum[v] = S::fma(value, w[v], sum[v]);
                     }
@@ -481,10 +490,14 @@ pub(crate) unsafe fn depthwise<S: Simd>(layer: &Depthwise, lines: Range<usize>, 
             let y = &mut line[column * c..][..count * c];
             // SAFETY: the caller has the instructions; `span` keeps places on the map and on the kernel.
             unsafe {
-                if inside {
-                    places::<S, PLACES>(layer, (height, width), x, weights, y);
-                } else {
-                    places::<S, 1>(layer, (height, width), x, weights, y);
+                // For the usual kernels the compiler knows which places share what they read.
+                match (inside, window.kernel.1, window.stride.1) {
+                    (false, ..) => places::<S, 1, 0, 0>(layer, (height, width), x, weights, y),
+                    (true, 3, 1) => places::<S, PLACES, 3, 1>(layer, (height, width), x, weights, y),
+                    (true, 3, 2) => places::<S, PLACES, 3, 2>(layer, (height, width), x, weights, y),
+                    (true, 5, 1) => places::<S, PLACES, 5, 1>(layer, (height, width), x, weights, y),
+                    (true, 5, 2) => places::<S, PLACES, 5, 2>(layer, (height, width), x, weights, y),
+                    (true, ..) => places::<S, PLACES, 0, 0>(layer, (height, width), x, weights, y),
                 }
             }
             column += count;
@@ -492,9 +505,10 @@ pub(crate) unsafe fn depthwise<S: Simd>(layer: &Depthwise, lines: Range<usize>, 
     }
 }
 
-/// Some places side by side, at each of which this part of the kernel lies on the map.
+/// Some places side by side, at each of which this part of the kernel lies on the map. Its width and its stride to
+/// the right may be given as constants; 0: they are the layer's.
 #[inline(always)]
-unsafe fn places<S: Simd, const N: usize>(
+unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usize>(
     layer: &Depthwise,
     (height, width): (usize, usize),
     x: &[f32],
@@ -503,20 +517,26 @@ unsafe fn places<S: Simd, const N: usize>(
 ) {
     let window = &layer.window;
     let c = window.from.channels;
-    let (x_line, w_line, step) = (window.from.width * c, window.kernel.1 * c, window.stride.1 * c);
+    let width = if WIDTH > 0 { WIDTH } else { width };
+    let stride = if STRIDE > 0 { STRIDE } else { window.stride.1 };
+    let (x_line, w_line, step) = (window.from.width * c, window.kernel.1 * c, stride * c);
     let whole = c / S::LANES * S::LANES;
     // SAFETY: the caller's.
     unsafe {
         for channel in (0..whole).step_by(S::LANES) {
             let mut sums = [S::load(layer.bias.as_ptr().add(channel)); N];
-            for i in 0..height {
+            // Pointers that move: an index for each place would be computed, and checked, for each.
+            let (mut x, mut w) = (x.as_ptr().add(channel), weights.as_ptr().add(channel));
+            for _ in 0..height {
                 for j in 0..width {
-                    let w = S::load(weights.as_ptr().add(i * w_line + j * c + channel));
-                    let x = x.as_ptr().add(i * x_line + j * c + channel);
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = S::fma(S::load(x.add(n * step)), w, *sum);
+                    let weight = S::load(w.wrapping_add(j.wrapping_mul(c)));
+                    for n in 0..N {
+                        let place = n.wrapping_mul(stride).wrapping_add(j);
+                        let value = S::load(x.wrapping_add(place.wrapping_mul(c)));
+                        sums[n] = S::fma(value, weight, sums[n]);
                     }
                 }
+                (x, w) = (x.wrapping_add(x_line), w.wrapping_add(w_line));
             }
             for (n, sum) in sums.iter().enumerate() {
                 let y = y.as_mut_ptr().add(n * c + channel);

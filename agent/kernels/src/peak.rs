@@ -43,6 +43,7 @@ unsafe fn run<S: Simd>(sum: &mut f32) {
     // SAFETY: the caller has the instructions.
     unsafe {
         match S::TILE_ROWS {
+            12 => sums::<S, 24>(sum),
             8 => sums::<S, 16>(sum),
             6 => sums::<S, 12>(sum),
             _ => sums::<S, 8>(sum),

@@ -91,13 +91,7 @@ enum Contender {
 
 impl Contender {
     /// Mean milliseconds of each stage of a frame; where they cannot be told apart, of all together.
-    fn round(
-        &mut self,
-        threads: usize,
-        frames: usize,
-        image: &[f32],
-        peers: &mut Peers,
-    ) -> anyhow::Result<Vec<f64>> {
+    fn round(&mut self, threads: usize, frames: usize, image: &[f32], peers: &mut Peers) -> anyhow::Result<Vec<f64>> {
         match self {
             Self::Fused(engine) | Self::Tract(engine) => stage_times(engine, image, frames),
             Self::Together(engine) => Ok(vec![batch_time(engine, image, frames)?]),
@@ -132,7 +126,11 @@ impl Row {
 
     /// Median milliseconds of a frame.
     fn ms(&self) -> f64 {
-        median(&mut (0..self.rounds.len()).map(|round| self.total(round)).collect::<Vec<_>>())
+        median(
+            &mut (0..self.rounds.len())
+                .map(|round| self.total(round))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Median milliseconds of each stage.
@@ -207,16 +205,33 @@ impl Measured {
 
     fn table(&self) -> String {
         let pytorch = self.rows.iter().any(|row| self.ratio(row, "pytorch").is_some());
-        let mut headings = vec![self.package.as_str(), "threads", "ms per frame", "GFLOP/s", "of peak", "/ ORT"];
+        let mut headings = vec![
+            self.package.as_str(),
+            "threads",
+            "ms per frame",
+            "GFLOP/s",
+            "of peak",
+            "/ ORT",
+        ];
         headings.extend(pytorch.then_some("/ PyTorch"));
         let mut table = Table::new(headings);
         for row in &self.rows {
             let ms = row.ms();
-            let ratio = |peer: &str| self.ratio(row, peer).map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+            let ratio = |peer: &str| {
+                self.ratio(row, peer)
+                    .map_or_else(String::new, |ratio| format!("{ratio:.2}"))
+            };
             let share = self.share_of_peak(row).map_or_else(String::new, terminal::percent);
             let (threads, gflops) = (row.threads.to_string(), format!("{:.1}", self.gflops(ms)));
             let label = row.contender.label();
-            let mut cells = vec![label, threads.clone(), format!("{ms:.3}"), gflops, share, ratio("onnxruntime")];
+            let mut cells = vec![
+                label,
+                threads.clone(),
+                format!("{ms:.3}"),
+                gflops,
+                share,
+                ratio("onnxruntime"),
+            ];
             cells.extend(pytorch.then(|| ratio("pytorch")));
             table.row(cells);
             if let Contender::Fused(_) = row.contender {
