@@ -228,6 +228,7 @@ impl<W: Weight> Tile<'_, W> {
 
     /// Gives the number of rows.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
     unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, row: usize) -> usize {
         let (k, n, lanes) = (self.layer.inputs, self.layer.outputs, S::LANES);
         // SAFETY: rows and columns are inside of the matrices, and panels are as wide as two vectors.
@@ -508,6 +509,7 @@ pub(crate) unsafe fn depthwise<S: Simd>(layer: &Depthwise, lines: Range<usize>, 
 /// Some places side by side, at each of which this part of the kernel lies on the map. Its width and its stride to
 /// the right may be given as constants; 0: they are the layer's.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
 unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usize>(
     layer: &Depthwise,
     (height, width): (usize, usize),

@@ -35,6 +35,10 @@ const GRAIN: usize = 4096;
 /// Parts per thread, so that nobody waits long for the slowest.
 const PARTS: usize = 4;
 
+/// Values of all buffers that images run at a time may have: about what the second cache holds. Beyond, what is
+/// saved by reading weights once is lost by reading maps from further away.
+const TOGETHER: usize = 1 << 18;
+
 /// How a step can be cut.
 struct Extent {
     /// What no cut goes through: rows, lines, panels or images.
@@ -189,7 +193,7 @@ impl Plan {
         self.steps.iter().map(|step| step.kernel.name())
     }
 
-    /// Runs the steps on one image, or on several at a time.
+    /// Runs the steps on one image, or on several: at a time, as far as their maps fit the cache.
     ///
     /// # Panics
     /// Where tensors are not as many and as long as drafted, and where the draft was wrong about what an
@@ -206,6 +210,13 @@ impl Plan {
                 (self.inputs.len(), self.outputs.len())
             );
         }
+        let together = TOGETHER / self.slots.iter().sum::<usize>().max(1);
+        for images in images.chunks_mut(together.max(1)) {
+            self.run_together(buffers, images, pool);
+        }
+    }
+
+    fn run_together<T: Tensors>(&self, buffers: &mut Buffers, images: &mut [&mut T], pool: &Pool) {
         buffers.fit(self, images.len());
         let buffers = &mut buffers.0;
         if let [image] = images {
