@@ -1,11 +1,12 @@
-"""EfficientNet-Lite with an exit after every stage, as its users deploy it: no squeeze-excite, ReLU6,
-batch norm folded into the convolutions.
+"""EfficientNet-Lite with an exit after every stage, as its users deploy it: no squeeze-excite,
+ReLU6, batch norm folded into the convolutions.
 
 (Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020: EfficientNet for integer
-hardware. The padding is TensorFlow's, one more below and to the right where the stride asks for it.)
+hardware. The padding is TensorFlow's, one more below and to the right where the stride asks for
+it.)
 
-The exit of a stage sees `u`, as in RevCol: the layer norm without affine of the pooled last map. It is
-here to be timed, and there is no recipe that trains it.
+The exit of a stage sees `u`, as in RevCol: the layer norm without affine of the pooled last map.
+It is here to be timed, and there is no recipe that trains it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Spec:
 class Convolution(nn.Conv2d):
     """A convolution that keeps the side, or divides it by the stride."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(c_in, c_out, kernel, stride=stride, groups=groups)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)
@@ -57,7 +60,8 @@ class Convolution(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """1x1 to more channels, depthwise, 1x1 back; ReLU6 behind the first two, a residual where shapes agree."""
+    """1x1 to more channels, depthwise, 1x1 back; ReLU6 behind the first two, and a residual where
+    shapes agree."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, c_in: int, c_out: int) -> None:
         super().__init__()

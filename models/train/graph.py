@@ -49,7 +49,7 @@ def stage_graph(network: RevCol | EfficientNet, stage: int) -> onnx.ModelProto:
 
 
 def efficientnet_stage(network: EfficientNet, stage: int) -> onnx.ModelProto:
-    """Convolutions see NCHW from end to end; only the maps between stages are NHWC, as everywhere."""
+    """Convolutions see NCHW from end to end; only the maps between stages are NHWC."""
     spec, graph, last = network.spec, Graph(), stage + 1 == len(network.stages)
     sides = [spec.height]
     for groups in ((), *spec.stages):
@@ -95,7 +95,8 @@ def revcol_stage(network: RevCol, stage: int) -> onnx.ModelProto:
     graph.output("u", graph.pool(features[3], maps[3][2]), (maps[3][2],))
     if stage + 1 < len(network.columns):
         shapes = [(*spec.sides[0], spec.stem), *maps]
-        for name, value, shape in zip(state_names(spec, stage), [x, *features], shapes, strict=True):
+        names = state_names(spec, stage)
+        for name, value, shape in zip(names, [x, *features], shapes, strict=True):
             graph.output(name, value, shape)
     return graph.model(f"stage-{stage}")
 
