@@ -417,6 +417,46 @@ fn bounds_and_global_pools_agree() {
     assert_eq!(steps(&plans[0]), ["linear", "pool"]);
 }
 
+/// EfficientNet-Lite's, with the maps NCHW from end to end.
+#[test]
+fn a_stem_and_inverted_bottlenecks_agree() {
+    let mut graph = Graph::new(&[1, 30, 30, 3]);
+    let (low, high) = (graph.scalar(0.0), graph.scalar(6.0));
+    let convolve = |graph: &mut Graph, x: &str, shape: [usize; 4], stride: i64, pads: [i64; 4], clip: bool| {
+        let (weights, bias) = (graph.weights(&shape, true), graph.weights(&shape[..1], true));
+        let group = if shape[1] == 1 { shape[0] as i64 } else { 1 };
+        let attributes = vec![ints("strides", &[stride; 2]), ints("pads", &pads), int("group", group)];
+        let y = graph.node("Conv", &[x, &weights, &bias], attributes);
+        if clip {
+            graph.node("Clip", &[&y, &low, &high], vec![])
+        } else {
+            y
+        }
+    };
+    let x = graph.first("x");
+    let x = convolve(&mut graph, &x, [32, 3, 3, 3], 2, [0, 0, 1, 1], true);
+    let y = convolve(&mut graph, &x, [32, 1, 3, 3], 1, [1; 4], true);
+    let x = convolve(&mut graph, &y, [24, 32, 1, 1], 1, [0; 4], false);
+    let y = convolve(&mut graph, &x, [144, 24, 1, 1], 1, [0; 4], true);
+    let y = convolve(&mut graph, &y, [144, 1, 5, 5], 1, [2; 4], true);
+    let y = convolve(&mut graph, &y, [24, 144, 1, 1], 1, [0; 4], false);
+    let x = graph.node("Add", &[&x, &y], vec![]);
+    let y = convolve(&mut graph, &x, [144, 24, 1, 1], 1, [0; 4], true);
+    let y = convolve(&mut graph, &y, [144, 1, 5, 5], 2, [1, 1, 2, 2], true);
+    let y = convolve(&mut graph, &y, [40, 144, 1, 1], 1, [0; 4], false);
+    let axes = graph.integers(&[2, 3]);
+    let pooled = graph.node("ReduceMean", &[&y, &axes], vec![int("keepdims", 0)]);
+    let y = graph.last(&y);
+    let plans = graph.check(&[&pooled, &y]);
+    let block = ["linear", "depthwise", "linear"];
+    let expected: Vec<&str> = [&["gather"][..], &block[..], &block[..], &block[..], &["pool"][..]].concat();
+    assert_eq!(
+        steps(&plans[0]),
+        expected,
+        "activations and the residual are part of them"
+    );
+}
+
 #[test]
 fn what_has_no_kernel_has_no_plan() {
     let isa = Isa::best();

@@ -293,6 +293,29 @@ fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Resu
     Ok(start.elapsed().as_secs_f64() * 1e3 / (rounds * TOGETHER) as f64)
 }
 
+/// Checks that our kernels give what tract does, to 1e-4 of the range of an exit's features.
+fn agree(package: &Package, image: &[f32]) -> anyhow::Result<()> {
+    let (mut fused, mut tract) = (Engine::load(package)?, Engine::load_with(package, Kernels::Tract)?);
+    let (mut ours, mut theirs) = (fused.frame(), tract.frame());
+    fused.start(&mut ours, image)?;
+    tract.start(&mut theirs, image)?;
+    for stage in 0..fused.stages() {
+        let (ours, theirs) = (fused.run_stage(stage, &mut ours)?, tract.run_stage(stage, &mut theirs)?);
+        let range = theirs.iter().fold(0.0_f32, |range, x| range.max(x.abs()));
+        let apart = ours
+            .iter()
+            .zip(theirs)
+            .fold(0.0_f32, |apart, (a, b)| apart.max((a - b).abs()));
+        anyhow::ensure!(
+            apart <= 1e-4 * range,
+            "{}: stage {}: our kernels and tract differ by {apart:.2e} where features reach {range:.2e}",
+            package.label(),
+            stage + 1,
+        );
+    }
+    Ok(())
+}
+
 /// Everything that is compared, each with its number of threads; tract has one.
 fn contenders(package: &Package, threads: &[usize], peers: &Peers) -> anyhow::Result<Vec<(Contender, usize)>> {
     let mut contenders = vec![(Contender::Tract(Engine::load_with(package, Kernels::Tract)?), 1)];
@@ -312,6 +335,7 @@ fn measure(name: &str, python: &Path, bench: &EngineBench) -> anyhow::Result<Mea
     let mut peers = Peers::start(&package, python, bench.pytorch)?;
     let manifest = package.manifest();
     let image = random_image(manifest.input.values(), 7);
+    agree(&package, &image)?;
     let bar = terminal::progress(bench.rounds as u64, &manifest.name);
     let mut rows = Vec::new();
     for (mut contender, threads) in contenders(&package, &bench.threads, &peers)? {
