@@ -22,12 +22,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import efficientnet
+import revcol
 import sample
 from data import Dataset, Split, normalise
+from efficientnet import EfficientNet
 from fit import accuracies, predict
 from graph import stage_graph, state_names
 from recipe import Recipe
-from revcol import Block, RevCol, Scale, macs
+from revcol import Block, RevCol, Scale
 from whiteners import whiteners
 
 TOLERANCE = 1e-3  # largest difference of a logit between PyTorch and ONNX Runtime
@@ -36,7 +39,7 @@ SYNTHETIC = 64  # reference images where the dataset may not be shipped
 
 
 @torch.no_grad()
-def fold(network: RevCol) -> RevCol:
+def fold(network: RevCol | EfficientNet) -> RevCol | EfficientNet:
     """The same function with fewer parts, its backbone's weights rounded to f16.
 
     In every block the norm's affine moves into the linear layer that follows,
@@ -64,7 +67,7 @@ def fold(network: RevCol) -> RevCol:
 @torch.no_grad()
 def write_package(
     folder: Path,
-    network: RevCol,
+    network: RevCol | EfficientNet,
     temperatures: list[float],
     data: Dataset,
     recipe: Recipe,
@@ -73,7 +76,7 @@ def write_package(
     """Write the package of a network whose heads have their temperatures in them."""
     folder.mkdir(parents=True, exist_ok=True)
     folded = fold(network.cpu())
-    stages = len(folded.columns)
+    stages = len(folded.heads)
     for stage in range(stages):
         onnx.save(stage_graph(folded, stage), folder / f"stage-{stage}.onnx")
     heads = {}
@@ -160,6 +163,7 @@ def manifest(
     """model.toml without its digests."""
     spec = recipe.network
     last = len(spec.widths) - 1
+    macs = revcol.macs if isinstance(spec, revcol.Spec) else efficientnet.macs
     parts = [
         toml(
             format=1,
@@ -190,9 +194,9 @@ def manifest(
             toml(
                 file=f"stage-{stage}.onnx",
                 macs=count,
-                inputs=state_names(stage - 1) if stage else ["image"],
+                inputs=state_names(spec, stage - 1) if stage else ["image"],
                 features="u",
-                state=state_names(stage) if stage < last else [],
+                state=state_names(spec, stage) if stage < last else [],
             ),
         ]
     for stage, widths in enumerate(spec.widths):

@@ -8,6 +8,7 @@ fuse:
     linear           MatMul over the last axis, Add of the bias if there is one
     layer norm       LayerNormalization, axis -1, bias only where it is not zero
     exact GELU       Mul(Mul(x, 0.5), Add(Erf(Mul(x, 1/sqrt 2)), 1))
+    ReLU6            Clip to 0..6
     up-sample + add  Add of [N,h,2,w,2,C] and [N,h,1,w,1,C], between Reshapes
     pool             ReduceMean over height and width
 
@@ -24,21 +25,62 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from revcol import EPS, Block, Column, Down, RevCol, Scale, Up
+import efficientnet
+from efficientnet import EfficientNet
+from revcol import EPS, Block, Column, Down, RevCol, Scale, Spec, Up
 
 OPSET = 18
 IR_VERSION = 10
 LEVELS = range(4)
 
 
-def state_names(stage: int) -> list[str]:
+def state_names(spec: Spec | efficientnet.Spec, stage: int) -> list[str]:
     """What a stage hands on: its outputs after `u`, and the next stage's inputs, in this order."""
     suffix = f"_{stage}" if stage else ""
-    return [name + suffix for name in ("x", *(f"c{level}" for level in LEVELS))]
+    levels = LEVELS if isinstance(spec, Spec) else ()
+    return [name + suffix for name in ("x", *(f"c{level}" for level in levels))]
 
 
-def stage_graph(network: RevCol, stage: int) -> onnx.ModelProto:
+def stage_graph(network: RevCol | EfficientNet, stage: int) -> onnx.ModelProto:
     """Stage `stage` of a folded network (see export.fold)."""
+    if isinstance(network, RevCol):
+        return revcol_stage(network, stage)
+    return efficientnet_stage(network, stage)
+
+
+def efficientnet_stage(network: EfficientNet, stage: int) -> onnx.ModelProto:
+    """Convolutions see NCHW from end to end; only the maps between stages are NHWC."""
+    spec, graph, last = network.spec, Graph(), stage + 1 == len(network.stages)
+    sides = [spec.height]
+    for groups in ((), *spec.stages):
+        strides = [group[1] for group in groups] or [2]
+        sides.append(-(-sides[-1] // math.prod(strides)))
+    assert spec.height == spec.width, "sides are counted once"
+    if stage == 0:
+        image = graph.input("image", (spec.height, spec.width, spec.channels))
+        x = graph.node("Transpose", image, perm=[0, 3, 1, 2])
+        x, side = graph.relu6(graph.same(x, network.stem, spec.height)), sides[1]
+    else:
+        side, (c,) = sides[stage + 1], spec.widths[stage - 1]
+        x = graph.input(state_names(spec, stage - 1)[0], (side, side, c))
+        x = graph.node("Transpose", x, perm=[0, 3, 1, 2])
+    for block in network.stages[stage]:
+        y = x if block.expand is None else graph.relu6(graph.same(x, block.expand, side))
+        y = graph.relu6(graph.same(y, block.depthwise, side))
+        side = -(-side // block.depthwise.stride[0])
+        y = graph.same(y, block.project, side)
+        x = graph.node("Add", x, y) if block.residual else y
+    top = graph.relu6(graph.same(x, network.top, side)) if last else x
+    (c,) = spec.widths[stage]
+    mean = graph.node("ReduceMean", top, graph.shape(2, 3), keepdims=0)
+    graph.output("u", graph.plain_norm(mean, c), (c,))
+    if not last:
+        handed = graph.node("Transpose", x, perm=[0, 2, 3, 1])
+        graph.output(state_names(spec, stage)[0], handed, (side, side, c))
+    return graph.model(f"stage-{stage}")
+
+
+def revcol_stage(network: RevCol, stage: int) -> onnx.ModelProto:
     spec, column = network.spec, network.columns[stage]
     graph = Graph()
     maps = [(*side, c) for side, c in zip(spec.sides, spec.widths[stage], strict=True)]
@@ -48,12 +90,13 @@ def stage_graph(network: RevCol, stage: int) -> onnx.ModelProto:
     else:
         past = [(*side, c) for side, c in zip(spec.sides, spec.widths[stage - 1], strict=True)]
         shapes = [(*spec.sides[0], spec.stem), *past]
-        x, *before = map(graph.input, state_names(stage - 1), shapes)
+        x, *before = map(graph.input, state_names(spec, stage - 1), shapes)
     features = graph.column(column, x, before, maps)
     graph.output("u", graph.pool(features[3], maps[3][2]), (maps[3][2],))
     if stage + 1 < len(network.columns):
         shapes = [(*spec.sides[0], spec.stem), *maps]
-        for name, value, shape in zip(state_names(stage), [x, *features], shapes, strict=True):
+        names = state_names(spec, stage)
+        for name, value, shape in zip(names, [x, *features], shapes, strict=True):
             graph.output(name, value, shape)
     return graph.model(f"stage-{stage}")
 
@@ -127,6 +170,23 @@ class Graph:
             group=conv.groups,
         )
         return self.node("Transpose", y, perm=[0, 2, 3, 1])
+
+    def same(self, x: str, conv: efficientnet.Convolution, side: int) -> str:
+        """A convolution from NCHW to NCHW."""
+        before, behind = conv.pads(side)
+        return self.node(
+            "Conv",
+            x,
+            self.weight(conv.weight),
+            self.weight(conv.bias),
+            kernel_shape=conv.kernel_size,
+            strides=conv.stride,
+            pads=[before, before, behind, behind],
+            group=conv.groups,
+        )
+
+    def relu6(self, x: str) -> str:
+        return self.node("Clip", x, self.scalar("zero", 0.0), self.scalar("six", 6.0))
 
     def linear(self, x: str, linear: nn.Linear) -> str:
         y = self.node("MatMul", x, self.weight(linear.weight.t()))

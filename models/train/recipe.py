@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from revcol import Spec
+import efficientnet
+import revcol
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -67,7 +68,7 @@ class Recipe:
     dataset: str
     mean: list[float]  # per channel, of values in 0..1
     std: list[float]
-    network: Spec
+    network: revcol.Spec | efficientnet.Spec
     training: Training
     augment: Augment
     heads: Heads
@@ -80,8 +81,9 @@ def load(name: str) -> Recipe:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise SystemExit(f"no recipe is called {name!r}; there are: {known}")
     table = tomllib.loads(path.read_text())
+    kinds = {"revcol": revcol.Spec, "efficientnet": efficientnet.Spec}
     parts = {
-        "network": Spec,
+        "network": kinds[table["network"].pop("kind", "revcol")],
         "training": Training,
         "augment": Augment,
         "heads": Heads,

@@ -24,9 +24,10 @@ import data
 import export
 import recipe as recipes
 import sample
+from efficientnet import EfficientNet
 from fit import Run, train
 from heads import refit
-from revcol import RevCol
+from revcol import RevCol, Spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -64,7 +65,8 @@ def main() -> None:
 def export_random(recipe: recipes.Recipe, dataset: data.Dataset, args: argparse.Namespace) -> None:
     """The package of a network that was never trained: it takes as long as one that was."""
     torch.manual_seed(recipe.training.seed)
-    network = RevCol(recipe.network)
+    kind = RevCol if isinstance(recipe.network, Spec) else EfficientNet
+    network = kind(recipe.network)
     out = args.out or REPOSITORY / "target" / recipe.name
     provenance = export.provenance(0, recipe.training.seed, command(args))
     export.write_package(out, network, [1.0] * len(network.heads), dataset, recipe, provenance)

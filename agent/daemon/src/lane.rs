@@ -254,11 +254,6 @@ impl Single {
         })
     }
 
-    /// Whose kernels run a stage: `fused`, our own, or `tract`.
-    pub fn kernels(&self, stage: usize) -> &'static str {
-        if self.engine.is_fused(stage) { "fused" } else { "tract" }
-    }
-
     /// Runs a frame: height × width × channels bytes. Gives its prediction once its audit is done, too.
     ///
     /// # Errors

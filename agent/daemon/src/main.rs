@@ -109,7 +109,7 @@ enum Policy {
 enum Bench {
     /// Measure several cameras at one engine: frames a second beside as many agents, and latencies under load.
     Cameras(tool::bench::CamerasBench),
-    /// Time the stages in tract beside ONNX Runtime, and what the agent adds to them, on one thread.
+    /// Time the stages in our kernels beside tract, ONNX Runtime and PyTorch, and what the agent adds to them.
     Engine(tool::bench::EngineBench),
     /// Measure frames a second and accuracy on streams of a subset, beside the whole network in ONNX Runtime.
     Stream(tool::bench::StreamBench),

@@ -1,17 +1,18 @@
 //! The engine and the frames that go through it.
 
+use std::io;
 use std::sync::Arc;
 
+use offramp_kernels::{Isa, Pool};
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
-use crate::fused::Isa;
 use crate::offload::{self, Offload, OffloadProblem, Offloaded, Progress, RunBy, StageState, Survey};
 use crate::stage::{Held, Kernels, Stage};
 
-/// The stages of a package, ready to run on one thread.
+/// The stages of a package, ready to run on one thread, or with the help of some.
 ///
-/// A clone shares the weights and has scratch memory of its own.
+/// A clone shares the weights and the helping threads, and has scratch memory of its own.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(crate) stages: Vec<Stage>,
@@ -19,6 +20,7 @@ pub struct Engine {
     /// The image's shape, batch axis first.
     image: Vec<usize>,
     pub(crate) offloaded: Option<Arc<Offloaded>>,
+    pool: Pool,
 }
 
 /// One image on its way through the stages.
@@ -77,13 +79,32 @@ impl Engine {
             features,
             image,
             offloaded: None,
+            pool: Pool::default(),
         })
+    }
+
+    /// The engine with so many threads for each stage, the calling one included: a frame is done sooner. Features
+    /// are the same to the bit. Clones made from now on share the threads: one that finds them busy goes on
+    /// alone. Stages that tract runs stay on the calling thread.
+    ///
+    /// # Errors
+    /// Where the system gives no more threads.
+    pub fn with_threads(mut self, threads: usize) -> io::Result<Engine> {
+        self.pool = Pool::new(threads)?;
+        Ok(self)
     }
 
     /// Number of stages.
     #[must_use]
     pub fn stages(&self) -> usize {
         self.stages.len()
+    }
+
+    /// Multiply-adds per second that our kernels could do at most on the threads of this engine, measured now on
+    /// nothing but registers, with the name of the instruction set.
+    #[must_use]
+    pub fn peak(&self) -> (&'static str, f64) {
+        (Isa::best().name(), offramp_kernels::peak(Isa::best(), &self.pool))
     }
 
     /// Begins to offload stages of this engine, and of clones made of it from now on, to ONNX Runtime. Returns at
@@ -226,7 +247,7 @@ impl Engine {
     }
 
     fn run_here(&mut self, stage: usize, images: &mut [&mut Held]) -> Result<(), RunError> {
-        let run = self.stages[stage].run(images);
+        let run = self.stages[stage].run(images, &self.pool);
         run.map_err(|cause| RunError::Runtime { stage, cause })
     }
 
@@ -263,5 +284,5 @@ impl Engine {
 /// The vector instructions of this machine that our own kernels use.
 #[must_use]
 pub fn instructions() -> &'static str {
-    Isa::available().next().map_or("none", Isa::name)
+    Isa::best().name()
 }

@@ -28,8 +28,8 @@
 //! ```
 //!
 //! The state between two stages goes from one to the next without a copy. All
-//! work is done by the calling thread; a clone of an engine shares the weights
-//! and serves another thread.
+//! work is done by the calling thread, and by those that [`Engine::with_threads`]
+//! gives it; a clone of an engine shares the weights and serves another thread.
 //!
 //! **Loading checks.** A graph is decoded and looked through before the runtime
 //! sees it: operators of convolutional networks only, finite weights, no
@@ -42,7 +42,7 @@
 //! bounded is the time of one run: an engine trusts the arithmetic of a package,
 //! as it must trust its weights, once the signature has been checked.
 //!
-//! A stage whose every operator has a kernel here is run as a plan of fused kernels, with the widest vectors
+//! A stage whose every operator has a kernel in `offramp-kernels` is run as a plan of those, with the widest vectors
 //! that the machine has; any other by tract, which has also checked both. With [`Engine::offload`] stages go to ONNX
 //! Runtime, and with it to a GPU, once that has shown to compute the same. No type of tract or ONNX Runtime is in this
 //! crate's interface.
@@ -50,8 +50,8 @@
 mod contain;
 mod engine;
 mod error;
-mod fused;
 mod graph;
+mod lower;
 mod offload;
 mod stage;
 

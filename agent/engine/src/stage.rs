@@ -1,5 +1,6 @@
 //! One stage, checked against the manifest and prepared to run.
 
+use offramp_kernels::{Buffers, Isa, Plan, Pool, Tensors};
 use offramp_model::Stage as Declared;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
@@ -11,8 +12,8 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 
 use crate::contain::contain;
 use crate::error::{Cause, StageProblem};
-use crate::fused::{Buffers, Isa, Plan, Tensors, lower};
 use crate::graph;
+use crate::lower::lower;
 use crate::offload::Away;
 
 /// Values in one tensor between two operators of a stage, at most.
@@ -144,7 +145,7 @@ impl Stage {
             away: vec![None; inputs.len()],
             ..Held::default()
         };
-        self.run(&mut [&mut zeros])?;
+        self.run(&mut [&mut zeros], &Pool::default())?;
         Ok(zeros)
     }
 
@@ -165,8 +166,8 @@ impl Stage {
     }
 
     /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next
-    /// stage reads. Nothing of them may be away.
-    pub(crate) fn run(&mut self, images: &mut [&mut Held]) -> Result<(), Cause> {
+    /// stage reads. Nothing of them may be away. tract runs on the calling thread alone.
+    pub(crate) fn run(&mut self, images: &mut [&mut Held], pool: &Pool) -> Result<(), Cause> {
         let outputs = 1 + self
             .state
             .iter()
@@ -174,7 +175,7 @@ impl Stage {
             .count();
         images.iter_mut().for_each(|image| image.prepare(outputs));
         let run = match &mut self.runner {
-            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images)),
+            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images, pool)),
             Runner::Tract { plan, session } => {
                 let mut each = images.iter_mut();
                 let run = contain(|| each.try_for_each(|image| run_tract(session, &self.reads, image)));
@@ -315,7 +316,7 @@ fn fuse(proto: &ModelProto, declared: &Declared, inputs: &[Shape], state: &[Hand
         .chain(given.map(|(name, _)| name))
         .map(String::as_str)
         .collect();
-    lower(proto.graph.as_ref()?, &inputs, &outputs, Isa::available().next()?)
+    lower(proto.graph.as_ref()?, &inputs, &outputs, Isa::best())
 }
 
 /// Runs tract on copies of what a stage reads.

@@ -10,7 +10,8 @@ Usage: cargo xtask CHORE
 
   rules       check the dependency rules and the decision records
   bare-metal  build the no_std crates for a machine without an operating system
-  portable    run the core's frozen trace unoptimised and on aarch64: the bits must not differ
+  portable    run the core's frozen trace unoptimised and on aarch64, where the bits must not differ, and the
+              kernels' tests there
   advisories  check the dependencies for open advisories (OFFRAMP_ADVISORIES: a script to run instead)
   ci          all of it, after rustfmt and with clippy, licences and bans";
 

@@ -1,4 +1,5 @@
-//! Runs the core's frozen trace in every build that must give the same bits: unoptimised, and on another processor.
+//! Runs the core's frozen trace in every build that must give the same bits: unoptimised, and on another processor;
+//! and there the kernels' tests, with that processor's vectors.
 //!
 //! The optimised build of this machine is the test command's. aarch64 is run by qemu; its library comes from `rustup
 //! target add`, or else, ready-made, from Debian's package for that architecture.
@@ -24,14 +25,14 @@ const CROSS_ROOT: &str = "/usr/aarch64-linux-gnu";
 const DEBIAN_RUSTC: &str = "rustc-web";
 const DEBIAN_LIBRARY: &str = "libstd-rust-web-dev:arm64";
 
-/// Runs the trace.
+/// Runs the trace and the kernels' tests.
 ///
 /// # Errors
-/// The bits differ, or a compiler or an emulator cannot be had.
+/// The bits differ, a kernel computes something else, or a compiler or an emulator cannot be had.
 pub fn check(target: &Path) -> Result<()> {
     // Apart from the workspace's build: features and profiles differ.
     let folder = target.join("portable");
-    trace(process::cargo_for_one_crate(), &folder, &["--profile", "dev"])?;
+    trace(&mut process::cargo_for_one_crate(), &folder, &["--profile", "dev"])?;
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         println!("aarch64 is compared where this runs on x86-64 and Linux");
         return Ok(());
@@ -49,7 +50,7 @@ pub fn check(target: &Path) -> Result<()> {
         Toolchain::Installed => None,
         Toolchain::Debian => Some(debian_library(&folder)?),
     };
-    for profile in ["dev", "release"] {
+    let cross = || {
         let mut cargo = match &sysroot {
             None => process::cargo_for_one_crate(),
             Some(sysroot) => {
@@ -63,15 +64,23 @@ pub fn check(target: &Path) -> Result<()> {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
         let emulator = format!("{EMULATOR} -L {CROSS_ROOT}");
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", emulator);
-        trace(cargo, &folder, &["--profile", profile, "--target", TARGET])?;
-    }
-    Ok(())
+        cargo
+    };
+    trace(&mut cross(), &folder, &["--profile", "dev", "--target", TARGET])?;
+    let release = ["--profile", "release", "--target", TARGET];
+    trace(&mut cross(), &folder, &release)?;
+    test(&mut cross(), &folder, &release, &["offramp-kernels", "--lib"])
+        .context("kernels compute something else on aarch64, or cannot be run")
 }
 
-fn trace(mut cargo: Command, folder: &Path, build: &[&str]) -> Result<()> {
+fn trace(cargo: &mut Command, folder: &Path, build: &[&str]) -> Result<()> {
+    test(cargo, folder, build, &["offramp-core", "--test", "it", "portable"])
+        .with_context(|| format!("the trace differs, or cannot be run, with {}", build.join(" ")))
+}
+
+fn test(cargo: &mut Command, folder: &Path, build: &[&str], what: &[&str]) -> Result<()> {
     cargo.arg("test").args(build).env("CARGO_TARGET_DIR", folder);
-    cargo.args(["--locked", "--package", "offramp-core", "--test", "it", "portable"]);
-    process::run(&mut cargo).with_context(|| format!("the trace differs, or cannot be run, with {}", build.join(" ")))
+    process::run(cargo.args(["--locked", "--package"]).args(what))
 }
 
 fn runs(program: &str) -> bool {

@@ -71,12 +71,13 @@ pub const CRATES: &[Crate] = &[
     ours("offramp-policy-sdk", &[]),
     ours("offramp-policy-build", &[]),
     ours("offramp-camera", &[]),
+    ours("offramp-kernels", &[]),
     ours("offramp-broker", &[]),
     // Digests are the contract's.
     ours("offramp-model", &["offramp-proto"]),
     // The agent.
     ours("offramp-core", &["offramp-proto"]),
-    ours("offramp-engine", &["offramp-core", "offramp-model"]),
+    ours("offramp-engine", &["offramp-core", "offramp-kernels", "offramp-model"]),
     ours("offramp-bench", &["offramp-core"]),
     Crate {
         tests_use: &["offramp-policy-build"],

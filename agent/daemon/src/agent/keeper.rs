@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use offramp_core::Core;
+use offramp_engine::{Engine, Progress, StageState};
 use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
 use offramp_proto::{
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::{debug, error, info, warn};
 
-use crate::agent::fetch::{Fetch, Progress};
+use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
 use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, StartError, apply_learner};
@@ -109,6 +110,7 @@ pub(crate) struct Keeper {
     link: Option<(Link, Inbox)>,
     store: Arc<Store>,
     workshop: Workshop,
+    engines: Engines,
     cameras: Vec<Camera>,
     generation: Generation,
     policy: PolicyReport,
@@ -127,6 +129,7 @@ impl Keeper {
         options: Options,
         boot: BootId,
         package: &Package,
+        engine: Engine,
         mut cameras: Vec<Kept<'_>>,
     ) -> Result<(Self, Vec<PolicyJudge>), StartError> {
         let (store, opened) = Store::open(&options.state, Limits::default())?;
@@ -213,6 +216,7 @@ impl Keeper {
             link: None,
             store: Arc::new(store),
             workshop,
+            engines: Engines::of(engine),
             cameras: cameras.collect(),
             generation,
             policy: judges[0].report(0),
@@ -274,6 +278,7 @@ impl Keeper {
                 Some(sent) = self.sending.join_next() => self.sent(&sent.unwrap_or_default()),
                 Some(_) = self.telling.join_next() => {}
                 _ = tick.tick() => {
+                    self.watch_engines();
                     if let Some(pending) = &self.pending && asked.elapsed() >= ASK_AGAIN {
                         asked = Instant::now();
                         let request = pending.fetch.request();
@@ -319,7 +324,7 @@ impl Keeper {
                     started_at: self.started_at,
                     agent: env!("CARGO_PKG_VERSION").into(),
                     model: self.model.clone(),
-                    capabilities: vec!["tract".into()],
+                    capabilities: capabilities(),
                 };
                 self.tell(link, Kind::Birth, &birth, true);
                 self.tell_reported(link);
@@ -336,6 +341,7 @@ impl Keeper {
     // From the cameras.
 
     fn take_report(&mut self, link: Option<&Link>, report: Report) {
+        self.watch_engines();
         match report {
             Report::Window { whole, span } => {
                 let Whole {
@@ -369,7 +375,7 @@ impl Keeper {
                     outbox: self.counters.borrow().waiting,
                     temperature: None,
                     cameras,
-                    engines: Vec::new(),
+                    engines: self.engines.in_short(),
                 };
                 if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
                     self.summaries.insert(sequence, ());
@@ -399,6 +405,25 @@ impl Keeper {
                 }
             }
             Report::Ended => {}
+        }
+    }
+
+    /// Tells what has changed in who runs the stages.
+    fn watch_engines(&mut self) {
+        for (stage, state) in self.engines.news() {
+            let failed = state.progress == Progress::Failed;
+            if failed {
+                warn!(stage, %state, "a stage is not offloaded");
+            } else {
+                info!(stage, %state, "engine");
+            }
+            let kind = match state.progress {
+                Progress::Failed => "stage-not-offloaded",
+                Progress::Working => "stage-offloaded",
+                Progress::NotWanted | Progress::Waiting | Progress::Building { .. } => continue,
+            };
+            let facts = [("stage", stage.to_string()), ("engine", state.run_by.to_string())];
+            self.event(kind, format!("stage {} runs in {state}", stage + 1), &facts);
         }
     }
 
@@ -652,17 +677,17 @@ impl Keeper {
         };
         let Some(mut pending) = self.pending.take() else { return };
         match pending.fetch.take(&chunk) {
-            Progress::Ignored => self.pending = Some(pending),
-            Progress::More => {
+            Fetched::Ignored => self.pending = Some(pending),
+            Fetched::More => {
                 let request = pending.fetch.request();
                 self.pending = Some(pending);
                 self.ask(link, &request);
             }
-            Progress::Complete(bytes) => {
+            Fetched::Complete(bytes) => {
                 self.install(link, &pending.desired, &pending.signed, &bytes);
                 pending.delivery.acknowledge();
             }
-            Progress::Failed(why) => {
+            Fetched::Failed(why) => {
                 pending.delivery.acknowledge();
                 self.refuse(link, format!("generation {}: {why}", pending.desired.generation));
             }
@@ -743,6 +768,68 @@ impl Keeper {
         }
         self.tell_reported(link);
     }
+}
+
+/// Who runs the stages, as far as it was told.
+struct Engines {
+    engine: Engine,
+    changes: u64,
+    told: Vec<StageState>,
+}
+
+impl Engines {
+    fn of(engine: Engine) -> Self {
+        let mut told = engine.stage_states();
+        for state in &mut told {
+            state.progress = Progress::NotWanted;
+            state.refused.clear();
+        }
+        Self {
+            changes: 0,
+            told,
+            engine,
+        }
+    }
+
+    /// Stages of which there is something to tell.
+    fn news(&mut self) -> Vec<(usize, StageState)> {
+        let changes = self.engine.changes();
+        if std::mem::replace(&mut self.changes, changes) == changes {
+            return Vec::new();
+        }
+        let now = self.engine.stage_states();
+        let before = std::mem::replace(&mut self.told, now.clone());
+        let both = now.into_iter().zip(before).enumerate();
+        both.filter(|(_, (now, before))| {
+            now.run_by != before.run_by || now.progress != before.progress || now.refused.len() != before.refused.len()
+        })
+        .map(|(stage, (now, _))| (stage, now))
+        .collect()
+    }
+
+    /// For a summary.
+    fn in_short(&self) -> Vec<String> {
+        let short = |state: &StageState| match state.progress {
+            Progress::NotWanted | Progress::Working => state.run_by.to_string(),
+            Progress::Waiting => format!("{} (offload waits)", state.run_by),
+            Progress::Building { provider, .. } => format!("{} (onnxruntime/{provider} is built)", state.run_by),
+            Progress::Failed => format!("{} (not offloaded)", state.run_by),
+        };
+        self.told.iter().map(short).collect()
+    }
+}
+
+/// What this build and this machine can do.
+fn capabilities() -> Vec<String> {
+    let mut all = vec![
+        "fused".to_owned(),
+        offramp_engine::instructions().to_owned(),
+        "tract".to_owned(),
+    ];
+    if cfg!(feature = "onnxruntime") {
+        all.push("onnxruntime".to_owned());
+    }
+    all
 }
 
 /// The newest checkpoint that fits the model; those that do not are discarded.

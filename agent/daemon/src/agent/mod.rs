@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use offramp_camera::{Camera, Frame};
 use offramp_core::{Core, Prediction, Settings};
-use offramp_engine::Engine;
+use offramp_engine::{Engine, Offload};
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
 use offramp_proto::{BootId, DeviceId, Generation, LearnerSettings, PolicyReport, PublicKey, TenantId, Window};
@@ -62,7 +62,10 @@ pub struct Options {
     pub summary_every: Duration,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
-    /// Threads that run stages; none: as many as there are cores or cameras, whichever is less.
+    /// What is to be offloaded to ONNX Runtime, if anything is.
+    pub offload: Option<Offload>,
+    /// Threads that run stages; none: as many as there are cores or cameras, whichever is less. Where they are more
+    /// than the cameras, the others help with a frame.
     pub threads: Option<usize>,
     /// Frames that a thread runs at a time, at most.
     pub batch: usize,
@@ -254,9 +257,17 @@ impl Agent {
         getrandom::fill(&mut boot).map_err(StartError::Random)?;
         let boot = BootId(boot);
         let seed = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
-        let engine = Engine::load(package).map_err(SetUpError::Engine)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = options.threads.unwrap_or(cores).clamp(1, sources.len());
+        let threads = options.threads.unwrap_or(cores.min(sources.len())).max(1);
+        let workers = threads.min(sources.len());
+        let engine = Engine::load(package).map_err(SetUpError::Engine)?;
+        let mut engine = engine.with_threads(threads - workers + 1).map_err(StartError::Thread)?;
+        if let Some(offload) = options.offload.clone()
+            && let Err(problem) = engine.offload(package, offload)
+        {
+            let remedy = problem.remedy();
+            tracing::error!(%problem, remedy, "stages are not offloaded: our own kernels run them");
+        }
 
         let (reports, from_seats) = mpsc::channel(64);
         let stop = Arc::new(AtomicBool::new(false));
@@ -281,7 +292,7 @@ impl Agent {
             core: &mut lane.core,
             orders: orders_to.clone(),
         });
-        let (keeper, judges) = keeper::Keeper::open(options, boot, package, restored.collect())?;
+        let (keeper, judges) = keeper::Keeper::open(options, boot, package, engine.clone(), restored.collect())?;
         let seats = cameras.into_iter().zip(judges).enumerate();
         let seats = seats.map(|(camera, ((name, lane, service, listener, _, orders), judge))| Seat {
             camera,
@@ -318,7 +329,7 @@ impl Agent {
         let keeper = spawn("offramp-keeper")
             .spawn(move || runtime.block_on(keeper.run(from_seats)))
             .map_err(StartError::Thread)?;
-        let pool = Pool::new(engine, seats, threads, batch, window_every, reports, Arc::clone(&stop));
+        let pool = Pool::new(engine, seats, workers, batch, window_every, reports, Arc::clone(&stop));
         for (number, ((camera, every), name)) in films.into_iter().zip(&names).enumerate() {
             film::start(camera, number, name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
         }

@@ -203,6 +203,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         }),
         summary_every: Duration::from_millis(500),
         checkpoint_every: Duration::from_secs(2),
+        offload: None,
         threads: None,
         batch: BATCH,
     };

@@ -44,6 +44,7 @@ fn run(folder: &Path, package: &Package, settings: Settings, threads: usize, sou
         fleet: None,
         summary_every: Duration::from_millis(20),
         checkpoint_every: Duration::from_millis(20),
+        offload: None,
         threads: Some(threads),
         batch: 4,
     };

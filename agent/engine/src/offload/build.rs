@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use offramp_kernels::Pool;
 use offramp_model::Package;
 
 use super::library::{self, Runtime};
@@ -69,7 +70,7 @@ impl Builder {
 
     fn run_here(&mut self, stage: usize, before: Held) -> Result<Example, OffloadProblem> {
         let mut after = before.clone();
-        let run = self.stages[stage].run(&mut [&mut after]);
+        let run = self.stages[stage].run(&mut [&mut after], &Pool::default());
         run.map_err(|cause| OffloadProblem::Builder { cause })?;
         Ok(Example { before, after })
     }

@@ -16,8 +16,8 @@ use super::library::{RTX, Runtime};
 use super::{Offload, Provider, lock};
 use crate::contain::contain;
 use crate::error::Cause;
-use crate::fused::Tensors as _;
 use crate::stage::{Handed, Held, Shape};
+use offramp_kernels::Tensors as _;
 
 /// A tensor in the runtime's hands, wherever its memory is. It is never written to.
 #[derive(Clone, Debug)]

@@ -134,6 +134,61 @@ fn frames_together_give_what_each_gives_alone() {
 }
 
 #[test]
+fn features_are_the_same_to_the_bit_on_any_number_of_threads() {
+    for name in [FASHION, CIFAR100] {
+        let package = package(name);
+        let mut alone = Engine::load(&package).unwrap();
+        let images: Vec<_> = (0..3).map(|n| image(&package, n)).collect();
+        let expected: Vec<_> = images
+            .iter()
+            .map(|pixels| run_all(&mut alone, &mut Frame::default(), pixels))
+            .collect();
+        for threads in [2, 3] {
+            let mut engine = Engine::load(&package).unwrap().with_threads(threads).unwrap();
+            let mut frame = engine.frame();
+            for (pixels, expected) in images.iter().zip(&expected) {
+                assert_eq!(
+                    &run_all(&mut engine, &mut frame, pixels),
+                    expected,
+                    "{name}, {threads} threads"
+                );
+            }
+            let mut frames = vec![engine.frame(); images.len()];
+            for (frame, pixels) in frames.iter_mut().zip(&images) {
+                engine.start(frame, pixels).unwrap();
+            }
+            for stage in 0..engine.stages() {
+                engine
+                    .run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())
+                    .unwrap();
+                for (frame, expected) in frames.iter().zip(&expected) {
+                    assert_eq!(frame.features(), expected[stage], "{name}, {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn clones_share_the_threads_that_help_them() {
+    let package = package(FASHION);
+    let mut engine = Engine::load(&package).unwrap().with_threads(2).unwrap();
+    let pixels = image(&package, 0);
+    let expected = run_all(&mut engine, &mut Frame::default(), &pixels);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let mut engine = engine.clone();
+            let (pixels, expected) = (&pixels, &expected);
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    assert_eq!(&run_all(&mut engine, &mut Frame::default(), pixels), expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn clones_run_on_threads_of_their_own() {
     let package = package(FASHION);
     let mut engine = Engine::load(&package).unwrap();

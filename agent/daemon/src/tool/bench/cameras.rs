@@ -192,6 +192,7 @@ impl Scene {
             fleet: None,
             summary_every: Duration::from_secs(1),
             checkpoint_every: Duration::from_secs(60),
+            offload: None,
             threads: None,
             batch: BATCH,
         };

@@ -12,7 +12,7 @@ use offramp_model::Package;
 use offramp_proto::Parameter;
 use serde::Serialize;
 
-use super::engine::{Peer, python};
+use super::engine::{Peers, python};
 use crate::evaluate;
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::{BuiltIn, Single};
@@ -74,7 +74,7 @@ struct Bench<'a> {
     package: &'a Package,
     images: &'a Images,
     workshop: Workshop,
-    peer: Peer,
+    peers: Peers,
     frames: usize,
 }
 
@@ -98,7 +98,7 @@ impl Bench<'_> {
                 single.lane.learn();
             }
             let agent = start.elapsed().as_secs_f64() * 1e3 / block.len() as f64;
-            let peer = self.peer.round(PEER_FRAMES)?;
+            let peer = self.peers.round("onnxruntime", 1, PEER_FRAMES)?;
             agent_ms += agent / turns;
             peer_ms += peer / turns;
             ratios.push(peer / agent);
@@ -181,7 +181,8 @@ pub fn stream(bench: &StreamBench) -> anyhow::Result<()> {
         let known = known.keys().cloned().collect::<Vec<_>>().join(", ");
         bail!("package {} has no such subset; it has {known}", package.manifest().name);
     }
-    let peer = Peer::start(&package, &python(bench.python.as_deref())?).context("ONNX Runtime")?;
+    let python = python(bench.python.as_deref(), false)?;
+    let peers = Peers::start(&package, &python, false).context("ONNX Runtime")?;
     let full = full_accuracies(&package, &images.evaluation, &subsets)?;
     let n = subsets.len() as f64;
     let full_accuracy = full.iter().sum::<f64>() / n;
@@ -189,7 +190,7 @@ pub fn stream(bench: &StreamBench) -> anyhow::Result<()> {
         package: &package,
         images: &images,
         workshop: Workshop::new(&package)?,
-        peer,
+        peers,
         frames: bench.frames,
     };
     let bar = terminal::progress((subsets.len() * bench.thresholds.len()) as u64, "streams");
@@ -223,12 +224,13 @@ pub fn stream(bench: &StreamBench) -> anyhow::Result<()> {
     if bench.json {
         return Ok(terminal::line(&serde_json::to_string(&rows)?)?);
     }
-    let version = &all.peer.version;
+    let peers: Vec<String> = all.peers.there().iter().map(|peer| peer.label()).collect();
     terminal::line(&format!(
-        "{}: {} subsets, streams of {} frames; the whole network in ONNX Runtime {version}, one thread: {}\n",
+        "{}: {} subsets, streams of {} frames; the whole network in {}, one thread: {}\n",
         package.manifest().name,
         subsets.len(),
         bench.frames,
+        peers.join(", "),
         percent(full_accuracy)
     ))?;
     let mut table = Table::new([

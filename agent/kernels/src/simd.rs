@@ -3,13 +3,15 @@
 //! A kernel is written once, over [`Simd`], and is compiled for every instruction set: inlined into a function
 //! that enables it (see [`dispatch`]). What runs is decided when the program runs.
 
+use std::fmt;
+
 /// A set of vector instructions.
 ///
 /// # Safety
 /// The methods may be called only where the machine has the instructions, and where they are inlined into a
 /// function that enables them. Pointers must be good for as many elements as a vector has; they need not be
 /// aligned.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Elements of a vector.
     const LANES: usize;
     /// Rows of the tile that a matrix product keeps in registers; its width is two vectors.
@@ -32,7 +34,7 @@ pub(super) trait Simd: Copy {
 
 /// What any machine has; the compiler makes of it what it can.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 impl Simd for Portable {
     const LANES: usize = 4;
@@ -103,7 +105,7 @@ macro_rules! simd {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy)]
-        pub(super) struct $name;
+        pub(crate) struct $name;
 
         $(#[$meta])*
         impl Simd for $name {
@@ -191,9 +193,12 @@ simd! {
     max = vmaxq_f32, min = vminq_f32, div = vdivq_f32
 }
 
-/// Which instructions kernels are run with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Isa {
+/// Which instructions kernels are run with. There are only those that this machine has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Set);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Set {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -205,45 +210,77 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// All that this machine can run, the fastest first.
-    pub(crate) fn available() -> impl Iterator<Item = Self> {
+    pub fn available() -> impl Iterator<Item = Self> {
         [
             #[cfg(target_arch = "x86_64")]
-            is_x86_feature_detected!("avx512f").then_some(Self::Avx512),
+            is_x86_feature_detected!("avx512f").then_some(Set::Avx512),
             #[cfg(target_arch = "x86_64")]
             (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
-                .then_some(Self::Avx2),
+                .then_some(Set::Avx2),
             #[cfg(target_arch = "aarch64")]
-            Some(Self::Neon),
-            Some(Self::Portable),
+            Some(Set::Neon),
+            Some(Set::Portable),
         ]
         .into_iter()
         .flatten()
+        .map(Self)
     }
 
-    /// What it is called.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
+    /// The fastest.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().next().unwrap_or(Self(Set::Portable))
+    }
+
+    /// As processors' manuals call it, in small letters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "AVX-512",
+            Set::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "AVX2 with FMA and F16C",
+            Set::Avx2 => "avx2",
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => "NEON",
-            Self::Portable => "none that our own kernels know",
+            Set::Neon => "neon",
+            Set::Portable => "portable",
         }
+    }
+
+    pub(crate) fn set(self) -> Set {
+        self.0
+    }
+
+    /// Elements of a vector.
+    pub(crate) fn lanes(self) -> usize {
+        self.shape().0
+    }
+
+    /// Rows of a tile of a matrix product.
+    pub(crate) fn tile_rows(self) -> usize {
+        self.shape().1
     }
 
     /// Columns of a packed panel of weights: two vectors.
     pub(crate) fn panel(self) -> usize {
-        2 * match self {
+        2 * self.lanes()
+    }
+
+    fn shape(self) -> (usize, usize) {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::LANES,
+            Set::Avx512 => (Avx512::LANES, Avx512::TILE_ROWS),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::LANES,
+            Set::Avx2 => (Avx2::LANES, Avx2::TILE_ROWS),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => Neon::LANES,
-            Self::Portable => Portable::LANES,
+            Set::Neon => (Neon::LANES, Neon::TILE_ROWS),
+            Set::Portable => (Portable::LANES, Portable::TILE_ROWS),
         }
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -251,8 +288,8 @@ impl Isa {
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident => $generic:ident($($argument:ident: $type:ty),* $(,)?)) => {
         $(#[$meta])*
-        $vis fn $name(isa: $crate::fused::simd::Isa, $($argument: $type),*) {
-            use $crate::fused::simd::{self, Isa};
+        $vis fn $name(isa: $crate::simd::Isa, $($argument: $type),*) {
+            use $crate::simd::{self, Set};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx2,fma,f16c")]
             fn avx512($($argument: $type),*) {
@@ -265,21 +302,21 @@ macro_rules! dispatch {
                 // SAFETY: the instructions are enabled here.
                 unsafe { $generic::<simd::Avx2>($($argument),*) }
             }
-            match isa {
+            match isa.set() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` is only made where the machine has its instructions.
-                Isa::Avx512 => unsafe { avx512($($argument),*) },
+                Set::Avx512 => unsafe { avx512($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` is only made where the machine has its instructions.
-                Isa::Avx2 => unsafe { avx2($($argument),*) },
+                Set::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(target_arch = "aarch64")]
                 // SAFETY: every aarch64 has them.
-                Isa::Neon => unsafe { $generic::<simd::Neon>($($argument),*) },
+                Set::Neon => unsafe { $generic::<simd::Neon>($($argument),*) },
                 // SAFETY: it needs none.
-                Isa::Portable => unsafe { $generic::<simd::Portable>($($argument),*) },
+                Set::Portable => unsafe { $generic::<simd::Portable>($($argument),*) },
             }
         }
     };
 }
 
-pub(super) use dispatch;
+pub(crate) use dispatch;

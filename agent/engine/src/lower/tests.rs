@@ -1,5 +1,6 @@
-//! Every kernel, on every instruction set of this machine, against tract running the graph as it stands.
+//! Every operator, on every instruction set of this machine, against tract running the graph as it stands.
 
+use offramp_kernels::{Buffers, Pool, Tensors};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
@@ -8,8 +9,7 @@ use tract_onnx::pb::{
 };
 use tract_onnx::prelude::*;
 
-use super::plan::Work;
-use super::{Buffers, Isa, Plan, Tensors, lower};
+use super::{Isa, Plan, lower};
 
 /// What goes into a plan and comes out of it.
 #[derive(Clone, Default)]
@@ -184,7 +184,7 @@ impl Graph {
         let model = model.into_typed().unwrap().into_runnable().unwrap();
         let input = Tensor::from_shape(&self.shape, &image).unwrap().into_tvalue();
         let expected = model.run(tvec!(input)).unwrap();
-        let mut plans = Vec::new();
+        let (mut plans, pool) = (Vec::new(), Pool::default());
         for isa in Isa::available() {
             let plan = self.lower(outputs, isa).unwrap_or_else(|| panic!("no plan"));
             let (mut buffers, mut one) = (Buffers::default(), Image::default());
@@ -196,8 +196,8 @@ impl Graph {
             for images in [1, 3, 1] {
                 let (mut before, mut after) = (other.clone(), other.clone());
                 match images {
-                    1 => plan.run(&mut buffers, &mut [&mut one]),
-                    _ => plan.run(&mut buffers, &mut [&mut before, &mut one, &mut after]),
+                    1 => plan.run(&mut buffers, &mut [&mut one], &pool),
+                    _ => plan.run(&mut buffers, &mut [&mut before, &mut one, &mut after], &pool),
                 }
                 assert_eq!(one.inputs[0], image, "{isa:?}: the input is handed back");
                 assert_eq!(
@@ -222,21 +222,7 @@ impl Graph {
 
 /// Names of the steps.
 fn steps(plan: &Plan) -> Vec<&'static str> {
-    plan.steps
-        .iter()
-        .map(|step| match &step.work {
-            Work::Copy => "copy",
-            Work::Gather(_) => "gather",
-            Work::Linear { .. } => "linear",
-            Work::Depthwise(_) => "depthwise",
-            Work::Norm(_) => "norm",
-            Work::Add(_) => "add",
-            Work::Shift(_) => "shift",
-            Work::Activate(_) => "activate",
-            Work::AddUpsampled { .. } => "add up-sampled",
-            Work::Pool => "pool",
-        })
-        .collect()
+    plan.steps().collect()
 }
 
 #[test]
@@ -431,9 +417,49 @@ fn bounds_and_global_pools_agree() {
     assert_eq!(steps(&plans[0]), ["linear", "pool"]);
 }
 
+/// EfficientNet-Lite's, with the maps NCHW from end to end.
+#[test]
+fn a_stem_and_inverted_bottlenecks_agree() {
+    let mut graph = Graph::new(&[1, 30, 30, 3]);
+    let (low, high) = (graph.scalar(0.0), graph.scalar(6.0));
+    let convolve = |graph: &mut Graph, x: &str, shape: [usize; 4], stride: i64, pads: [i64; 4], clip: bool| {
+        let (weights, bias) = (graph.weights(&shape, true), graph.weights(&shape[..1], true));
+        let group = if shape[1] == 1 { shape[0] as i64 } else { 1 };
+        let attributes = vec![ints("strides", &[stride; 2]), ints("pads", &pads), int("group", group)];
+        let y = graph.node("Conv", &[x, &weights, &bias], attributes);
+        if clip {
+            graph.node("Clip", &[&y, &low, &high], vec![])
+        } else {
+            y
+        }
+    };
+    let x = graph.first("x");
+    let x = convolve(&mut graph, &x, [32, 3, 3, 3], 2, [0, 0, 1, 1], true);
+    let y = convolve(&mut graph, &x, [32, 1, 3, 3], 1, [1; 4], true);
+    let x = convolve(&mut graph, &y, [24, 32, 1, 1], 1, [0; 4], false);
+    let y = convolve(&mut graph, &x, [144, 24, 1, 1], 1, [0; 4], true);
+    let y = convolve(&mut graph, &y, [144, 1, 5, 5], 1, [2; 4], true);
+    let y = convolve(&mut graph, &y, [24, 144, 1, 1], 1, [0; 4], false);
+    let x = graph.node("Add", &[&x, &y], vec![]);
+    let y = convolve(&mut graph, &x, [144, 24, 1, 1], 1, [0; 4], true);
+    let y = convolve(&mut graph, &y, [144, 1, 5, 5], 2, [1, 1, 2, 2], true);
+    let y = convolve(&mut graph, &y, [40, 144, 1, 1], 1, [0; 4], false);
+    let axes = graph.integers(&[2, 3]);
+    let pooled = graph.node("ReduceMean", &[&y, &axes], vec![int("keepdims", 0)]);
+    let y = graph.last(&y);
+    let plans = graph.check(&[&pooled, &y]);
+    let block = ["linear", "depthwise", "linear"];
+    let expected: Vec<&str> = [&["gather"][..], &block[..], &block[..], &block[..], &["pool"][..]].concat();
+    assert_eq!(
+        steps(&plans[0]),
+        expected,
+        "activations and the residual are part of them"
+    );
+}
+
 #[test]
 fn what_has_no_kernel_has_no_plan() {
-    let isa = Isa::available().next().unwrap();
+    let isa = Isa::best();
     let mut graph = Graph::new(&[1, 4, 4, 8]);
     let y = graph.node("Sigmoid", &["x"], vec![]);
     assert!(graph.lower(&[&y], isa).is_none());

@@ -9,12 +9,10 @@
 
 use std::collections::HashMap;
 
+use offramp_kernels::{Activation, Depthwise, Draft, Id, Isa, Linear, Map, Norm, Plan, Window, Work};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
-use super::kernels::{Activation, Depthwise, Linear, Map, Norm, Window};
-use super::plan::{Part, Plan, Step, Work};
-use super::simd::Isa;
 use crate::stage::MAX_TENSOR_VALUES;
 
 /// The plan of a graph that reads tensors of these shapes (batch axis first), and gives the features and
@@ -37,8 +35,7 @@ pub(crate) fn lower(graph: &GraphProto, inputs: &[(&str, &[usize])], outputs: &[
             [1, channels] => Form::Vector(*channels),
             _ => return None,
         };
-        let id = lowering.value(form.values());
-        lowering.inputs.push(id);
+        let id = lowering.draft.input(form.values());
         lowering.known.insert(name, Value::Data(id, form));
     }
     for node in &graph.node {
@@ -54,27 +51,8 @@ pub(crate) fn lower(graph: &GraphProto, inputs: &[(&str, &[usize])], outputs: &[
             _ => None,
         })
         .collect();
-    let mut outputs = outputs?;
-    for place in 0..outputs.len() {
-        let id = outputs[place];
-        if lowering.inputs.contains(&id) || outputs[..place].contains(&id) {
-            // What is passed on as it is, or given twice: everything that is given has memory of its own.
-            let y = lowering.value(lowering.sizes[id]);
-            lowering.ops.push(Op {
-                kind: Kind::Other(Work::Copy),
-                x: Some(id),
-                onto: None,
-                y,
-            });
-            outputs[place] = y;
-        }
-    }
-    lowering.fuse(&outputs);
-    Some(lowering.plan(&outputs, isa))
+    Some(lowering.draft.plan(&outputs?, isa))
 }
-
-/// A tensor that the plan computes, or reads.
-type Id = usize;
 
 /// In which order the graph speaks of a map's axes. In memory the channels are always last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,34 +108,10 @@ enum Value {
     TwiceGelu(Id, Form),
 }
 
-/// A step before buffers are given out: `onto` is the tensor that y takes over.
-#[derive(Debug)]
-struct Op {
-    kind: Kind,
-    x: Option<Id>,
-    onto: Option<Id>,
-    y: Id,
-}
-
-/// As [`Work`], but with weights that are not packed yet.
-#[derive(Debug)]
-enum Kind {
-    Linear {
-        weights: Vec<f32>,
-        inputs: usize,
-        bias: Vec<f32>,
-        activation: Activation,
-    },
-    Other(Work),
-}
-
 #[derive(Debug, Default)]
 struct Lowering<'g> {
     known: HashMap<&'g str, Value>,
-    /// Values per image of every tensor.
-    sizes: Vec<usize>,
-    inputs: Vec<Id>,
-    ops: Vec<Op>,
+    draft: Draft,
 }
 
 /// Close enough to a constant that an exporter has rounded.
@@ -166,11 +120,6 @@ fn near(a: f32, b: f32) -> bool {
 }
 
 impl<'g> Lowering<'g> {
-    fn value(&mut self, values: usize) -> Id {
-        self.sizes.push(values);
-        self.sizes.len() - 1
-    }
-
     fn get(&self, node: &NodeProto, input: usize) -> Option<&Value> {
         self.known.get(node.input.get(input)?.as_str())
     }
@@ -191,18 +140,12 @@ impl<'g> Lowering<'g> {
 
     /// A step from x to a tensor of another form.
     fn compute(&mut self, work: Work, x: Id, form: Form) -> Value {
-        self.push(Kind::Other(work), Some(x), None, form)
+        Value::Data(self.draft.compute(work, x, form.values()), form)
     }
 
     /// A step that changes a tensor.
     fn change(&mut self, work: Work, onto: Id, x: Option<Id>, form: Form) -> Value {
-        self.push(Kind::Other(work), x, Some(onto), form)
-    }
-
-    fn push(&mut self, kind: Kind, x: Option<Id>, onto: Option<Id>, form: Form) -> Value {
-        let y = self.value(form.values());
-        self.ops.push(Op { kind, x, onto, y });
-        Value::Data(y, form)
+        Value::Data(self.draft.change(work, onto, x), form)
     }
 
     fn node(&mut self, node: &'g NodeProto) -> Option<Value> {
@@ -381,22 +324,16 @@ impl<'g> Lowering<'g> {
         } else {
             // A graph of a few bytes can ask for patches of any size.
             let patches = (to.0 * to.1).checked_mul(taps * of_group);
-            let patches = self.value(patches.filter(|values| *values <= MAX_TENSOR_VALUES)?);
-            self.ops.push(Op {
-                kind: Kind::Other(Work::Gather(window)),
-                x: Some(x),
-                onto: None,
-                y: patches,
-            });
-            patches
+            let patches = patches.filter(|values| *values <= MAX_TENSOR_VALUES)?;
+            self.draft.compute(Work::Gather(window), x, patches)
         };
-        let linear = Kind::Linear {
+        let linear = Work::Linear(Linear {
             weights,
             inputs: taps * of_group,
             bias,
             activation: Activation::None,
-        };
-        Some(self.push(linear, Some(x), None, form))
+        });
+        Some(self.compute(linear, x, form))
     }
 
     fn product(&mut self, node: &NodeProto) -> Option<Value> {
@@ -416,13 +353,13 @@ impl<'g> Lowering<'g> {
             ),
             _ => Form::Vector(outputs),
         };
-        let linear = Kind::Linear {
+        let linear = Work::Linear(Linear {
             weights: weights.to_vec(),
             inputs,
             bias: vec![0.0; outputs],
             activation: Activation::None,
-        };
-        Some(self.push(linear, Some(x), None, to))
+        });
+        Some(self.compute(linear, x, to))
     }
 
     fn norm(&mut self, node: &NodeProto) -> Option<Value> {
@@ -552,174 +489,6 @@ impl<'g> Lowering<'g> {
             _ => None,
         }
     }
-
-    // Fusion
-
-    /// Takes into a linear layer or a convolution what is done to its result at once: a bias, an activation, and
-    /// its addition to another tensor.
-    fn fuse(&mut self, outputs: &[Id]) {
-        let mut at = 0;
-        while at < self.ops.len() {
-            if let Some(user) = self.only_user(at, outputs)
-                && self.take_in(at, user)
-            {
-                self.ops.remove(at.min(user));
-                // The op has moved to its user's place, or the user has gone: look from here again.
-                continue;
-            }
-            at += 1;
-        }
-    }
-
-    /// The only op that reads what an op gives, if there is just one and it is no output.
-    fn only_user(&self, op: usize, outputs: &[Id]) -> Option<usize> {
-        let y = self.ops[op].y;
-        if outputs.contains(&y) {
-            return None;
-        }
-        let mut users = (0..self.ops.len()).filter(|i| self.ops[*i].x == Some(y) || self.ops[*i].onto == Some(y));
-        let user = users.next()?;
-        users.next().is_none().then_some(user)
-    }
-
-    /// Whether an op could take in the one that uses its result. It then stands in the place of that one.
-    fn take_in(&mut self, op: usize, user: usize) -> bool {
-        let (head, tail) = self.ops.split_at_mut(user);
-        let (op, user) = (&mut head[op], &mut tail[0]);
-        let Kind::Other(work) = &mut user.kind else {
-            return false;
-        };
-        let alone = op.onto.is_none();
-        let taken = match (&mut op.kind, work) {
-            (Kind::Linear { bias, activation, .. }, Work::Shift(shift)) if alone && *activation == Activation::None => {
-                bias.iter_mut().zip(shift).for_each(|(b, s)| *b += *s);
-                true
-            }
-            (Kind::Linear { activation, .. }, Work::Activate(wanted)) if alone && *activation == Activation::None => {
-                *activation = *wanted;
-                true
-            }
-            (Kind::Other(Work::Depthwise(layer)), Work::Activate(wanted)) if layer.activation == Activation::None => {
-                layer.activation = *wanted;
-                true
-            }
-            (Kind::Linear { .. }, Work::Add(None)) if alone && user.x != user.onto => {
-                // The other summand is what is added to, whichever the graph named first.
-                let other = if user.x == Some(op.y) { user.onto } else { user.x };
-                op.onto = other;
-                true
-            }
-            _ => false,
-        };
-        if taken {
-            op.y = user.y;
-            std::mem::swap(op, user);
-        }
-        taken
-    }
-
-    // Buffers
-
-    /// Gives every tensor a buffer; one that is not needed any more serves another.
-    fn plan(self, outputs: &[Id], isa: Isa) -> Plan {
-        const FOREVER: usize = usize::MAX;
-        let mut last_use = vec![0; self.sizes.len()];
-        for (at, op) in self.ops.iter().enumerate() {
-            for id in op.x.iter().chain(&op.onto) {
-                last_use[*id] = at;
-            }
-        }
-        // Inputs are handed back as they were, outputs are taken at the end.
-        for id in self.inputs.iter().chain(outputs) {
-            last_use[*id] = FOREVER;
-        }
-        let mut slots: Vec<usize> = Vec::new();
-        let mut free: Vec<usize> = Vec::new();
-        let mut slot_of = vec![None; self.sizes.len()];
-        let mut take = |values: usize, free: &mut Vec<usize>| {
-            let fits = |slot: &usize, slots: &[usize]| slots[*slot] >= values;
-            let best = (0..free.len())
-                .filter(|i| fits(&free[*i], &slots))
-                .min_by_key(|i| slots[free[*i]])
-                .or_else(|| (0..free.len()).max_by_key(|i| slots[free[*i]]));
-            let slot = match best {
-                Some(i) => free.swap_remove(i),
-                None => {
-                    slots.push(0);
-                    slots.len() - 1
-                }
-            };
-            slots[slot] = slots[slot].max(values);
-            slot
-        };
-        for id in &self.inputs {
-            // Of its own: it changes hands with the caller's.
-            slot_of[*id] = Some(take(self.sizes[*id], &mut Vec::new()));
-        }
-        let mut steps = Vec::with_capacity(self.ops.len());
-        for (at, op) in self.ops.into_iter().enumerate() {
-            let part = |id: Id, slot_of: &[Option<usize>]| Part {
-                slot: slot_of[id].unwrap_or_default(),
-                values: self.sizes[id],
-            };
-            match op.onto {
-                Some(onto) if last_use[onto] == at && op.x != Some(onto) => {
-                    slot_of[op.y] = slot_of[onto];
-                }
-                onto => {
-                    slot_of[op.y] = Some(take(self.sizes[op.y], &mut free));
-                    if let Some(onto) = onto {
-                        steps.push(Step {
-                            work: Work::Copy,
-                            x: Some(part(onto, &slot_of)),
-                            y: part(op.y, &slot_of),
-                        });
-                        if last_use[onto] == at {
-                            free.extend(slot_of[onto]);
-                        }
-                    }
-                }
-            }
-            let work = match op.kind {
-                Kind::Other(work) => work,
-                Kind::Linear {
-                    weights,
-                    inputs,
-                    bias,
-                    activation,
-                } => Work::Linear {
-                    layer: Linear {
-                        activation,
-                        ..Linear::pack(&weights, inputs, &bias, isa.panel())
-                    },
-                    onto: op.onto.is_some(),
-                },
-            };
-            steps.push(Step {
-                work,
-                x: op.x.map(|x| part(x, &slot_of)),
-                y: part(op.y, &slot_of),
-            });
-            if let Some(x) = op.x.filter(|x| last_use[*x] == at && op.onto != Some(*x)) {
-                free.extend(slot_of[x]);
-            }
-        }
-        let parts = |ids: &[Id]| {
-            ids.iter()
-                .map(|id| Part {
-                    slot: slot_of[*id].unwrap_or_default(),
-                    values: self.sizes[*id],
-                })
-                .collect()
-        };
-        Plan {
-            isa,
-            steps,
-            inputs: parts(&self.inputs),
-            outputs: parts(outputs),
-            slots,
-        }
-    }
 }
 
 fn constant(tensor: &TensorProto) -> Option<Value> {
@@ -758,3 +527,6 @@ fn integers<'n>(node: &'n NodeProto, name: &str) -> Option<&'n [i64]> {
         .find(|a| a.name == name)
         .map(|a| a.ints.as_slice())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! `offramp bench engine`: our kernels beside tract's, ONNX Runtime and PyTorch, and what the agent adds.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use offramp_engine::{Engine, Frame, Kernels};
+use offramp_model::Package;
+use serde_json::json;
+
+use super::{median, random_image};
+use crate::package;
+use crate::terminal::{self, Table};
+
+mod agent;
+mod peers;
+
+use agent::Start;
+use peers::Peer;
+pub(super) use peers::{Peers, python};
+
+/// Frames of a batch: as many cameras may well wait at the same stage.
+const TOGETHER: usize = 8;
+/// What an engine may take of a round, in milliseconds.
+const ROUND_MS: f64 = 250.0;
+/// Starts of the agent, of which the median is shown.
+const STARTS: usize = 5;
+
+/// Settings of the engine bench.
+#[derive(Args, Debug)]
+pub struct EngineBench {
+    /// Packages: directories or names.
+    #[arg(default_value = package::EMBEDDED)]
+    packages: Vec<String>,
+    /// Rounds; the engines take turns, and medians are shown.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Frames of a round, or as many as an engine does in a quarter of a second.
+    #[arg(long, default_value_t = 50)]
+    frames: usize,
+    /// Threads for one frame.
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    threads: Vec<usize>,
+    /// Compare with PyTorch, too.
+    #[arg(long)]
+    pytorch: bool,
+    /// Python with onnxruntime, onnx and numpy, and torch for --pytorch; without it, one is set up in the user's
+    /// cache.
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<PathBuf>,
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When a package is refused or the peers cannot be set up.
+pub fn engine(bench: &EngineBench) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        bench.threads.iter().all(|threads| (1..=64).contains(threads)),
+        "--threads: each from 1 to 64"
+    );
+    let python = python(bench.python.as_deref(), bench.pytorch)?;
+    let mut measured = Vec::new();
+    for name in &bench.packages {
+        measured.push(measure(name, &python, bench)?);
+    }
+    if bench.json {
+        let rows = measured.iter().flat_map(Measured::json);
+        return Ok(terminal::line(&json!(rows.collect::<Vec<_>>()).to_string())?);
+    }
+    for of_package in &measured {
+        terminal::line(&of_package.table())?;
+    }
+    Ok(())
+}
+
+/// What takes turns with others.
+enum Contender {
+    /// Our kernels.
+    Fused(Engine),
+    /// Our kernels, [`TOGETHER`] frames at a time.
+    Together(Engine),
+    Tract(Engine),
+    Peer(Peer),
+}
+
+impl Contender {
+    /// Mean milliseconds of each stage of a frame; where they cannot be told apart, of all together.
+    fn round(&mut self, threads: usize, frames: usize, image: &[f32], peers: &mut Peers) -> anyhow::Result<Vec<f64>> {
+        match self {
+            Self::Fused(engine) | Self::Tract(engine) => stage_times(engine, image, frames),
+            Self::Together(engine) => Ok(vec![batch_time(engine, image, frames)?]),
+            Self::Peer(peer) => Ok(vec![peers.round(&peer.name, threads, frames)?]),
+        }
+    }
+
+    fn label(&self) -> String {
+        match self {
+            Self::Fused(_) => "fused".into(),
+            Self::Together(_) => format!("fused, {TOGETHER} frames at a time"),
+            Self::Tract(_) => "tract".into(),
+            Self::Peer(peer) => peer.label(),
+        }
+    }
+}
+
+/// The rounds of a contender.
+struct Row {
+    contender: Contender,
+    threads: usize,
+    /// Frames of a round.
+    frames: usize,
+    /// Milliseconds of each stage, per round.
+    rounds: Vec<Vec<f64>>,
+}
+
+impl Row {
+    fn total(&self, round: usize) -> f64 {
+        self.rounds[round].iter().sum()
+    }
+
+    /// Median milliseconds of a frame.
+    fn ms(&self) -> f64 {
+        median(
+            &mut (0..self.rounds.len())
+                .map(|round| self.total(round))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// Median milliseconds of each stage.
+    fn stages(&self) -> Vec<f64> {
+        let stages = self.rounds.first().map_or(0, Vec::len);
+        let of = |stage: usize| median(&mut self.rounds.iter().map(|round| round[stage]).collect::<Vec<_>>());
+        (0..stages).map(of).collect()
+    }
+}
+
+/// What was measured of one package.
+struct Measured {
+    package: String,
+    /// Multiply-adds of a frame.
+    macs: u64,
+    rows: Vec<Row>,
+    /// The instruction set of our kernels, and for each number of threads the multiply-adds per second that its
+    /// registers can do, in each round.
+    isa: &'static str,
+    peaks: Vec<(usize, Vec<f64>)>,
+    /// Milliseconds of a frame in the agent, all the way, learning included, and of these outside of the stages.
+    agent: f64,
+    overhead: f64,
+    start: Start,
+}
+
+impl Measured {
+    fn gflops(&self, ms: f64) -> f64 {
+        2.0 * self.macs as f64 / ms / 1e6
+    }
+
+    /// How much of the peak a row reaches: the median over the rounds.
+    fn share_of_peak(&self, row: &Row) -> Option<f64> {
+        let (_, peaks) = self.peaks.iter().find(|(threads, _)| *threads == row.threads)?;
+        let share = |round: usize| self.macs as f64 / (row.total(round) / 1e3) / peaks[round];
+        Some(median(&mut (0..row.rounds.len()).map(share).collect::<Vec<_>>()))
+    }
+
+    /// A row's time over that of a peer on as many threads: the median over the rounds.
+    fn ratio(&self, row: &Row, peer: &str) -> Option<f64> {
+        let other = self.rows.iter().find(|other| {
+            let is_peer = matches!(&other.contender, Contender::Peer(there) if there.name == peer);
+            is_peer && other.threads == row.threads
+        })?;
+        let ratio = |round: usize| row.total(round) / other.total(round);
+        Some(median(&mut (0..row.rounds.len()).map(ratio).collect::<Vec<_>>()))
+    }
+
+    fn json(&self) -> Vec<serde_json::Value> {
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            let ms = row.ms();
+            let mut value = json!({
+                "package": self.package, "engine": row.contender.label(), "threads": row.threads, "ms": ms,
+                "gflops": self.gflops(ms), "ratio_to_onnxruntime": self.ratio(row, "onnxruntime"),
+                "ratio_to_pytorch": self.ratio(row, "pytorch"), "share_of_peak": self.share_of_peak(row),
+            });
+            if let Contender::Fused(_) = row.contender {
+                value["stage_ms"] = json!(row.stages());
+                value["isa"] = json!(self.isa);
+            }
+            rows.push(value);
+        }
+        rows.push(json!({
+            "package": self.package, "engine": "agent", "threads": 1, "ms": self.agent,
+            "gflops": self.gflops(self.agent), "overhead_ms": self.overhead,
+            "overhead_share": self.overhead / self.agent, "start_ms": self.start.ms,
+            "resident_bytes": self.start.resident,
+        }));
+        rows
+    }
+
+    fn table(&self) -> String {
+        let pytorch = self.rows.iter().any(|row| self.ratio(row, "pytorch").is_some());
+        let mut headings = vec![
+            self.package.as_str(),
+            "threads",
+            "ms per frame",
+            "GFLOP/s",
+            "of peak",
+            "/ ORT",
+        ];
+        headings.extend(pytorch.then_some("/ PyTorch"));
+        let mut table = Table::new(headings);
+        for row in &self.rows {
+            let ms = row.ms();
+            let ratio = |peer: &str| {
+                self.ratio(row, peer)
+                    .map_or_else(String::new, |ratio| format!("{ratio:.2}"))
+            };
+            let share = self.share_of_peak(row).map_or_else(String::new, terminal::percent);
+            let (threads, gflops) = (row.threads.to_string(), format!("{:.1}", self.gflops(ms)));
+            let label = row.contender.label();
+            let mut cells = vec![
+                label,
+                threads.clone(),
+                format!("{ms:.3}"),
+                gflops,
+                share,
+                ratio("onnxruntime"),
+            ];
+            cells.extend(pytorch.then(|| ratio("pytorch")));
+            table.row(cells);
+            if let Contender::Fused(_) = row.contender {
+                for (stage, ms) in row.stages().into_iter().enumerate() {
+                    let mut cells = vec![format!("  stage {}", stage + 1), threads.clone(), format!("{ms:.3}")];
+                    cells.resize(6 + usize::from(pytorch), String::new());
+                    table.row(cells);
+                }
+            }
+        }
+        let peaks = self.peaks.iter().map(|(threads, peaks)| {
+            let peak = 2.0 * median(&mut peaks.clone()) / 1e9;
+            format!("{peak:.0} GFLOP/s on {threads}")
+        });
+        let resident = self.start.resident.map_or_else(String::new, |bytes| {
+            format!(", {:.0} MB in memory then", bytes as f64 / 1e6)
+        });
+        format!(
+            "{table}\npeak ({}): {}\nagent beside the stages: {:.4} ms per frame, {} (heads, policy in WebAssembly, \
+             learning)\nagent from its start to the first prediction: {:.0} ms{resident}\n",
+            self.isa,
+            peaks.collect::<Vec<_>>().join(", "),
+            self.overhead,
+            terminal::percent(self.overhead / self.agent),
+            self.start.ms,
+        )
+    }
+}
+
+/// The milliseconds that each stage takes, mean over some frames.
+pub(in crate::tool) fn stage_times(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<Vec<f64>> {
+    let mut frame = engine.frame();
+    let mut sums = vec![0.0; engine.stages()];
+    for _ in 0..frames {
+        engine.start(&mut frame, image)?;
+        for (stage, sum) in sums.iter_mut().enumerate() {
+            let start = Instant::now();
+            engine.run_stage(stage, &mut frame)?;
+            *sum += start.elapsed().as_secs_f64() * 1e3 / frames as f64;
+        }
+    }
+    Ok(sums)
+}
+
+/// The milliseconds per frame of all stages, when some frames are run at a time.
+fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Result<f64> {
+    let mut batch = vec![engine.frame(); TOGETHER];
+    let rounds = frames.div_ceil(TOGETHER);
+    let start = Instant::now();
+    for _ in 0..rounds {
+        for frame in &mut batch {
+            engine.start(frame, image)?;
+        }
+        let mut together: Vec<&mut Frame> = batch.iter_mut().collect();
+        for stage in 0..engine.stages() {
+            engine.run_stage_of(stage, &mut together)?;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e3 / (rounds * TOGETHER) as f64)
+}
+
+/// Checks that our kernels give what tract does, to 1e-4 of the range of an exit's features.
+fn agree(package: &Package, image: &[f32]) -> anyhow::Result<()> {
+    let (mut fused, mut tract) = (Engine::load(package)?, Engine::load_with(package, Kernels::Tract)?);
+    let (mut ours, mut theirs) = (fused.frame(), tract.frame());
+    fused.start(&mut ours, image)?;
+    tract.start(&mut theirs, image)?;
+    for stage in 0..fused.stages() {
+        let (ours, theirs) = (fused.run_stage(stage, &mut ours)?, tract.run_stage(stage, &mut theirs)?);
+        let range = theirs.iter().fold(0.0_f32, |range, x| range.max(x.abs()));
+        let apart = ours
+            .iter()
+            .zip(theirs)
+            .fold(0.0_f32, |apart, (a, b)| apart.max((a - b).abs()));
+        anyhow::ensure!(
+            apart <= 1e-4 * range,
+            "{}: stage {}: our kernels and tract differ by {apart:.2e} where features reach {range:.2e}",
+            package.label(),
+            stage + 1,
+        );
+    }
+    Ok(())
+}
+
+/// Everything that is compared, each with its number of threads; tract has one.
+fn contenders(package: &Package, threads: &[usize], peers: &Peers) -> anyhow::Result<Vec<(Contender, usize)>> {
+    let mut contenders = vec![(Contender::Tract(Engine::load_with(package, Kernels::Tract)?), 1)];
+    let alone = Engine::load(package)?;
+    for &threads in threads {
+        let engine = alone.clone().with_threads(threads)?;
+        contenders.push((Contender::Fused(engine.clone()), threads));
+        contenders.push((Contender::Together(engine), threads));
+        let there = peers.there().iter().cloned();
+        contenders.extend(there.map(|peer| (Contender::Peer(peer), threads)));
+    }
+    Ok(contenders)
+}
+
+fn measure(name: &str, python: &Path, bench: &EngineBench) -> anyhow::Result<Measured> {
+    let package = package::open(name)?;
+    let mut peers = Peers::start(&package, python, bench.pytorch)?;
+    let manifest = package.manifest();
+    let image = random_image(manifest.input.values(), 7);
+    agree(&package, &image)?;
+    let bar = terminal::progress(bench.rounds as u64, &manifest.name);
+    let mut rows = Vec::new();
+    for (mut contender, threads) in contenders(&package, &bench.threads, &peers)? {
+        // What warms up tells how many frames a round has.
+        let mut warm_up = || contender.round(threads, 1, &image, &mut peers);
+        let first: f64 = warm_up()?.iter().sum();
+        let second: f64 = warm_up()?.iter().sum();
+        rows.push(Row {
+            contender,
+            threads,
+            frames: bench.frames.min((ROUND_MS / first.min(second)) as usize).max(1),
+            rounds: Vec::new(),
+        });
+    }
+    let alone = Engine::load(&package)?;
+    let mut gauges = Vec::new();
+    for &threads in &bench.threads {
+        gauges.push((alone.clone().with_threads(threads)?, threads, Vec::new()));
+    }
+    for _ in 0..bench.rounds {
+        for row in &mut rows {
+            let times = row.contender.round(row.threads, row.frames, &image, &mut peers)?;
+            row.rounds.push(times);
+        }
+        for (engine, _, peaks) in &mut gauges {
+            peaks.push(engine.peak().1);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let frames = rows.iter().map(|row| row.frames).max().unwrap_or(1);
+    let (agent, overhead) = agent::overhead(&package, bench.rounds * frames)?;
+    let mut starts = (0..STARTS)
+        .map(|_| agent::start(&package, name))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    starts.sort_by(|a, b| a.ms.total_cmp(&b.ms));
+    Ok(Measured {
+        package: manifest.name.clone(),
+        macs: manifest.stages.iter().map(|stage| stage.macs).sum(),
+        rows,
+        isa: alone.peak().0,
+        peaks: gauges.into_iter().map(|(_, threads, peaks)| (threads, peaks)).collect(),
+        agent,
+        overhead,
+        start: starts[STARTS / 2],
+    })
+}
