@@ -298,6 +298,8 @@ pub(crate) struct Station {
     top: usize,
     /// What that class is believed with; see [`math::top`].
     confidence: f32,
+    /// Of the probabilities, in nats.
+    entropy: f32,
     reached: bool,
     has_previous: bool,
     /// Whether the features were added to a measurement.
@@ -393,6 +395,7 @@ impl Core {
             probabilities: vec![0.0; classes],
             top: 0,
             confidence: 0.0,
+            entropy: 0.0,
             reached: false,
             has_previous: false,
             measured: false,
@@ -562,12 +565,13 @@ impl Core {
         let shift = self.settings.learner.shift(adapted, stage);
         let scale = 1.0 / self.contexts.guard().temperature(stage);
         station.probabilities.copy_from_slice(&station.logits);
-        (station.top, station.confidence) = math::top(&mut station.probabilities, scale, shift);
-        let view = self.view(&way);
+        let top = math::top(&mut station.probabilities, scale, shift);
+        (station.top, station.confidence, station.entropy) = (top.class, top.confidence, top.entropy);
 
         let last = stage + 1 == self.base.len();
         match (way.left, last) {
             (None, false) => {
+                let view = self.view(&way);
                 self.phase = Phase::Deciding(way);
                 out(Effect::Decide { view });
             }
@@ -591,8 +595,8 @@ impl Core {
         let station = &self.stations[exit];
         let (class, confidence) = (station.top, station.confidence);
         let first = station.probabilities[class];
-        let others = station.probabilities.iter().enumerate().filter(|(k, _)| *k != class);
-        let second = others.fold(0.0_f32, |most, (_, p)| most.max(*p));
+        let (before, after) = station.probabilities.split_at(class);
+        let second = math::max(before).max(math::max(&after[1..]));
         let share = |macs: u64| macs as f32 / self.total_macs as f32;
         let spent: u64 = self.stage_macs[..=exit].iter().sum();
         let change = if station.has_previous {
@@ -611,7 +615,7 @@ impl Core {
             } else {
                 0.0
             },
-            entropy: math::entropy(&station.probabilities),
+            entropy: station.entropy,
             agreement: exit > 0 && self.stations[exit - 1].top == class,
             change,
             cost: share(spent),
@@ -996,8 +1000,8 @@ impl Core {
         self.head(exit).logits(features, probabilities);
         let shift = self.settings.learner.shift(self.contexts.adapted(), exit);
         let scale = 1.0 / self.contexts.guard().temperature(exit);
-        let (class, confidence) = math::top(probabilities, scale, shift);
-        (class as u32, confidence)
+        let top = math::top(probabilities, scale, shift);
+        (top.class as u32, top.confidence)
     }
 
     /// Confidence from which the guard holds leaving safe at present.

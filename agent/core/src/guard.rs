@@ -461,7 +461,7 @@ impl Guard {
                 offsets: adapted.prior.offsets(),
                 doubt,
             });
-            let (class, confidence) = math::top(&mut self.logits, scale, shift);
+            let math::Top { class, confidence, .. } = math::top(&mut self.logits, scale, shift);
             if confidence >= rules.threshold {
                 return (self.canaries.posterior(canary, class), rules.costs[exit]);
             }

@@ -109,6 +109,8 @@ enum Policy {
 enum Bench {
     /// Measure several cameras at one engine: frames a second beside as many agents, and latencies under load.
     Cameras(tool::bench::CamerasBench),
+    /// Time the core's work at each exit and an update beside reading their weights once, and a call of the policy.
+    Core(tool::bench::CoreBench),
     /// Time the stages in our kernels beside tract, ONNX Runtime and PyTorch, and what the agent adds to them.
     Engine(tool::bench::EngineBench),
     /// Measure frames a second and accuracy on streams of a subset, beside the whole network in ONNX Runtime.
@@ -166,6 +168,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
         Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),
+        Command::Bench(Bench::Core(bench)) => tool::bench::core(&bench),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
         Command::Bench(Bench::Stream(bench)) => tool::bench::stream(&bench),
         Command::Bench(Bench::Specialization(bench)) => tool::bench::specialization(&bench),

@@ -55,7 +55,7 @@ mod lower;
 mod offload;
 mod stage;
 
-pub use engine::{Engine, Frame, instructions};
+pub use engine::{Engine, Frame, instructions, streaming};
 pub use error::{Cause, LoadError, RunError, StageProblem};
 pub use offload::{Offload, OffloadProblem, Progress, Provider, Refusal, RunBy, StageState, Survey};
 pub use stage::{Kernels, MAX_TENSOR_VALUES};

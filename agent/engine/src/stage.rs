@@ -209,6 +209,7 @@ pub(crate) struct Held {
     outputs: Vec<Vec<f32>>,
     /// What the stage before read.
     read: Vec<Vec<f32>>,
+    read_away: Vec<Option<Away>>,
     /// Memory for the next outputs.
     spare: Vec<Vec<f32>>,
 }
@@ -274,7 +275,8 @@ impl Held {
     /// that are not in our memory.
     pub(crate) fn hand_on(&mut self, state: &[Handed], away: impl IntoIterator<Item = Option<Away>>) {
         std::mem::swap(&mut self.tensors, &mut self.read);
-        let mut read_away = std::mem::take(&mut self.away);
+        std::mem::swap(&mut self.away, &mut self.read_away);
+        self.away.clear();
         let mut outputs = self.outputs.drain(..);
         let mut away = away.into_iter();
         self.features = outputs.next().unwrap_or_default();
@@ -282,7 +284,7 @@ impl Held {
         for source in state {
             let (tensor, away) = match *source {
                 Handed::Output => (outputs.next().unwrap_or_default(), away.next().flatten()),
-                Handed::Input(place) => (std::mem::take(&mut self.read[place]), read_away[place].take()),
+                Handed::Input(place) => (std::mem::take(&mut self.read[place]), self.read_away[place].take()),
             };
             self.tensors.push(tensor);
             self.away.push(away);

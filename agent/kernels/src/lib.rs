@@ -42,7 +42,7 @@ mod simd;
 
 pub use arithmetic::{Activation, Depthwise, Map, Norm, Window};
 pub use draft::{Draft, Id, Linear, Work};
-pub use peak::peak;
+pub use peak::{peak, read};
 pub use plan::{Buffers, Plan, Tensors};
 pub use pool::Pool;
 pub use simd::Isa;

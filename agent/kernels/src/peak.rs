@@ -1,4 +1,4 @@
-//! What a machine can do at most: multiply-adds on nothing but registers.
+//! What a machine can do at most: multiply-adds on nothing but registers, and reading memory.
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,42 @@ pub fn peak(isa: Isa, pool: &Pool) -> f64 {
     // As many sums as a tile of a matrix product has.
     let of_row = ROW * 2 * isa.tile_rows() * isa.lanes();
     (rows * of_row) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The sum of numbers, with an instruction set's vectors: what it takes to read them once.
+#[must_use]
+pub fn read(isa: Isa, numbers: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    read_all(isa, numbers, &mut sum);
+    sum
+}
+
+dispatch! {
+    fn read_all => add_up(numbers: &[f32], sum: &mut f32)
+}
+
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+unsafe fn add_up<S: Simd>(numbers: &[f32], sum: &mut f32) {
+    /// Sums at a time: one alone waits for itself.
+    const SUMS: usize = 8;
+    // SAFETY: the caller has the instructions; every load is inside of a chunk.
+    unsafe {
+        let mut sums = [S::splat(0.0); SUMS];
+        let mut chunks = numbers.chunks_exact(SUMS * S::LANES);
+        for chunk in chunks.by_ref() {
+            for (part, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::load(chunk.as_ptr().add(part * S::LANES)));
+            }
+        }
+        let mut values = [0.0; 16];
+        for v in sums {
+            S::store(values.as_mut_ptr(), v);
+            *sum += values[..S::LANES].iter().sum::<f32>();
+        }
+        *sum += chunks.remainder().iter().sum::<f32>();
+    }
 }
 
 dispatch! {

@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use offramp_core::SplitMix64;
 
 mod cameras;
+mod core;
 mod engine;
 mod specialization;
 mod stream;
 
+pub use self::core::{CoreBench, core};
 pub use cameras::{CamerasBench, cameras};
 pub(super) use engine::stage_times;
 pub use engine::{EngineBench, engine};
