@@ -52,6 +52,8 @@ pub struct Counters {
     pub generation: u64,
     /// Policies that took over, oldest first.
     pub swaps: Vec<Swap>,
+    /// What runs each stage, and how its offload stands.
+    pub engines: Vec<String>,
 }
 
 /// A policy that took over between two frames.
@@ -132,7 +134,7 @@ impl Keeper {
         engine: Engine,
         mut cameras: Vec<Kept<'_>>,
     ) -> Result<(Self, Vec<PolicyJudge>), StartError> {
-        let (store, opened) = Store::open(&options.state, Limits::default())?;
+        let (store, opened) = Store::open(&options.state, limits(&options, &cameras))?;
         match &opened {
             Opened::Replaced { reason, kept } => {
                 warn!(reason, kept = %kept.display(), "the store was unusable; a new one was made");
@@ -203,8 +205,10 @@ impl Keeper {
             .map(|Kept { name, orders, .. }| Camera { name, orders });
         let mut model = package::facts(package);
         model.classes.truncate(MAX_CLASSES);
+        let engines = Engines::of(engine);
         let counters = Counters {
             generation: generation.0,
+            engines: engines.in_short(),
             ..Counters::default()
         };
         let keeper = Self {
@@ -216,7 +220,7 @@ impl Keeper {
             link: None,
             store: Arc::new(store),
             workshop,
-            engines: Engines::of(engine),
+            engines,
             cameras: cameras.collect(),
             generation,
             policy: judges[0].report(0),
@@ -410,7 +414,13 @@ impl Keeper {
 
     /// Tells what has changed in who runs the stages.
     fn watch_engines(&mut self) {
-        for (stage, state) in self.engines.news() {
+        let news = self.engines.news();
+        if news.is_empty() {
+            return;
+        }
+        let engines = self.engines.in_short();
+        self.counters.send_modify(|counters| counters.engines = engines);
+        for (stage, state) in news {
             let failed = state.progress == Progress::Failed;
             if failed {
                 warn!(stage, %state, "a stage is not offloaded");
@@ -767,6 +777,22 @@ impl Keeper {
             self.refused = Some(why);
         }
         self.tell_reported(link);
+    }
+}
+
+/// What the store must have room for: the heads of every context, as they are and as they were found good.
+fn limits(options: &Options, cameras: &[Kept<'_>]) -> Limits {
+    /// A model whose heads take more is not for a device.
+    const MOST: usize = 256 << 20;
+    let defaults = Limits::default();
+    let heads = cameras.iter().map(|camera| camera.core.checkpoint().len()).max();
+    let needed = heads
+        .unwrap_or(0)
+        .saturating_mul(2 * options.settings.contexts)
+        .min(MOST);
+    Limits {
+        checkpoint_bytes: defaults.checkpoint_bytes.max(needed as u64),
+        ..defaults
     }
 }
 

@@ -4,6 +4,9 @@
 //! A [`Seat`] is with one thread at a time: it waits here, or a worker has it. So nobody locks a core, and a camera's
 //! frames are decided and learned from one after another, in the order in which they came.
 
+// Seats are large, and change hands with every stage.
+#![allow(clippy::vec_box)]
+
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

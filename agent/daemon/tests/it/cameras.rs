@@ -21,7 +21,7 @@ fn policy() -> PolicySource {
 }
 
 /// Nothing is drawn and nothing learned: what a frame gets depends on nothing but the frame.
-fn settings(package: &Package) -> Settings {
+pub(crate) fn settings(package: &Package) -> Settings {
     let settings = package::settings(package);
     Settings {
         audit_rate: 0.0,
@@ -33,8 +33,9 @@ fn settings(package: &Package) -> Settings {
     }
 }
 
-fn run(folder: &Path, package: &Package, settings: Settings, threads: usize, sources: Vec<Source>) -> Outcome {
-    let options = Options {
+/// An agent alone, whose windows are short.
+pub(crate) fn options(folder: &Path, settings: Settings, threads: usize) -> Options {
+    Options {
         device: DeviceId::new("edge").unwrap(),
         tenant: TenantId::new("test").unwrap(),
         policy: policy(),
@@ -47,7 +48,11 @@ fn run(folder: &Path, package: &Package, settings: Settings, threads: usize, sou
         offload: None,
         threads: Some(threads),
         batch: 4,
-    };
+    }
+}
+
+fn run(folder: &Path, package: &Package, settings: Settings, threads: usize, sources: Vec<Source>) -> Outcome {
+    let options = options(folder, settings, threads);
     Agent::start(options, package, sources).unwrap().join()
 }
 

@@ -6,4 +6,5 @@ mod demo;
 mod device;
 mod fleet;
 mod kill;
+mod offload;
 mod tools;

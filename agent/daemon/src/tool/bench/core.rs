@@ -113,7 +113,7 @@ fn works(package: &Package, frames: usize) -> anyhow::Result<Vec<Work>> {
     // What an update reads: the earlier heads, and what whitens their features.
     let update: Vec<&[f32]> = heads[..exits - 1]
         .iter()
-        .map(|head| head.weights())
+        .map(offramp_core::Head::weights)
         .chain(
             precisions
                 .iter()

@@ -12,7 +12,7 @@ use offramp_model::Package;
 use offramp_proto::Parameter;
 use serde::Serialize;
 
-use super::engine::{Peers, python};
+use super::engine::{Peer, Peers, python};
 use crate::evaluate;
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::{BuiltIn, Single};
@@ -224,7 +224,7 @@ pub fn stream(bench: &StreamBench) -> anyhow::Result<()> {
     if bench.json {
         return Ok(terminal::line(&serde_json::to_string(&rows)?)?);
     }
-    let peers: Vec<String> = all.peers.there().iter().map(|peer| peer.label()).collect();
+    let peers: Vec<String> = all.peers.there().iter().map(Peer::label).collect();
     terminal::line(&format!(
         "{}: {} subsets, streams of {} frames; the whole network in {}, one thread: {}\n",
         package.manifest().name,

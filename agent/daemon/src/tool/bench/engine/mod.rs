@@ -16,8 +16,7 @@ mod agent;
 mod peers;
 
 use agent::Start;
-use peers::Peer;
-pub(super) use peers::{Peers, python};
+pub(super) use peers::{Peer, Peers, python};
 
 /// Frames of a batch: as many cameras may well wait at the same stage.
 const TOGETHER: usize = 8;
