@@ -3,13 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::math::{dot, matrix_vector, softmax, squared_distance};
+use crate::numbers::Numbers;
 
 /// A head: z = W u + b, with W ∈ R^{K×C} row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     classes: usize,
     features: usize,
-    pub(crate) weights: Vec<f32>,
+    pub(crate) weights: Numbers,
     pub(crate) bias: Vec<f32>,
 }
 
@@ -56,7 +57,7 @@ impl Head {
         let head = Self {
             classes,
             features,
-            weights,
+            weights: Numbers::from(&weights[..]),
             bias,
         };
         if head.is_finite() {

@@ -68,6 +68,7 @@ mod guard;
 mod head;
 mod learner;
 mod math;
+mod numbers;
 mod prior;
 mod random;
 mod view;

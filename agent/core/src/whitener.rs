@@ -16,6 +16,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::math::{dot, matrix_vector};
+use crate::numbers::Numbers;
 
 /// Share of the mean variance that is added to every direction, so that directions in which features
 /// hardly vary are not blown up.
@@ -26,7 +27,7 @@ const RIDGE: f64 = 0.1;
 pub struct Whitener {
     mean: Vec<f32>,
     /// C×C, symmetric, row by row.
-    precision: Vec<f32>,
+    precision: Numbers,
 }
 
 /// Why numbers are no whitener.
@@ -58,7 +59,10 @@ impl Whitener {
             });
         }
         if mean.iter().chain(&precision).all(|x| x.is_finite()) {
-            Ok(Self { mean, precision })
+            Ok(Self {
+                mean,
+                precision: Numbers::from(&precision[..]),
+            })
         } else {
             Err(WhitenerError::NotFinite)
         }

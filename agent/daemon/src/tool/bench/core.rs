@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use offramp_core::{Core, Effect, Event, ExitView, Facts, Micros, Settings, SplitMix64, Verdict};
+use offramp_core::{Core, Effect, Event, ExitView, Facts, Head, Micros, Settings, SplitMix64, Verdict};
 use offramp_model::Package;
 use serde_json::json;
 
@@ -98,12 +98,12 @@ fn works(package: &Package, frames: usize) -> anyhow::Result<Vec<Work>> {
         ..settings
     };
     let heads = network.heads.clone();
-    let precisions: Vec<Vec<f32>> = network
-        .whiteners
-        .iter()
-        .flatten()
-        .map(|whitener| vec![0.5; whitener.features() * whitener.features()])
-        .collect();
+    // A whitener's matrix is as large as such a head's, and lies in memory as that does.
+    let precisions = network.whiteners.iter().flatten().map(|whitener| {
+        let c = whitener.features();
+        Head::new(c, c, vec![0.5; c * c], vec![0.0; c])
+    });
+    let precisions: Vec<Head> = precisions.collect::<Result<_, _>>()?;
     let exits = heads.len();
     let mut core = Core::new(network, settings)?;
     let mut random = SplitMix64(5);
@@ -113,11 +113,11 @@ fn works(package: &Package, frames: usize) -> anyhow::Result<Vec<Work>> {
     // What an update reads: the earlier heads, and what whitens their features.
     let update: Vec<&[f32]> = heads[..exits - 1]
         .iter()
-        .map(offramp_core::Head::weights)
+        .map(Head::weights)
         .chain(
             precisions
                 .iter()
-                .map(Vec::as_slice)
+                .map(Head::weights)
                 .filter(|_| settings.learner.whitened),
         )
         .collect();
