@@ -57,7 +57,7 @@ impl Head {
         let head = Self {
             classes,
             features,
-            weights: Numbers::from(&weights[..]),
+            weights: weights.into(),
             bias,
         };
         if head.is_finite() {

@@ -19,13 +19,13 @@ pub(crate) struct Numbers {
     len: usize,
 }
 
-impl From<&[f32]> for Numbers {
-    fn from(numbers: &[f32]) -> Self {
+impl From<Vec<f32>> for Numbers {
+    fn from(numbers: Vec<f32>) -> Self {
         let mut aligned = Self {
             lines: alloc::vec![Line([0.0; PER_LINE]); numbers.len().div_ceil(PER_LINE)],
             len: numbers.len(),
         };
-        aligned.copy_from_slice(numbers);
+        aligned.copy_from_slice(&numbers);
         aligned
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     fn numbers_begin_with_a_line_and_are_what_they_were() {
         for n in [0_usize, 1, 15, 16, 17, 100] {
             let given: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            let mut numbers = Numbers::from(&given[..]);
+            let mut numbers = Numbers::from(given.clone());
             assert_eq!(*numbers, given[..]);
             assert_eq!(numbers.clone(), numbers);
             assert!(n == 0 || numbers.as_ptr().addr().is_multiple_of(64));

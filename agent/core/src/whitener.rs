@@ -61,7 +61,7 @@ impl Whitener {
         if mean.iter().chain(&precision).all(|x| x.is_finite()) {
             Ok(Self {
                 mean,
-                precision: Numbers::from(&precision[..]),
+                precision: precision.into(),
             })
         } else {
             Err(WhitenerError::NotFinite)

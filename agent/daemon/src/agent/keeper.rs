@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use offramp_core::Core;
-use offramp_engine::{Engine, Progress, StageState};
+use offramp_engine::{Engine, Progress};
 use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
 use offramp_proto::{
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use crate::agent::engines::{Engines, capabilities};
 use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
 use crate::agent::windows::Whole;
@@ -794,68 +795,6 @@ fn limits(options: &Options, cameras: &[Kept<'_>]) -> Limits {
         checkpoint_bytes: defaults.checkpoint_bytes.max(needed as u64),
         ..defaults
     }
-}
-
-/// Who runs the stages, as far as it was told.
-struct Engines {
-    engine: Engine,
-    changes: u64,
-    told: Vec<StageState>,
-}
-
-impl Engines {
-    fn of(engine: Engine) -> Self {
-        let mut told = engine.stage_states();
-        for state in &mut told {
-            state.progress = Progress::NotWanted;
-            state.refused.clear();
-        }
-        Self {
-            changes: 0,
-            told,
-            engine,
-        }
-    }
-
-    /// Stages of which there is something to tell.
-    fn news(&mut self) -> Vec<(usize, StageState)> {
-        let changes = self.engine.changes();
-        if std::mem::replace(&mut self.changes, changes) == changes {
-            return Vec::new();
-        }
-        let now = self.engine.stage_states();
-        let before = std::mem::replace(&mut self.told, now.clone());
-        let both = now.into_iter().zip(before).enumerate();
-        both.filter(|(_, (now, before))| {
-            now.run_by != before.run_by || now.progress != before.progress || now.refused.len() != before.refused.len()
-        })
-        .map(|(stage, (now, _))| (stage, now))
-        .collect()
-    }
-
-    /// For a summary.
-    fn in_short(&self) -> Vec<String> {
-        let short = |state: &StageState| match state.progress {
-            Progress::NotWanted | Progress::Working => state.run_by.to_string(),
-            Progress::Waiting => format!("{} (offload waits)", state.run_by),
-            Progress::Building { provider, .. } => format!("{} (onnxruntime/{provider} is built)", state.run_by),
-            Progress::Failed => format!("{} (not offloaded)", state.run_by),
-        };
-        self.told.iter().map(short).collect()
-    }
-}
-
-/// What this build and this machine can do.
-fn capabilities() -> Vec<String> {
-    let mut all = vec![
-        "fused".to_owned(),
-        offramp_engine::instructions().to_owned(),
-        "tract".to_owned(),
-    ];
-    if cfg!(feature = "onnxruntime") {
-        all.push("onnxruntime".to_owned());
-    }
-    all
 }
 
 /// The newest checkpoint that fits the model; those that do not are discarded.

@@ -11,6 +11,7 @@
 //! Orders are taken only between two frames of a camera, so that no frame sees half of a change.
 
 mod context;
+mod engines;
 mod fetch;
 mod film;
 mod keeper;
@@ -358,12 +359,12 @@ impl Agent {
     /// Waits until the cameras have ended or the agent was stopped, its state is stored, and the outbox was given a
     /// short time to empty.
     pub fn join(self) -> Outcome {
-        let outcome = self.lanes.join();
-        let keeper = self.keeper.join();
-        match (outcome, keeper) {
-            (Ok(outcome), Ok(())) => outcome,
-            (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
-        }
+        // Where frames have ended in a panic, nobody tells the keeper to end.
+        let ended = self
+            .lanes
+            .join()
+            .and_then(|outcome| self.keeper.join().map(|()| outcome));
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     room: Condvar,
     /// Ends everything once the frames that have begun are done.
     pub(crate) stop: Arc<AtomicBool>,
+    /// A worker has panicked, and its seats are gone with it.
+    broken: AtomicBool,
     /// Windows that every seat should have closed.
     windows: AtomicU64,
     /// Frames that are run at a time.
@@ -175,6 +177,7 @@ impl Pool {
             work: Condvar::new(),
             room: Condvar::new(),
             stop,
+            broken: AtomicBool::new(false),
             windows: AtomicU64::new(0),
             batch,
         };
@@ -317,7 +320,7 @@ impl Shared {
                 let waiting = state.queue.len();
                 return Job::Run { stage, waiting };
             }
-            if state.ended.len() == state.mail.len() {
+            if state.ended.len() == state.mail.len() || self.broken.load(Ordering::Relaxed) {
                 self.work.notify_all();
                 return Job::End;
             }
@@ -404,6 +407,19 @@ impl State {
     }
 }
 
+/// Ends the other workers where one panics: they would wait for its seats for ever.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop.store(true, Ordering::Relaxed);
+            self.0.broken.store(true, Ordering::Relaxed);
+            self.0.work.notify_all();
+        }
+    }
+}
+
 /// A thread that runs stages.
 struct Worker<'a> {
     shared: &'a Shared,
@@ -422,6 +438,7 @@ impl<'a> Worker<'a> {
     }
 
     fn run(mut self) {
+        let _alarm = Alarm(self.shared);
         let (mut batch, mut over, mut further) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             match self.shared.next(&mut batch) {

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use offramp_camera::{Camera, Folder, FrameShape, Pipe, Playback, Raw, sample};
@@ -50,10 +50,13 @@ pub fn run(path: &Path, forget: bool) -> anyhow::Result<()> {
         forget,
         ..options(config, &package)?
     };
+    #[cfg(unix)]
+    let signals = Signals::hear()?;
     let agent = Agent::start(options, &package, sources)?;
     // The engine has made of it what it needs.
     drop(package);
-    stop_on_signal(agent.stop_switch())?;
+    #[cfg(unix)]
+    signals.turn(agent.stop_switch())?;
     for camera in agent.join().cameras {
         tracing::info!(
             camera = camera.name,
@@ -76,39 +79,57 @@ fn open(camera: &config::Camera, shape: FrameShape) -> anyhow::Result<Box<dyn Ca
     })
 }
 
-/// An orderly end where one is asked for: what was learned is stored, and the fleet hears of it. The second signal
-/// ends at once.
-fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let wait = async move {
-        loop {
-            #[cfg(unix)]
-            {
-                use tokio::signal::unix::{SignalKind, signal};
-                let mut terminate = signal(SignalKind::terminate())?;
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    interrupted = tokio::signal::ctrl_c() => interrupted?,
+/// SIGTERM and Ctrl-C, heard from the making of it on.
+#[cfg(unix)]
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn hear() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inside = runtime.enter();
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        drop(inside);
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+        })
+    }
+
+    /// An orderly end where one is asked for: what was learned is stored, and the fleet hears of it. Who asks again
+    /// does not want to wait.
+    fn turn(mut self, stop: Arc<AtomicBool>) -> io::Result<()> {
+        /// Who asks once may send several signals.
+        const ONCE: Duration = Duration::from_secs(1);
+        let wait = move || {
+            let mut next = || {
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        _ = self.terminate.recv() => {}
+                        _ = self.interrupt.recv() => {}
+                    }
+                });
+            };
+            next();
+            tracing::info!("a signal asks for the end");
+            stop.store(true, Ordering::Relaxed);
+            let first = Instant::now();
+            loop {
+                next();
+                if first.elapsed() > ONCE {
+                    std::process::exit(1);
                 }
             }
-            #[cfg(not(unix))]
-            tokio::signal::ctrl_c().await?;
-            tracing::info!("a signal asks for the end");
-            if stop.swap(true, Ordering::Relaxed) {
-                std::process::exit(1);
-            }
-        }
-        #[allow(unreachable_code)] // tells the type of the errors above
-        std::io::Result::Ok(())
-    };
-    std::thread::Builder::new()
-        .name("offramp-signals".into())
-        .spawn(move || {
-            if let Err(error) = runtime.block_on(wait) {
-                tracing::warn!(%error, "signals are not heard: the agent ends at once when it is asked to");
-            }
-        })?;
-    Ok(())
+        };
+        let thread = std::thread::Builder::new().name("offramp-signals".into());
+        thread.spawn(wait).map(drop)
+    }
 }
 
 /// Writes predictions as JSON lines.

@@ -221,3 +221,22 @@ fn under_overload_the_newest_frame_is_served_and_the_others_are_counted() {
     let dropped: u64 = summaries(folder.path()).iter().map(|summary| summary.dropped).sum();
     assert_eq!(dropped, 4);
 }
+
+#[test]
+fn a_panic_ends_the_agent_whoever_else_works() {
+    let folder = temp_dir();
+    let package = package::open(package::EMBEDDED).unwrap();
+    let images = sample::stream().unwrap();
+    let sources = (0..3).map(|camera: u32| {
+        let listener = move |prediction: &Prediction, _: &Frame| {
+            assert!(camera != 1 || prediction.frame < 5, "as it should");
+        };
+        Source {
+            name: format!("camera-{camera}"),
+            ..Source::new(playback(&images, camera, 2_000), Box::new(listener))
+        }
+    });
+    let sources = sources.collect();
+    let run = || run(folder.path(), &package, settings(&package), 2, sources);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+}

@@ -46,6 +46,14 @@ impl Device {
         std::fs::write(path, config + text).unwrap();
     }
 
+    /// Changes what is in the configuration.
+    pub(crate) fn replace(&self, text: &str, by: &str) {
+        let path = self.folder.join("offramp.toml");
+        let config = std::fs::read_to_string(&path).unwrap();
+        assert!(config.contains(text));
+        std::fs::write(path, config.replace(text, by)).unwrap();
+    }
+
     /// Starts the agent.
     pub(crate) fn start(&self) -> Running {
         self.start_with(&[])
@@ -125,6 +133,23 @@ impl Running {
     /// Ends the stream of frames and waits for the agent's orderly end. Gives back the log.
     pub(crate) fn end(mut self) -> Vec<Value> {
         drop(self.input.take());
+        self.ended()
+    }
+
+    /// SIGTERM, while the agent waits for a frame, and its orderly end. Gives back the log.
+    pub(crate) fn terminate(mut self) -> Vec<Value> {
+        let process = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &process])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Vec<Value> {
         let status = self.child.wait().unwrap();
         let log = self.log();
         assert!(status.success(), "{status}: {log:#?}");

@@ -105,3 +105,19 @@ async fn a_killed_agent_comes_back_with_heads_policy_and_summaries_and_none_coun
     );
     controller.shutdown().await;
 }
+
+#[test]
+fn an_agent_that_is_asked_to_end_stores_what_it_has() {
+    let folder = temp_dir();
+    let device = Device::new(folder.path(), "asked", None);
+    // So long that none is due while it runs.
+    device.replace("_seconds = 0.1", "_seconds = 1000");
+    let mut agent = device.start();
+    agent.show((0..30).map(|i| device.frame(i)));
+    let log = agent.terminate();
+    let ended = said(&log, "the camera has ended");
+    assert_eq!((ended.len(), &ended[0]["predictions"]), (1, &30.into()), "{log:#?}");
+    let store = device.store();
+    assert_eq!(store.checkpoints("").unwrap().len(), 1);
+    assert_eq!(store.outbox().unwrap().records, 1, "the last summary");
+}

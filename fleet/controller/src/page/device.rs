@@ -370,7 +370,7 @@ impl DevicePage {
                     @if let Some(started) = device.started_at { dt { "Started" } dd { (age(started, self.now)) } }
                     dt { "First seen" } dd { (age(device.first_seen, self.now)) }
                     @let recent = &self.overview.recent;
-                    @if !recent.engines.is_empty() { dt { "Stages run in" } dd { (recent.engines.join(", ")) } }
+                    @if let Some(engines) = engines(&recent.engines) { dt { "Stages run in" } dd { (engines) } }
                     dt { "Frames" } dd {
                         (count(self.overview.frames))
                         @if recent.dropped > 0 { ", " (count(recent.dropped)) " dropped lately" }
@@ -389,6 +389,13 @@ impl DevicePage {
             }
         }
     }
+}
+
+/// What runs the stages: one name where it is the same for all.
+fn engines(engines: &[String]) -> Option<String> {
+    let first = engines.first()?;
+    let alike = engines.iter().all(|engine| engine == first);
+    Some(if alike { first.clone() } else { engines.join(", ") })
 }
 
 fn swatch(class: &str) -> Markup {

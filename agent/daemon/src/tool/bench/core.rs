@@ -175,6 +175,8 @@ impl<J: Judge> Judge for Timed<J> {
     }
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
+        // Twice: the first brings the clock itself back into the caches.
+        black_box(Instant::now());
         let start = Instant::now();
         let verdict = self.judge.decide(view);
         self.calls.push(start.elapsed().as_nanos() as f64);
