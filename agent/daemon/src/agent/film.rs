@@ -27,10 +27,22 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("offramp-camera".into())
         .spawn(move || {
-            film(camera, number, &name, every, &shared);
-            shared.close(number);
+            let open = Open { shared, number };
+            film(camera, number, &name, every, &open.shared);
         })
         .map(drop)
+}
+
+/// A camera until it ends, be it by a panic: otherwise its seat would wait for ever.
+struct Open {
+    shared: Arc<Shared>,
+    number: usize,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.close(self.number);
+    }
 }
 
 fn film(mut camera: Box<dyn Camera>, number: usize, name: &str, every: Option<Duration>, shared: &Shared) {

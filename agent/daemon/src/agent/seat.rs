@@ -73,8 +73,8 @@ impl Seat {
     pub(crate) fn begin(&mut self, engine: &Engine, waiting: usize) -> bool {
         self.take_orders();
         let Some(current) = &self.current else { return false };
-        let (left_ms, late) = self.left(current.at);
-        if late && self.service.drop == DropPolicy::Oldest {
+        let left_ms = self.left_ms(current.at);
+        if left_ms.is_some_and(|left| left < 0.0) && self.service.drop == DropPolicy::Oldest {
             self.add_dropped(1);
             return false;
         }
@@ -98,15 +98,10 @@ impl Seat {
         }
     }
 
-    /// Milliseconds to the deadline of a frame that arrived then, and whether that has passed.
-    fn left(&self, arrived: Instant) -> (Option<f32>, bool) {
-        let left = self.service.deadline.map(|deadline| {
-            let due = arrived + deadline;
-            let now = Instant::now();
-            let to_go = due.saturating_duration_since(now).as_secs_f32();
-            (to_go - now.saturating_duration_since(due).as_secs_f32()) * 1e3
-        });
-        (left, left.is_some_and(|left| left < 0.0))
+    /// Milliseconds to the deadline of a frame that arrived then; negative once that has passed.
+    fn left_ms(&self, arrived: Instant) -> Option<f32> {
+        let deadline = self.service.deadline?;
+        Some((deadline.as_secs_f32() - arrived.elapsed().as_secs_f32()) * 1e3)
     }
 
     /// Goes on after a stage that took so long for this frame, when the next would take `next_ms`.
@@ -115,7 +110,7 @@ impl Seat {
             return Next::Finished;
         };
         let time = Time {
-            left_ms: self.left(current.at).0,
+            left_ms: self.left_ms(current.at),
             next_ms,
         };
         let (listener, predicted) = (&mut self.listener, &mut self.predicted);

@@ -1,7 +1,7 @@
 //! The windows of all cameras as one: a device's.
 
 use offramp_core::{WindowReport, upper_bound};
-use offramp_proto::{CameraReport, ClassCount, ExitUse, PolicyReport, PolicySource};
+use offramp_proto::{CameraReport, ClassCount, ExitUse, GuardReport, PolicyReport, PolicySource};
 
 /// A window of one camera.
 pub(crate) struct Part {
@@ -129,7 +129,9 @@ fn add(sum: &mut WindowReport, part: WindowReport) {
     let promotions = guard.promotions + other.promotions;
     let contexts = guard.contexts + other.contexts;
     let bytes = guard.bytes + other.bytes;
-    if (other.paused, other.loss_bound) > (guard.paused, guard.loss_bound) {
+    // A bound without audits says nothing.
+    let risk = |guard: &GuardReport| (guard.paused, guard.audits > 0, guard.loss_bound);
+    if risk(&other) > risk(guard) {
         *guard = other;
     }
     (guard.promotions, guard.contexts, guard.bytes) = (promotions, contexts, bytes);
@@ -143,7 +145,7 @@ fn add(sum: &mut WindowReport, part: WindowReport) {
 
 #[cfg(test)]
 mod tests {
-    use offramp_proto::{Audits, Cost, GuardReport, LearnerReport};
+    use offramp_proto::{Audits, Cost, LearnerReport};
 
     use super::*;
 
@@ -172,6 +174,7 @@ mod tests {
                 },
                 guard: GuardReport {
                     loss_bound,
+                    audits: if loss_bound < 1.0 { 20 } else { 0 },
                     contexts: 1,
                     ..GuardReport::default()
                 },
@@ -193,23 +196,24 @@ mod tests {
         let parts = vec![
             part("gate", 100, &[(1, 60), (7, 40)], 0.01, PolicySource::Desired),
             part("yard", 50, &[(1, 20), (3, 30)], 0.03, PolicySource::LastGood),
+            part("new", 3, &[], 1.0, PolicySource::Desired),
         ];
         let mut sums = Sums::default();
         let whole = sums.join(parts);
         let report = &whole.report;
-        assert_eq!((report.frames, report.dropped, report.cost.macs), (150, 2, 1500));
+        assert_eq!((report.frames, report.dropped, report.cost.macs), (153, 3, 1530));
         assert_eq!(
             (report.exits[0].taken, report.exits[1].taken, whole.hurried),
-            (144, 6, 8)
+            (144, 9, 12)
         );
         let classes: Vec<_> = report.classes.iter().map(|c| (c.class, c.count)).collect();
         assert_eq!(classes, [(1, 80), (3, 30), (7, 40)]);
-        assert_eq!((report.guard.loss_bound, report.guard.contexts), (0.03, 2));
-        assert_eq!(report.learner.distance, [0.03, 0.0]);
-        assert_eq!((whole.policy.name.as_str(), whole.policy.faults), ("yard", 4));
-        assert_eq!(report.audits.bound, upper_bound(2, 40));
+        assert_eq!((report.guard.loss_bound, report.guard.contexts), (0.03, 3));
+        assert_eq!(report.learner.distance, [1.0, 0.0]);
+        assert_eq!((whole.policy.name.as_str(), whole.policy.faults), ("yard", 6));
+        assert_eq!(report.audits.bound, upper_bound(3, 60));
         let frames: Vec<_> = whole.cameras.iter().map(|c| (c.name.as_str(), c.frames)).collect();
-        assert_eq!(frames, [("gate", 100), ("yard", 50)]);
+        assert_eq!(frames, [("gate", 100), ("new", 3), ("yard", 50)]);
     }
 
     #[test]

@@ -127,15 +127,10 @@ impl Scene {
         let mut random = SplitMix64(seed);
         let stream = &self.images.stream;
         let pools = [(0..stream.len() as u32).collect(), stream.of_classes(&self.classes)];
-        let mut order = Vec::with_capacity(FRAMES.iter().sum());
-        for (mut pool, frames) in pools.into_iter().zip(FRAMES) {
-            let end = order.len() + frames;
-            while order.len() < end && !pool.is_empty() {
-                random.shuffle(&mut pool);
-                order.extend(pool.iter().take(end - order.len()));
-            }
-        }
-        order
+        let parts = pools.into_iter().zip(FRAMES);
+        parts
+            .flat_map(|(pool, frames)| tool::shuffled(pool, frames, &mut random))
+            .collect()
     }
 }
 

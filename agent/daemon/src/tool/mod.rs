@@ -8,7 +8,7 @@ pub mod run;
 
 use offramp_camera::cifar::{self, Split};
 use offramp_camera::{FrameShape, ImageSet};
-use offramp_core::{GuardSettings, LearnerSettings, Settings};
+use offramp_core::{GuardSettings, LearnerSettings, Settings, SplitMix64};
 use offramp_model::Package;
 
 /// Settings for measuring a package's heads as they are: nothing is learned, every frame is audited.
@@ -33,6 +33,16 @@ pub struct Images {
     pub stream: ImageSet,
     /// Images that it is measured on.
     pub evaluation: ImageSet,
+}
+
+/// Images of a pool in random order; all of them again once each was shown. None where the pool is empty.
+pub fn shuffled(mut pool: Vec<u32>, frames: usize, random: &mut SplitMix64) -> Vec<u32> {
+    let mut order = Vec::with_capacity(frames);
+    while order.len() < frames && !pool.is_empty() {
+        random.shuffle(&mut pool);
+        order.extend(pool.iter().take(frames - order.len()));
+    }
+    order
 }
 
 /// The labelled images that a package was trained for: the embedded sample where they fit, CIFAR-100 below

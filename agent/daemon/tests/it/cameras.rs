@@ -240,3 +240,31 @@ fn a_panic_ends_the_agent_whoever_else_works() {
     let run = || run(folder.path(), &package, settings(&package), 2, sources);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
 }
+
+#[test]
+fn a_camera_that_panics_has_ended_and_the_others_go_on() {
+    struct Broken(FrameShape);
+    impl Camera for Broken {
+        fn shape(&self) -> FrameShape {
+            self.0
+        }
+
+        fn next(&mut self, _: &mut Frame) -> Result<bool, offramp_camera::Error> {
+            panic!("as it should")
+        }
+    }
+    let folder = temp_dir();
+    let package = package::open(package::EMBEDDED).unwrap();
+    let images = sample::stream().unwrap();
+    let cameras: [(&str, Box<dyn Camera>); 2] = [
+        ("broken", Box::new(Broken(images.shape()))),
+        ("whole", playback(&images, 0, 50)),
+    ];
+    let sources = cameras.map(|(name, camera)| Source {
+        name: name.into(),
+        ..Source::new(camera, Box::new(|_, _| ()))
+    });
+    let outcome = run(folder.path(), &package, settings(&package), 2, sources.into());
+    let predicted: Vec<_> = outcome.cameras.iter().map(|camera| camera.predicted).collect();
+    assert_eq!(predicted, [0, 50]);
+}

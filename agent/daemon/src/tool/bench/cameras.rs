@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use offramp_camera::{Camera, Frame, FrameShape, ImageSet, Playback};
-use offramp_core::{Prediction, SplitMix64};
+use offramp_core::Prediction;
 use offramp_model::Package;
 use offramp_proto::{DeviceId, TenantId};
 use serde::{Deserialize, Serialize};
@@ -204,7 +204,7 @@ impl Scene {
             measured.dropped += camera.dropped;
             measured.hurried += camera.hurried;
         }
-        measured.resident = resident();
+        measured.resident = super::memory("self", "VmHWM").unwrap_or(0);
         Ok(measured)
     }
 }
@@ -214,18 +214,8 @@ fn random_images(package: &Package) -> anyhow::Result<ImageSet> {
     const IMAGES: usize = 16;
     let input = &package.manifest().input;
     let shape = FrameShape::new(input.height, input.width, input.channels)?;
-    let mut random = SplitMix64(3);
-    let mut pixels = vec![0; IMAGES * shape.bytes()];
-    pixels.fill_with(|| random.next() as u8);
+    let pixels = super::random_pixels(IMAGES * shape.bytes(), 3);
     Ok(ImageSet::new(shape, pixels, vec![0; IMAGES])?)
-}
-
-/// Largest resident memory of this process so far, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// Agents of one camera each, in processes of their own, at the same time. Gives what they did together.

@@ -34,6 +34,21 @@ pub(super) fn random_image(values: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Bytes of an image, the same for the same seed.
+fn random_pixels(values: usize, seed: u64) -> Vec<u8> {
+    let mut random = SplitMix64(seed);
+    (0..values).map(|_| random.next() as u8).collect()
+}
+
+/// What Linux tells of a process's memory, in bytes: `VmRSS` is in use, `VmHWM` was at most.
+fn memory(process: &str, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
+}
+
 pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

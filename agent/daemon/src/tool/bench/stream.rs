@@ -85,7 +85,8 @@ impl Bench<'_> {
         let mut single = Single::new(self.package, settings, 1)?;
         let parameters = [("threshold".to_owned(), Parameter::Number(row.threshold))].into();
         let mut judge = PolicyJudge::new(self.workshop.prepare(&PolicySource::threshold(parameters))?);
-        let stream = stream_of(&self.images.stream, classes, self.frames);
+        let pool = self.images.stream.of_classes(classes);
+        let stream = tool::shuffled(pool, self.frames, &mut SplitMix64(1));
         let (mut agent_ms, mut peer_ms, mut ratios) = (0.0, 0.0, Vec::new());
         let blocks = stream.chunks(BLOCK);
         let turns = blocks.len() as f64;
@@ -129,18 +130,6 @@ impl Bench<'_> {
         row.cost += macs as f64 / n / single.lane.core.full_macs() as f64;
         Ok(ratios)
     }
-}
-
-/// Images of some classes in random order; all of them again once each was shown.
-fn stream_of(images: &ImageSet, classes: &[u16], frames: usize) -> Vec<u32> {
-    let mut pool = images.of_classes(classes);
-    let mut random = SplitMix64(1);
-    let mut stream = Vec::with_capacity(frames);
-    while stream.len() < frames && !pool.is_empty() {
-        random.shuffle(&mut pool);
-        stream.extend(pool.iter().take(frames - stream.len()));
-    }
-    stream
 }
 
 /// Accuracy of the whole network on the test images of each subset.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use offramp_core::{Facts, SplitMix64};
+use offramp_core::Facts;
 use offramp_model::Package;
 
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
@@ -37,10 +37,7 @@ pub(super) fn overhead(package: &Package, frames: usize) -> anyhow::Result<(f64,
 }
 
 fn pixels(package: &Package) -> Vec<u8> {
-    let mut pixels = vec![0; package.manifest().input.values()];
-    let mut random = SplitMix64(9);
-    pixels.fill_with(|| random.next() as u8);
-    pixels
+    super::super::random_pixels(package.manifest().input.values(), 9)
 }
 
 /// What it takes to start.
@@ -80,7 +77,7 @@ pub(super) fn start(package: &Package, name: &str) -> anyhow::Result<Start> {
     let mut line = String::new();
     BufReader::new(agent.stdout.take().context("the agent's output")?).read_line(&mut line)?;
     let ms = start.elapsed().as_secs_f64() * 1e3;
-    let resident = resident(agent.id());
+    let resident = super::super::memory(&agent.id().to_string(), "VmRSS");
     // The camera has ended, and with it the agent.
     drop(input);
     let status = agent.wait()?;
@@ -88,11 +85,4 @@ pub(super) fn start(package: &Package, name: &str) -> anyhow::Result<Start> {
         bail!("the agent gave no prediction ({status}): its message stands above");
     }
     Ok(Start { ms, resident })
-}
-
-/// Bytes that a process has in memory, as Linux tells them.
-fn resident(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }
