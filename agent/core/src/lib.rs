@@ -83,6 +83,6 @@ pub use head::{Head, HeadError};
 pub use learner::{LearnerSettings, Target};
 pub use prior::PriorSettings;
 pub use random::SplitMix64;
-pub use view::{ExitView, Verdict};
+pub use view::{AuditResult, ExitView, Outcome, Verdict};
 pub use whitener::{Whitener, WhitenerError};
 pub use window::WindowReport;

@@ -65,3 +65,44 @@ impl ExitView {
         }
     }
 }
+
+/// What the last exit said of a frame that left before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AuditResult {
+    /// It was not asked, or the frame left there.
+    #[default]
+    None,
+    /// It named the class that was predicted.
+    Agreed,
+    /// It named another one.
+    Differed,
+}
+
+/// What became of a frame, told to the policy once the frame is done, its audit included.
+///
+/// A fact that the device does not know is `NaN`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Index of the exit that was taken, `0..exits`.
+    pub exit: u32,
+    /// The predicted class, `0..K`.
+    pub class: u32,
+    /// Its probability, `0..=1`.
+    pub confidence: f32,
+    /// Multiply-adds up to the prediction, as a share of the whole network, `0..=1`.
+    pub cost: f32,
+    /// From the frame's arrival to its prediction, in milliseconds.
+    pub latency: f32,
+    /// From the previous frame's end to this one's, in milliseconds; `NaN` for the first.
+    pub interval: f32,
+    /// Energy that the board drew in this interval, in joules.
+    pub energy: f32,
+    /// Temperature of the board in degrees Celsius.
+    pub temperature: f32,
+    /// Whether the device had it leave because its deadline was near, whatever the policy said.
+    pub hurried: bool,
+    /// Whether the built-in rule decided, because the policy had failed.
+    pub fault: bool,
+    /// What an audit found, if there was one.
+    pub audit: AuditResult,
+}

@@ -20,13 +20,13 @@ impl<P> Slot<P> {
         self.0.replace(Some(policy));
     }
 
-    /// Calls `decide` with the configured policy.
+    /// Calls with the configured policy.
     ///
     /// # Panics
     ///
     /// Before `configure` succeeded, which the contract excludes.
-    pub fn with<R>(&self, decide: impl FnOnce(&mut P) -> R) -> R {
-        decide(self.0.borrow_mut().as_mut().expect("`configure` comes before `decide`"))
+    pub fn with<R>(&self, call: impl FnOnce(&mut P) -> R) -> R {
+        call(self.0.borrow_mut().as_mut().expect("`configure` comes first"))
     }
 }
 
@@ -61,7 +61,25 @@ macro_rules! export_policy {
                     }
                 }
 
-        $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+                impl $crate::bindings::exports::offramp::policy::observer::Guest for Component {
+                    fn observe(outcome: $crate::Outcome) {
+                        POLICY.with(|policy| $crate::Policy::observe(policy, &outcome));
+                    }
+                }
+
+                impl $crate::bindings::exports::offramp::policy::state::Guest for Component {
+                    fn save() -> $crate::__Vec<u8> {
+                        POLICY.with(|policy| $crate::Policy::save(policy))
+                    }
+
+                    fn restore(
+                        saved: $crate::__Vec<u8>,
+                    ) -> ::core::result::Result<(), $crate::__String> {
+                        POLICY.with(|policy| $crate::Policy::restore(policy, &saved))
+                    }
+                }
+
+                $crate::bindings::export_component!(Component with_types_in $crate::bindings);
             }
         };
     };

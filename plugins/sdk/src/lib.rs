@@ -47,7 +47,7 @@ mod runtime;
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "exit-policy",
+        world: "stateful-policy",
         pub_export_macro: true,
         export_macro_name: "export_component",
         default_bindings_module: "offramp_policy_sdk::bindings",
@@ -58,14 +58,16 @@ pub mod bindings {
 #[doc(hidden)]
 pub use alloc::{string::String as __String, vec::Vec as __Vec};
 pub use bindings::exports::offramp::policy::guest::{ExitView, ModelFacts, Parameter, Value, Verdict};
+pub use bindings::exports::offramp::policy::observer::{Audit, Outcome};
 #[doc(hidden)]
 pub use export::Slot;
 pub use log::{Level, log};
 pub use parameters::Parameters;
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
-/// An exit policy.
+/// An exit policy. Two functions make one; the others are for policies that look back.
 pub trait Policy: Sized {
     /// Makes the policy for a network, with the operator's parameters.
     ///
@@ -80,4 +82,27 @@ pub trait Policy: Sized {
     /// Let the answer depend on nothing but the views seen so far: then a recorded trace replays to
     /// the same verdicts.
     fn decide(&mut self, view: &ExitView) -> Verdict;
+
+    /// Hears what became of a frame, once it is done. Without it nothing is done.
+    fn observe(&mut self, outcome: &Outcome) {
+        let _ = outcome;
+    }
+
+    /// What the next version of this policy should know when it takes over: at most 65536 bytes, in a
+    /// format of your own that begins with a version. Without it nothing is carried over.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes up what another instance of this policy has [saved](Self::save), of an older version or
+    /// a newer one. Comes right after [`configure`](Self::configure), and never with nothing.
+    ///
+    /// # Errors
+    ///
+    /// A reason for the device's log; the policy then begins afresh. Without this function all is
+    /// refused.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
+        let _ = saved;
+        Err(String::from("this policy keeps no state"))
+    }
 }

@@ -1,0 +1,5 @@
+//! `offramp policy`.
+
+mod check;
+
+pub use check::{MAX_FILE, check, read};
