@@ -13,7 +13,7 @@ use offramp_engine::{Offload, Provider};
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
-use crate::agent::{BATCH, ContextSource, DropPolicy, MAX_CAMERAS};
+use crate::agent::{BATCH, BoardSource, ContextSource, DropPolicy, MAX_CAMERAS};
 
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -83,6 +83,9 @@ pub struct Config {
     /// What tells contexts apart.
     #[serde(default)]
     pub context: Context,
+    /// What is known of the board.
+    #[serde(default)]
+    pub board: Board,
     /// The fleet; without it the device works alone.
     pub fleet: Option<Fleet>,
     /// What survives a restart.
@@ -395,6 +398,27 @@ impl Context {
     }
 }
 
+/// What is known of the board.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Board {
+    /// Watts that the board may draw on average: policies that keep to a budget go by it.
+    pub power_budget: Option<f32>,
+    /// Where sysfs is mounted, if not at `/sys`: in a container, say.
+    pub sysfs: Option<PathBuf>,
+}
+
+impl Board {
+    /// Where the board is asked, and what it may draw.
+    pub fn source(&self) -> BoardSource {
+        let default = BoardSource::default();
+        BoardSource {
+            sysfs: self.sysfs.clone().unwrap_or(default.sysfs),
+            power_budget: self.power_budget,
+        }
+    }
+}
+
 /// The fleet.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -515,6 +539,9 @@ impl Config {
         if let Some((key, why)) = config.context.fault() {
             return wrong(key, why);
         }
+        if config.board.power_budget.is_some_and(|watts| !(0.1..=10_000.0).contains(&watts)) {
+            return wrong("board.power_budget", "must be between 0.1 and 10000 watts");
+        }
         if let Some((key, why)) = config.engine.fault() {
             return wrong(key, &why);
         }
@@ -538,6 +565,7 @@ impl Config {
         let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
+        config.board.sysfs.iter_mut().for_each(absolute);
         config.context.file.iter_mut().for_each(absolute);
         if config.engine.kind == EngineKind::OnnxRuntime {
             config.engine.library.iter_mut().for_each(absolute);

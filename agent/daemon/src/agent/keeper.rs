@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use crate::agent::board::Board;
 use crate::agent::engines::{Engines, capabilities};
 use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
@@ -114,6 +115,7 @@ pub(crate) struct Keeper {
     store: Arc<Store>,
     workshop: Workshop,
     engines: Engines,
+    board: Arc<Board>,
     cameras: Vec<Camera>,
     generation: Generation,
     policy: PolicyReport,
@@ -133,6 +135,7 @@ impl Keeper {
         boot: BootId,
         package: &Package,
         engine: Engine,
+        board: Arc<Board>,
         mut cameras: Vec<Kept<'_>>,
     ) -> Result<(Self, Vec<PolicyJudge>), StartError> {
         let (store, opened) = Store::open(&options.state, limits(&options, &cameras))?;
@@ -222,6 +225,7 @@ impl Keeper {
             store: Arc::new(store),
             workshop,
             engines,
+            board,
             cameras: cameras.collect(),
             generation,
             policy: judges[0].report(0),
@@ -378,7 +382,7 @@ impl Keeper {
                     classes,
                     policy,
                     outbox: self.counters.borrow().waiting,
-                    temperature: None,
+                    temperature: Some(self.board.temperature()).filter(|celsius| celsius.is_finite()),
                     cameras,
                     engines: self.engines.in_short(),
                 };

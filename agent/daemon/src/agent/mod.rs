@@ -10,6 +10,7 @@
 //!
 //! Orders are taken only between two frames of a camera, so that no frame sees half of a change.
 
+mod board;
 mod context;
 mod engines;
 mod fetch;
@@ -36,10 +37,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::judge::{Chosen, PolicySource, SetUpError as PolicyError, Step};
 use crate::lane::{Lane, SetUpError};
+use board::Board;
 use pool::Pool;
 use seat::{Seat, Service};
 use windows::Whole;
 
+pub use board::BoardSource;
 pub use context::ContextSource;
 pub use keeper::{Counters, Swap};
 
@@ -70,6 +73,29 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Frames that a thread runs at a time, at most.
     pub batch: usize,
+    /// Where the board is asked for temperature, power and charge, and what it may draw.
+    pub board: BoardSource,
+}
+
+impl Options {
+    /// A device that works alone, with the defaults of everything else.
+    pub fn new(device: DeviceId, tenant: TenantId, policy: PolicySource, settings: Settings, state: PathBuf) -> Self {
+        Self {
+            device,
+            tenant,
+            policy,
+            settings,
+            state,
+            forget: false,
+            fleet: None,
+            summary_every: Duration::from_secs(60),
+            checkpoint_every: Duration::from_secs(60),
+            offload: None,
+            threads: None,
+            batch: BATCH,
+            board: BoardSource::default(),
+        }
+    }
 }
 
 /// Frames that are run at a time where nothing else is said.
@@ -272,6 +298,7 @@ impl Agent {
 
         let (reports, from_seats) = mpsc::channel(64);
         let stop = Arc::new(AtomicBool::new(false));
+        let board = Board::watch(&options.board, Arc::clone(&stop)).map_err(StartError::Thread)?;
         let now = Instant::now();
         let (window_every, batch, checkpoint_every) = (options.summary_every, options.batch, options.checkpoint_every);
         let mut cameras = Vec::with_capacity(sources.len());
@@ -293,13 +320,14 @@ impl Agent {
             core: &mut lane.core,
             orders: orders_to.clone(),
         });
-        let (keeper, judges) = keeper::Keeper::open(options, boot, package, engine.clone(), restored.collect())?;
+        let (keeper, judges) = keeper::Keeper::open(options, boot, package, engine.clone(), Arc::clone(&board), restored.collect())?;
         let seats = cameras.into_iter().zip(judges).enumerate();
         let seats = seats.map(|(camera, ((name, lane, service, listener, _, orders), judge))| Seat {
             camera,
             name,
             service,
             lane,
+            board: Arc::clone(&board),
             judge,
             listener,
             orders,

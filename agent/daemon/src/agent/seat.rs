@@ -1,5 +1,6 @@
 //! What belongs to one camera and goes with its frame from worker to worker.
 
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use offramp_engine::Engine;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::agent::board::Board;
 use crate::agent::film::Delivered;
 use crate::agent::{DropPolicy, Listener, Order, Report, apply_learner};
 use crate::judge::PolicyJudge;
@@ -38,6 +40,7 @@ pub(crate) struct Seat {
     pub(crate) name: String,
     pub(crate) service: Service,
     pub(crate) lane: Lane,
+    pub(crate) board: Arc<Board>,
     pub(crate) judge: PolicyJudge,
     pub(crate) listener: Listener,
     pub(crate) orders: Receiver<Order>,
@@ -81,7 +84,9 @@ impl Seat {
         let facts = Facts {
             time_left: left_ms.unwrap_or(f32::NAN),
             queue_depth: waiting as u32,
-            ..Facts::default()
+            temperature: self.board.temperature(),
+            power_budget: self.board.power_budget(),
+            battery: self.board.battery(),
         };
         let number = self.arrived;
         self.arrived += 1;

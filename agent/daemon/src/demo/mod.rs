@@ -23,7 +23,7 @@ use offramp_proto::{DeviceId, Parameter, TenantId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::agent::{Agent, BATCH, Fleet, Listener, Options, Source};
+use crate::agent::{Agent, Fleet, Listener, Options, Source};
 use crate::evaluate::{self, Report};
 use crate::judge::{PolicyJudge, PolicySource, Workshop};
 use crate::lane::Single;
@@ -183,13 +183,8 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
     let controller = Controller::start(options).await?;
     say(&format!("page: http://{}/\n", controller.address()));
 
+    let state = folder.path().join("state.redb");
     let options = Options {
-        forget: false,
-        device: device.clone(),
-        tenant,
-        policy: first_policy(),
-        settings: settings(&scene.package),
-        state: folder.path().join("state.redb"),
         fleet: Some(Fleet {
             broker: url,
             credentials: None,
@@ -198,9 +193,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         }),
         summary_every: Duration::from_millis(500),
         checkpoint_every: Duration::from_secs(2),
-        offload: None,
-        threads: None,
-        batch: BATCH,
+        ..Options::new(device.clone(), tenant, first_policy(), settings(&scene.package), state)
     };
     let camera = Playback::new(Arc::new(scene.images.stream.clone()), scene.order(demo.seed))?;
     let (half_way, reached) = oneshot::channel();

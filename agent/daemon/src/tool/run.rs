@@ -199,6 +199,7 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         offload: config.engine.offload(),
         threads: config.engine.threads,
         batch: config.engine.batch,
+        board: config.board.source(),
     })
 }
 

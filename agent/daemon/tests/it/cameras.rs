@@ -35,19 +35,13 @@ pub(crate) fn settings(package: &Package) -> Settings {
 
 /// An agent alone, whose windows are short.
 pub(crate) fn options(folder: &Path, settings: Settings, threads: usize) -> Options {
+    let (device, tenant) = (DeviceId::new("edge").unwrap(), TenantId::new("test").unwrap());
     Options {
-        device: DeviceId::new("edge").unwrap(),
-        tenant: TenantId::new("test").unwrap(),
-        policy: policy(),
-        settings,
-        state: folder.join("state.redb"),
-        forget: false,
-        fleet: None,
         summary_every: Duration::from_millis(20),
         checkpoint_every: Duration::from_millis(20),
-        offload: None,
         threads: Some(threads),
         batch: 4,
+        ..Options::new(device, tenant, policy(), settings, folder.join("state.redb"))
     }
 }
 

@@ -16,7 +16,7 @@ use offramp_proto::{DeviceId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::agent::{Agent, BATCH, DropPolicy, MAX_CAMERAS, Options, Source};
+use crate::agent::{Agent, DropPolicy, MAX_CAMERAS, Options, Source};
 use crate::judge::PolicySource;
 use crate::terminal::{self, Table};
 use crate::{package, tool};
@@ -182,19 +182,12 @@ impl Scene {
                 ..Source::new(Box::new(camera_of), Box::new(listener))
             })
         });
+        let (device, tenant) = (DeviceId::new("bench")?, TenantId::new("bench")?);
+        let policy = PolicySource::threshold([].into());
+        let state = folder.path().join("state.redb");
         let options = Options {
-            device: DeviceId::new("bench")?,
-            tenant: TenantId::new("bench")?,
-            policy: PolicySource::threshold([].into()),
-            settings: package::settings(&self.package),
-            state: folder.path().join("state.redb"),
-            forget: false,
-            fleet: None,
             summary_every: Duration::from_secs(1),
-            checkpoint_every: Duration::from_secs(60),
-            offload: None,
-            threads: None,
-            batch: BATCH,
+            ..Options::new(device, tenant, policy, package::settings(&self.package), state)
         };
         let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
         let outcome = Agent::start(options, &self.package, sources)?.join();
