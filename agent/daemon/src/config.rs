@@ -14,6 +14,7 @@ use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
 use crate::agent::{BATCH, BoardSource, ContextSource, DropPolicy, MAX_CAMERAS};
+use crate::judge::SHIPPED;
 
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -308,7 +309,9 @@ impl Camera {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// A component; the shipped threshold policy without it.
+    /// A shipped policy; `threshold` without it.
+    pub name: Option<String>,
+    /// A component instead of a shipped policy.
     pub file: Option<PathBuf>,
     /// Its parameters.
     pub parameters: BTreeMap<String, Parameter>,
@@ -536,10 +539,26 @@ impl Config {
                  anchor 0 to 1, audit_rate 0 to 1",
             );
         }
+        if let Some(name) = &config.policy.name {
+            if config.policy.file.is_some() {
+                return wrong("policy", "takes the `name` of a shipped policy or a `file`, not both");
+            }
+            if !SHIPPED.iter().any(|(shipped, _)| shipped == name) {
+                let names = SHIPPED.map(|(name, _)| name).join(", ");
+                return wrong(
+                    "policy.name",
+                    &format!("must be one of {names}; others come from a `file`"),
+                );
+            }
+        }
         if let Some((key, why)) = config.context.fault() {
             return wrong(key, why);
         }
-        if config.board.power_budget.is_some_and(|watts| !(0.1..=10_000.0).contains(&watts)) {
+        if config
+            .board
+            .power_budget
+            .is_some_and(|watts| !(0.1..=10_000.0).contains(&watts))
+        {
             return wrong("board.power_budget", "must be between 0.1 and 10000 watts");
         }
         if let Some((key, why)) = config.engine.fault() {

@@ -25,27 +25,27 @@ pub struct PolicySource {
     pub parameters: BTreeMap<String, Parameter>,
 }
 
+/// The shipped policies by name, each with its component.
+pub const SHIPPED: [(&str, &[u8]); 2] = [
+    ("threshold", include_bytes!("../../../plugins/prebuilt/threshold.wasm")),
+    ("patience", include_bytes!("../../../plugins/prebuilt/patience.wasm")),
+];
+
 impl PolicySource {
-    /// The shipped threshold policy: leave where the confidence reaches a threshold.
-    pub fn threshold(parameters: BTreeMap<String, Parameter>) -> Self {
-        let bytes = include_bytes!("../../../plugins/prebuilt/threshold.wasm").to_vec();
-        Self {
-            name: "threshold".into(),
+    /// The shipped policy of that name, if there is one.
+    pub fn shipped(name: &str, parameters: BTreeMap<String, Parameter>) -> Option<Self> {
+        let (name, bytes) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+        Some(Self {
+            name: (*name).into(),
             version: 1,
-            bytes,
+            bytes: bytes.to_vec(),
             parameters,
-        }
+        })
     }
 
-    /// The shipped patience policy: leave where exits in a row agree, or one is sure.
-    pub fn patience(parameters: BTreeMap<String, Parameter>) -> Self {
-        let bytes = include_bytes!("../../../plugins/prebuilt/patience.wasm").to_vec();
-        Self {
-            name: "patience".into(),
-            version: 1,
-            bytes,
-            parameters,
-        }
+    /// The shipped threshold policy: leave where the confidence reaches a threshold.
+    pub fn threshold(parameters: BTreeMap<String, Parameter>) -> Self {
+        Self::shipped("threshold", parameters).expect("it is in the table")
     }
 }
 
@@ -93,6 +93,11 @@ impl Workshop {
             host: PolicyHost::new(Limits::default())?,
             facts,
         })
+    }
+
+    /// Facts of the network.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
     }
 
     /// Checks, compiles and configures a policy: some tens of milliseconds.

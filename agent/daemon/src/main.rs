@@ -113,6 +113,8 @@ enum Bench {
     Core(tool::bench::CoreBench),
     /// Time the stages in our kernels beside tract, ONNX Runtime and PyTorch, and what the agent adds to them.
     Engine(tool::bench::EngineBench),
+    /// Time a verdict of each shipped policy, in WebAssembly with fuel and in native code.
+    Policy(tool::bench::PolicyBench),
     /// Measure frames a second and accuracy on streams of a subset, beside the whole network in ONNX Runtime.
     Stream(tool::bench::StreamBench),
     /// Measure what specialization gains on subsets and costs over all classes, beside the rules it is compared
@@ -170,6 +172,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),
         Command::Bench(Bench::Core(bench)) => tool::bench::core(&bench),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),
+        Command::Bench(Bench::Policy(bench)) => tool::bench::policy(&bench),
         Command::Bench(Bench::Stream(bench)) => tool::bench::stream(&bench),
         Command::Bench(Bench::Specialization(bench)) => tool::bench::specialization(&bench),
     }

@@ -150,9 +150,11 @@ impl Sensors {
         let rails: Vec<(String, PathBuf, PathBuf)> = monitors.flat_map(|folder| rails(&folder)).collect();
         let input = rails.iter().any(|(label, ..)| INPUTS.contains(&label.as_str()));
         let counts = |label: &str| !input || INPUTS.contains(&label);
-        let battery = entries(&sysfs.join("class/power_supply"), "").into_iter().find(|folder| {
-            text(&folder.join("type")).is_some_and(|kind| kind == "Battery") && folder.join("capacity").exists()
-        });
+        let battery = entries(&sysfs.join("class/power_supply"), "")
+            .into_iter()
+            .find(|folder| {
+                text(&folder.join("type")).is_some_and(|kind| kind == "Battery") && folder.join("capacity").exists()
+            });
         Self {
             zones: zones.into_iter().map(|zone| zone.join("temp")).collect(),
             rails: rails
@@ -171,7 +173,10 @@ impl Sensors {
     }
 
     fn watts(&self) -> Option<f32> {
-        let rails = self.rails.iter().map(|(volts, amperes)| Some(number(volts)? * number(amperes)?));
+        let rails = self
+            .rails
+            .iter()
+            .map(|(volts, amperes)| Some(number(volts)? * number(amperes)?));
         // A rail that does not answer would make the rest look like little.
         let microwatts = rails.sum::<Option<f64>>().filter(|_| !self.rails.is_empty());
         let discharging = || {
@@ -179,7 +184,9 @@ impl Sensors {
             let discharging = text(&battery.join("status")).is_some_and(|status| status == "Discharging");
             number(&battery.join("power_now")).filter(|_| discharging)
         };
-        microwatts.or_else(discharging).map(|microwatts| (microwatts / 1e6) as f32)
+        microwatts
+            .or_else(discharging)
+            .map(|microwatts| (microwatts / 1e6) as f32)
     }
 
     fn battery(&self) -> Option<f32> {
@@ -192,7 +199,10 @@ impl Sensors {
 fn rails(monitor: &Path) -> Vec<(String, PathBuf, PathBuf)> {
     let channel = |n| {
         let label = text(&monitor.join(format!("in{n}_label"))).unwrap_or_default();
-        let (volts, amperes) = (monitor.join(format!("in{n}_input")), monitor.join(format!("curr{n}_input")));
+        let (volts, amperes) = (
+            monitor.join(format!("in{n}_input")),
+            monitor.join(format!("curr{n}_input")),
+        );
         (volts.exists() && amperes.exists()).then_some((label, volts, amperes))
     };
     CHANNELS.filter_map(channel).collect()
@@ -262,17 +272,29 @@ mod tests {
                 .collect::<Vec<(String, &str)>>()
         };
         let of = |rails: Vec<Vec<(String, &'static str)>>| {
-            let mut files = vec![("hwmon/hwmon3/name".to_owned(), "ina3221"), ("hwmon/hwmon1/name".to_owned(), "nvme")];
+            let mut files = vec![
+                ("hwmon/hwmon3/name".to_owned(), "ina3221"),
+                ("hwmon/hwmon1/name".to_owned(), "nvme"),
+            ];
             files.extend(rails.into_iter().flatten());
             let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
             let (_folder, sensors) = sysfs(&files);
             sensors.watts()
         };
-        let nano = vec![rail(1, "VDD_IN", "5000", "1400"), rail(2, "VDD_CPU_GPU_CV", "5000", "600")];
+        let nano = vec![
+            rail(1, "VDD_IN", "5000", "1400"),
+            rail(2, "VDD_CPU_GPU_CV", "5000", "600"),
+        ];
         assert_eq!(of(nano), Some(7.0));
-        let agx = vec![rail(1, "VDD_GPU_SOC", "19000", "500"), rail(2, "VDD_CPU_CV", "19000", "250")];
+        let agx = vec![
+            rail(1, "VDD_GPU_SOC", "19000", "500"),
+            rail(2, "VDD_CPU_CV", "19000", "250"),
+        ];
         assert_eq!(of(agx), Some(14.25));
-        let broken = vec![rail(1, "VDD_GPU_SOC", "19000", "500"), rail(2, "VDD_CPU_CV", "19000", "")];
+        let broken = vec![
+            rail(1, "VDD_GPU_SOC", "19000", "500"),
+            rail(2, "VDD_CPU_CV", "19000", ""),
+        ];
         assert_eq!(of(broken), None);
     }
 

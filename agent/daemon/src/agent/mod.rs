@@ -320,7 +320,14 @@ impl Agent {
             core: &mut lane.core,
             orders: orders_to.clone(),
         });
-        let (keeper, judges) = keeper::Keeper::open(options, boot, package, engine.clone(), Arc::clone(&board), restored.collect())?;
+        let (keeper, judges) = keeper::Keeper::open(
+            options,
+            boot,
+            package,
+            engine.clone(),
+            Arc::clone(&board),
+            restored.collect(),
+        )?;
         let seats = cameras.into_iter().zip(judges).enumerate();
         let seats = seats.map(|(camera, ((name, lane, service, listener, _, orders), judge))| Seat {
             camera,

@@ -159,7 +159,7 @@ fn second_policy() -> PolicySource {
         ("floor".to_owned(), Parameter::Number(0.9)),
         ("patience".to_owned(), Parameter::Integer(2)),
     ];
-    PolicySource::patience(parameters.into())
+    PolicySource::shipped("patience", parameters.into()).expect("it is shipped")
 }
 
 async fn show(demo: &Demo) -> anyhow::Result<()> {

@@ -164,7 +164,10 @@ fn printer(camera: &str, classes: Arc<Vec<String>>) -> Listener {
 
 fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
     let policy = match &config.policy.file {
-        None => PolicySource::threshold(config.policy.parameters.clone()),
+        None => {
+            let name = config.policy.name.as_deref().unwrap_or("threshold");
+            PolicySource::shipped(name, config.policy.parameters.clone()).context("policy.name is not shipped")?
+        }
         Some(path) => {
             let read = || format!("policy {} cannot be read", path.display());
             if fs::metadata(path).with_context(read)?.len() > MAX_POLICY {

@@ -27,22 +27,37 @@ pub struct Patience {
 impl Policy for Patience {
     fn configure(_: &ModelFacts, mut parameters: Parameters) -> Result<Self, String> {
         let share = "a number from 0 to 1";
-        let patience = parameters.take_number("patience", 1.0..=64.0, "a whole number from 1 to 64")?.unwrap_or(1.0);
+        let patience = parameters
+            .take_number("patience", 1.0..=64.0, "a whole number from 1 to 64")?
+            .unwrap_or(1.0);
         if patience != f64::from(patience as u32) {
             return Err("parameter `patience` must be a whole number from 1 to 64".into());
         }
         let floor = parameters.take_number("floor", 0.0..=1.0, share)?.unwrap_or(0.5) as f32;
         let threshold = parameters.take_number("threshold", 0.0..=1.0, share)?.unwrap_or(0.95) as f32;
         parameters.finish()?;
-        Ok(Patience { patience: patience as u32, floor, threshold, agreed: 0 })
+        Ok(Patience {
+            patience: patience as u32,
+            floor,
+            threshold,
+            agreed: 0,
+        })
     }
 
     fn decide(&mut self, view: &ExitView) -> Verdict {
         // The first exit of a frame agrees with nobody, which starts the count anew.
-        self.agreed = if view.agreement && view.exit > 0 { self.agreed + 1 } else { 0 };
+        self.agreed = if view.agreement && view.exit > 0 {
+            self.agreed + 1
+        } else {
+            0
+        };
         let patient = self.agreed >= self.patience && view.confidence >= self.floor;
         let sure = view.confidence >= self.threshold;
-        if patient || sure || view.exit + 1 >= view.exits { Verdict::Leave } else { Verdict::GoOn }
+        if patient || sure || view.exit + 1 >= view.exits {
+            Verdict::Leave
+        } else {
+            Verdict::GoOn
+        }
     }
 }
 
@@ -58,8 +73,14 @@ mod tests {
     use super::*;
 
     fn configured(parameters: &[(&str, Value)]) -> Result<Patience, String> {
-        let model = ModelFacts { classes: 10, exit_costs: vec![0.2, 0.5, 0.8, 1.0] };
-        let parameters = parameters.iter().map(|(name, value)| Parameter { name: (*name).into(), value: value.clone() });
+        let model = ModelFacts {
+            classes: 10,
+            exit_costs: vec![0.2, 0.5, 0.8, 1.0],
+        };
+        let parameters = parameters.iter().map(|(name, value)| Parameter {
+            name: (*name).into(),
+            value: value.clone(),
+        });
         Patience::configure(&model, Parameters::from(parameters.collect::<Vec<_>>()))
     }
 
