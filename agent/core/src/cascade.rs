@@ -13,7 +13,7 @@ use crate::guard::{Audited, Finding, GuardSettings, Rules};
 use crate::head::Head;
 use crate::learner::{LearnerSettings, Step, Target};
 use crate::math;
-use crate::view::{ExitView, Verdict};
+use crate::view::{AuditResult, ExitView, Outcome, Verdict};
 use crate::whitener::{Measurement, Whitener};
 use crate::window::{Window, WindowReport};
 
@@ -204,7 +204,11 @@ pub enum Effect {
         prediction: Prediction,
     },
     /// The frame is done, its audit included. [`Core::learn`] may be called, and the next frame may arrive.
-    Finished,
+    Finished {
+        /// What became of it. The driver knows what the core does not: interval, energy, temperature, and whether
+        /// it was hurried.
+        outcome: Outcome,
+    },
 }
 
 /// An event that does not fit the state; the state is unchanged unless said otherwise.
@@ -251,6 +255,8 @@ struct Way {
     stage_started: Micros,
     stage_us: u64,
     macs: u64,
+    /// Whether a verdict was the built-in rule's because the policy had failed.
+    fault: bool,
     /// Set once the prediction is out: the rest is an audit.
     left: Option<Left>,
 }
@@ -266,6 +272,8 @@ impl Way {
 struct Left {
     exit: usize,
     class: usize,
+    confidence: f32,
+    latency_us: u64,
     learn: bool,
 }
 
@@ -473,14 +481,16 @@ impl Core {
                     stage_started: now,
                     stage_us: 0,
                     macs: 0,
+                    fault: false,
                     left: None,
                 };
                 self.run_stage(way, now, out);
                 Ok(())
             }
             (Phase::Running(way), Event::FeaturesReady { features }) => self.features_ready(way, now, features, out),
-            (Phase::Deciding(way), Event::VerdictGiven { verdict, fault }) => {
+            (Phase::Deciding(mut way), Event::VerdictGiven { verdict, fault }) => {
                 self.window.faults += u64::from(fault);
+                way.fault |= fault;
                 match verdict {
                     Verdict::GoOn => self.run_stage(
                         Way {
@@ -571,7 +581,7 @@ impl Core {
         let last = stage + 1 == self.base.len();
         match (way.left, last) {
             (None, false) => {
-                let view = self.view(&way);
+                let view = self.view(stage, &way.facts);
                 self.phase = Phase::Deciding(way);
                 out(Effect::Decide { view });
             }
@@ -589,9 +599,14 @@ impl Core {
         Ok(())
     }
 
-    /// What a policy sees at the exit of `way.stage`.
-    fn view(&self, way: &Way) -> ExitView {
-        let exit = way.stage;
+    /// What a policy sees, or would have seen, at an exit that the latest frame has reached, an audit's stages
+    /// included; `None` where it left before.
+    pub fn view_at(&self, exit: usize, facts: &Facts) -> Option<ExitView> {
+        let reached = self.stations.get(exit)?.reached;
+        reached.then(|| self.view(exit, facts))
+    }
+
+    fn view(&self, exit: usize, facts: &Facts) -> ExitView {
         let station = &self.stations[exit];
         let (class, confidence) = (station.top, station.confidence);
         let first = station.probabilities[class];
@@ -620,11 +635,11 @@ impl Core {
             change,
             cost: share(spent),
             next_cost: share(self.stage_macs.get(exit + 1).copied().unwrap_or(0)),
-            time_left: way.facts.time_left,
-            queue_depth: way.facts.queue_depth,
-            temperature: way.facts.temperature,
-            power_budget: way.facts.power_budget,
-            battery: way.facts.battery,
+            time_left: facts.time_left,
+            queue_depth: facts.queue_depth,
+            temperature: facts.temperature,
+            power_budget: facts.power_budget,
+            battery: facts.battery,
             threshold: self.contexts.guard().threshold,
         }
     }
@@ -634,6 +649,14 @@ impl Core {
         let station = &self.stations[exit];
         let class = station.top;
         let confidence = station.probabilities[class];
+        let latency_us = now.since(way.arrived);
+        let left = Left {
+            exit,
+            class,
+            confidence,
+            latency_us,
+            learn,
+        };
         self.window.taken[exit] += 1;
         self.window.classes[class] += 1;
         out(Effect::Emit {
@@ -643,17 +666,16 @@ impl Core {
                 class: class as u32,
                 confidence,
                 macs: way.macs,
-                latency_us: now.since(way.arrived),
+                latency_us,
             },
         });
         let last = exit + 1 == self.base.len();
         let drawn = way.is_drawn(self.settings.audit_rate);
         if !last && (audit || drawn) {
-            let left = Some(Left { exit, class, learn });
             self.run_stage(
                 Way {
                     stage: exit + 1,
-                    left,
+                    left: Some(left),
                     ..way
                 },
                 now,
@@ -666,7 +688,7 @@ impl Core {
             if last && drawn {
                 self.count_audit(false);
             }
-            self.finish(&way, now, out);
+            self.finish(&way, left, AuditResult::None, now, out);
         }
     }
 
@@ -687,7 +709,12 @@ impl Core {
         let audit = left.exit + 1..self.base.len();
         self.window.cost.audit_macs += audit.map(|s| self.stage_macs[s] + self.base[s].macs()).sum::<u64>();
         self.teach(way, way.stage, class, drawn.then_some(left.class), left.learn);
-        self.finish(way, now, out);
+        let audit = if class == left.class {
+            AuditResult::Agreed
+        } else {
+            AuditResult::Differed
+        };
+        self.finish(way, left, audit, now, out);
     }
 
     /// Plans what is to be learned from the exit that knows best.
@@ -703,14 +730,28 @@ impl Core {
         });
     }
 
-    fn finish(&mut self, way: &Way, now: Micros, out: &mut impl FnMut(Effect)) {
+    fn finish(&mut self, way: &Way, left: Left, audit: AuditResult, now: Micros, out: &mut impl FnMut(Effect)) {
         let full_macs = self.full_macs();
         let cost = &mut self.window.cost;
         cost.macs += way.macs;
         cost.full_macs += full_macs;
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
-        out(Effect::Finished);
+        out(Effect::Finished {
+            outcome: Outcome {
+                exit: left.exit as u32,
+                class: left.class as u32,
+                confidence: left.confidence,
+                cost: self.exit_costs[left.exit],
+                latency: left.latency_us as f32 / 1e3,
+                interval: f32::NAN,
+                energy: f32::NAN,
+                temperature: way.facts.temperature,
+                hurried: false,
+                fault: way.fault,
+                audit,
+            },
+        });
     }
 
     /// Does what the last frame taught, and a piece of the guard's work. Off the latency path: call it when a

@@ -1,7 +1,7 @@
 use offramp_proto::Digest;
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, error, info, warn};
 use wasmtime::component::{Component, HasSelf, Linker};
@@ -9,7 +9,8 @@ use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, WasmFeatures,
 };
 
-use crate::bindings::{ExitPolicy, ExitPolicyPre, host};
+use crate::bindings::{Names, StatefulPolicy, host};
+use crate::cache::Cache;
 use crate::fault::OverCap;
 use crate::inspect::inspect;
 use crate::limits::Limits;
@@ -23,7 +24,7 @@ const MEMORIES: u32 = 2;
 const TABLES: u32 = 4;
 
 /// Bytes that a guest hands over in one call: a log message, or the reason for a refusal.
-const HANDED_OVER: usize = 4096;
+pub(crate) const HANDED_OVER: usize = 4096;
 
 /// Bytes of a log message that are kept.
 const LOG_BYTES: usize = 256;
@@ -48,6 +49,7 @@ pub enum EngineError {
 pub struct PolicyHost {
     linker: Linker<Guest>,
     shared: Arc<Shared>,
+    compiled: Mutex<Cache>,
 }
 
 /// What policies and instances need of their host.
@@ -67,7 +69,7 @@ impl PolicyHost {
         let boxed = |error: wasmtime::Error| EngineError::Engine(error.into());
         let engine = Engine::new(&config(&limits)).map_err(boxed)?;
         let mut linker = Linker::new(&engine);
-        ExitPolicy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest).map_err(boxed)?;
+        StatefulPolicy::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest).map_err(boxed)?;
         let watchdog = Watchdog::start(engine.clone(), limits.deadline).map_err(EngineError::Watchdog)?;
         Ok(PolicyHost {
             linker,
@@ -76,10 +78,12 @@ impl PolicyHost {
                 limits,
                 _watchdog: watchdog,
             }),
+            compiled: Mutex::default(),
         })
     }
 
-    /// Checks a component file and compiles it. Takes tens of milliseconds.
+    /// Checks a component file and compiles it. Takes tens of milliseconds; nothing for one of the last that were
+    /// loaded.
     ///
     /// # Errors
     ///
@@ -92,17 +96,25 @@ impl PolicyHost {
                 limit: limits.component_bytes,
             });
         }
-        let inspection = inspect(component, limits.memory_bytes)?;
         let digest = Digest::of(component);
+        let cache = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(policy) = cache().get(digest) {
+            return Ok(policy);
+        }
+        let inspection = inspect(component, limits.memory_bytes)?;
         let compiled = Component::from_binary(&self.shared.engine, component)
             .map_err(|error| LoadError::Invalid { source: error.into() })?;
         let pre = self
             .linker
             .instantiate_pre(&compiled)
-            .and_then(ExitPolicyPre::new)
+            .and_then(|pre| {
+                let names = Names::find(&pre, inspection.observes, inspection.keeps_state)?;
+                Ok((pre, names))
+            })
             .map_err(|error| LoadError::Mismatch { source: error.into() })?;
         let policy = Policy::new(Arc::clone(&self.shared), pre, digest, component.len(), inspection);
         policy.try_out()?;
+        cache().put(&policy);
         Ok(policy)
     }
 }

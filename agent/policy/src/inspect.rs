@@ -10,6 +10,8 @@ use crate::policy::LoadError;
 const PACKAGE: &str = "offramp:policy";
 const HOST: &str = "offramp:policy/host";
 const GUEST: &str = "offramp:policy/guest";
+const OBSERVER: &str = "offramp:policy/observer";
+const STATE: &str = "offramp:policy/state";
 
 /// The version of the contract that a policy is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +29,7 @@ impl AbiVersion {
     /// imports it knows.
     pub const OURS: AbiVersion = AbiVersion {
         major: 1,
-        minor: 0,
+        minor: 1,
         patch: 0,
     };
 }
@@ -59,6 +61,10 @@ pub(crate) struct Inspection {
     pub(crate) abi: AbiVersion,
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
+    /// Whether it wants to hear what became of frames.
+    pub(crate) observes: bool,
+    /// Whether it keeps state that outlives an instance.
+    pub(crate) keeps_state: bool,
     /// Linear memory that it declares at its start, in bytes.
     pub(crate) memory_bytes: u64,
 }
@@ -96,8 +102,14 @@ pub(crate) fn inspect(component: &[u8], memory_cap: usize) -> Result<Inspection,
             limit: memory_cap,
         });
     }
+    let exported = |interface| {
+        let mut versions = outline.exports.iter().map(|name| split(name));
+        versions.any(|(name, version)| name == interface && version.is_some())
+    };
     Ok(Inspection {
         abi,
+        observes: exported(OBSERVER),
+        keeps_state: exported(STATE),
         imports: outline.imports,
         exports: outline.exports,
         memory_bytes: outline.memory_bytes,

@@ -1,15 +1,29 @@
 use std::fmt;
 
-use offramp_core::{ExitView, Verdict};
+use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_proto::Digest;
 use wasmtime::Store;
 
-use crate::bindings::ExitPolicy;
+use crate::bindings::Exports;
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
-use crate::host::Guest;
-use crate::policy::{ConfigureError, Policy};
+use crate::host::{Guest, HANDED_OVER, printable};
+use crate::policy::{ConfigureError, Policy, REASON_BYTES};
 use crate::watchdog::Watchdog;
+
+/// Why a policy does not take up what another instance of it has saved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// It does not know what to do with it.
+    #[error("the policy refuses the state: {reason}")]
+    Refused {
+        /// Its own words, cut and without control characters.
+        reason: String,
+    },
+    /// It faults.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
 
 /// A configured policy that decides, for the frames of one camera.
 pub struct Instance {
@@ -23,7 +37,7 @@ pub struct Instance {
 
 pub(crate) struct Running {
     pub(crate) store: Store<Guest>,
-    pub(crate) exports: ExitPolicy,
+    pub(crate) exports: Exports,
 }
 
 impl Instance {
@@ -50,18 +64,92 @@ impl Instance {
         store.data_mut().verdict_asked();
         store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match exports.offramp_policy_guest().call_decide(store, view.into()) {
+        match exports.guest.call_decide(store, view.into()) {
             Ok(verdict) => Ok(verdict.into()),
             Err(error) => Err(self.end(&error)),
         }
     }
 
+    /// Tells what became of a frame; nothing happens where the policy does not want to hear of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`decide`](Self::decide).
+    pub fn observe(&mut self, outcome: &Outcome) -> Result<(), Fault> {
+        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(observer) = &exports.observer else {
+            return Ok(());
+        };
+        store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
+        store.set_epoch_deadline(Watchdog::GRANTED);
+        observer
+            .call_observe(store, outcome.into())
+            .map_err(|error| self.end(&error))
+    }
+
+    /// What the policy wants the next instance to know, at most
+    /// [`Limits::state_bytes`](crate::Limits::state_bytes); `None` where it keeps no state or has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`decide`](Self::decide).
+    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let limits = self.policy.shared().limits;
+        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(state) = &exports.state else {
+            return Ok(None);
+        };
+        store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
+        store.set_epoch_deadline(Watchdog::GRANTED);
+        store.set_hostcall_fuel(HANDED_OVER.max(limits.state_bytes));
+        let saved = state.call_save(&mut *store);
+        store.set_hostcall_fuel(HANDED_OVER);
+        match saved {
+            Ok(saved) if saved.len() <= limits.state_bytes => Ok(Some(saved).filter(|saved| !saved.is_empty())),
+            Ok(_) => Err(self.end_with(Fault::State)),
+            Err(error) => match self.end(&error) {
+                Fault::Contract => Err(self.end_with(Fault::State)),
+                fault => Err(fault),
+            },
+        }
+    }
+
+    /// Hands over what another instance has saved; nothing happens where the policy keeps no state.
+    ///
+    /// # Errors
+    ///
+    /// When the policy refuses it or faults; it is to be [restarted](Self::restart) then.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
+        let fuel = self.policy.shared().limits.configure_fuel;
+        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(state) = &exports.state else {
+            return Ok(());
+        };
+        store.set_fuel(fuel).expect("the engine meters fuel");
+        store.set_epoch_deadline(Watchdog::GRANTED);
+        match state.call_restore(store, saved) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(RestoreError::Refused {
+                reason: printable(&reason, REASON_BYTES),
+            }),
+            Err(error) => Err(self.end(&error).into()),
+        }
+    }
+
     #[cold]
     fn end(&mut self, error: &wasmtime::Error) -> Fault {
-        let fault = Fault::of(error);
-        tracing::debug!(policy = %self.policy.digest(), "decide failed: {error:#}");
+        tracing::debug!(policy = %self.policy.digest(), "a call failed: {error:#}");
+        self.end_with(Fault::of(error))
+    }
+
+    fn end_with(&mut self, fault: Fault) -> Fault {
         self.running = Err(fault);
         fault
+    }
+
+    /// Lets go of what it takes, until it is [restarted](Self::restart).
+    pub(crate) fn stop(&mut self) {
+        self.running = Err(Fault::Restart);
     }
 
     /// The fault that ended it, if one did.

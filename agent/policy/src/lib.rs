@@ -42,6 +42,7 @@
 //! be [started anew](Instance::restart).
 
 mod bindings;
+mod cache;
 mod check;
 mod facts;
 mod fault;
@@ -58,7 +59,7 @@ pub use facts::{BadParameter, ModelFacts, Parameters, Value};
 pub use fault::Fault;
 pub use host::{EngineError, PolicyHost};
 pub use inspect::AbiVersion;
-pub use instance::Instance;
-pub use ladder::{Ladder, LadderEvent, LadderRules};
+pub use instance::{Instance, RestoreError};
+pub use ladder::{Carry, GivenUpFor, Ladder, LadderEvent, LadderRules};
 pub use limits::Limits;
 pub use policy::{ConfigureError, LoadError, Policy};

@@ -18,6 +18,8 @@ pub struct Limits {
     pub table_elements: usize,
     /// Stack of a call in bytes. The threads that call need as much, and room for themselves.
     pub stack_bytes: usize,
+    /// State that is carried over from one instance to the next, in bytes.
+    pub state_bytes: usize,
     /// Instances at a time, over all policies of a host. A swap holds up to three for each camera.
     pub instances: u32,
 }
@@ -32,6 +34,7 @@ impl Default for Limits {
             memory_bytes: 2 << 20,
             table_elements: 4096,
             stack_bytes: 128 << 10,
+            state_bytes: 64 << 10,
             instances: 64,
         }
     }

@@ -3,7 +3,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::bindings::{ExitPolicyPre, parameters as lower};
+use wasmtime::component::InstancePre;
+
+use crate::bindings::{Names, parameters as lower};
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, Shared, printable};
@@ -12,7 +14,7 @@ use crate::instance::{Instance, Running};
 use crate::watchdog::Watchdog;
 
 /// Longest reason for a refusal that is passed on, in bytes.
-const REASON_BYTES: usize = 512;
+pub(crate) const REASON_BYTES: usize = 512;
 
 /// Why a component is no policy for this device. Nothing of it has decided anything.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +130,7 @@ pub struct Policy(Arc<Compiled>);
 
 struct Compiled {
     shared: Arc<Shared>,
-    pre: ExitPolicyPre<Guest>,
+    pre: (InstancePre<Guest>, Names),
     digest: Digest,
     bytes: usize,
     inspection: Inspection,
@@ -137,7 +139,7 @@ struct Compiled {
 impl Policy {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        pre: ExitPolicyPre<Guest>,
+        pre: (InstancePre<Guest>, Names),
         digest: Digest,
         bytes: usize,
         inspection: Inspection,
@@ -161,6 +163,12 @@ impl Policy {
     #[must_use]
     pub fn abi(&self) -> AbiVersion {
         self.0.inspection.abi
+    }
+
+    /// Whether both run the same machine code, compiled once.
+    #[must_use]
+    pub fn shares_code_with(&self, other: &Policy) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Size of the component file.
@@ -196,8 +204,7 @@ impl Policy {
             Start::Fault(fault) => ConfigureError::Fault(fault),
         })?;
         let Running { store, exports } = &mut running;
-        let guest = exports.offramp_policy_guest();
-        match guest.call_configure(store, &model.into(), &lower(parameters)) {
+        match exports.guest.call_configure(store, &model.into(), &lower(parameters)) {
             Ok(Ok(())) => Ok(running),
             Ok(Err(reason)) => Err(ConfigureError::Refused {
                 reason: printable(&reason, REASON_BYTES),
@@ -229,7 +236,11 @@ impl Policy {
             .set_fuel(shared.limits.configure_fuel)
             .expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match self.0.pre.instantiate(&mut store) {
+        let (pre, names) = &self.0.pre;
+        match pre
+            .instantiate(&mut store)
+            .and_then(|instance| names.of(&mut store, &instance))
+        {
             Ok(exports) => Ok(Running { store, exports }),
             Err(error) => Err(Start::of(error)),
         }

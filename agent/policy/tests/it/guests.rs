@@ -6,11 +6,11 @@ use wit_parser::Resolve;
 /// The contract as it is shipped.
 pub(crate) const WIT: &str = include_str!("../../../../plugins/wit/policy.wit");
 
-/// Wraps a core module into a component of the world `exit-policy` of a WIT.
-pub(crate) fn component(wit: &str, module: &str) -> Vec<u8> {
+/// Wraps a core module into a component of a world of a WIT.
+pub(crate) fn component(wit: &str, world: &str, module: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_source("policy.wit", wit).unwrap();
-    let world = resolve.select_world(&[package], Some("exit-policy")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     let mut module = wat::parse_str(module).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default()
@@ -20,14 +20,15 @@ pub(crate) fn component(wit: &str, module: &str) -> Vec<u8> {
         .unwrap()
 }
 
-/// How a [`Guest`] of version 1.0.0 imports its voice.
-pub(crate) const LOG_IMPORT: &str = r#"(import "offramp:policy/host@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
+/// How a [`Guest`] imports its voice.
+pub(crate) const LOG_IMPORT: &str = r#"(import "offramp:policy/host@1.1.0" "log" (func $log (param i32 i32 i32)))"#;
 
 /// A guest of the contract: what it adds to a policy that always goes on.
 pub(crate) struct Guest<'a> {
     pub(crate) wit: &'a str,
     /// The version in the names of its imports and exports.
     pub(crate) version: &'a str,
+    pub(crate) world: &'a str,
     /// Pages of its memory.
     pub(crate) pages: u32,
     /// Body of `configure`; leaves the address of its result. Address 0 holds `ok`.
@@ -42,7 +43,8 @@ impl Default for Guest<'_> {
     fn default() -> Self {
         Guest {
             wit: WIT,
-            version: "1.0.0",
+            version: "1.1.0",
+            world: "exit-policy",
             pages: 1,
             configure: "i32.const 0",
             decide: "i32.const 0",
@@ -83,8 +85,30 @@ impl Guest<'_> {
     }
 
     pub(crate) fn component(&self) -> Vec<u8> {
-        component(self.wit, &self.module())
+        component(self.wit, self.world, &self.module())
     }
+}
+
+/// A guest of the world `stateful-policy` with these bodies: of `observe`, where `$class` is the outcome's; of `save`,
+/// which leaves the address of an address and a length; and of `restore`, which leaves that of a result (0 is `ok`).
+pub(crate) fn looking_back(decide: &str, observe: &str, save: &str, restore: &str) -> Vec<u8> {
+    let fields = format!(
+        r#"(global $seen (mut i32) (i32.const 0))
+           (func (export "offramp:policy/observer@1.1.0#observe")
+                (param $exit i32) (param $class i32) (param f32 f32 f32 f32 f32 f32 i32 i32 i32)
+                {observe})
+           (func (export "offramp:policy/state@1.1.0#save") (result i32)
+                {save})
+           (func (export "offramp:policy/state@1.1.0#restore") (param $at i32) (param $length i32) (result i32)
+                {restore})"#
+    );
+    let guest = Guest {
+        world: "stateful-policy",
+        decide,
+        fields: &fields,
+        ..Guest::default()
+    };
+    guest.component()
 }
 
 /// Classes that make the [`puppet`] misbehave.

@@ -121,7 +121,7 @@ fn a_function_that_this_device_lacks_is_named() {
     let wit = WIT.replace("log: func", "now: func() -> u64;\n    log: func");
     let guest = Guest {
         wit: &wit,
-        fields: r#"(import "offramp:policy/host@1.0.0" "now" (func $now (result i64)))"#,
+        fields: r#"(import "offramp:policy/host@1.1.0" "now" (func $now (result i64)))"#,
         ..Guest::default()
     };
     // Imports stand first in a module.
@@ -129,14 +129,14 @@ fn a_function_that_this_device_lacks_is_named() {
     let module = Guest { fields: "", ..guest }
         .module()
         .replacen("(module", &format!("(module {import}"), 1);
-    let error = refusal(&component(&wit, &module));
+    let error = refusal(&component(&wit, "exit-policy", &module));
     assert!(matches!(error, LoadError::Mismatch { .. }), "{error:?}");
     assert!(told(&error).contains("now"), "{}", told(&error));
 }
 
 #[test]
 fn another_major_version_of_the_contract_is_told_with_ours() {
-    let wit = WIT.replace("@1.0.0", "@2.0.0");
+    let wit = WIT.replace("@1.1.0", "@2.0.0");
     let guest = Guest {
         wit: &wit,
         version: "2.0.0",
@@ -156,7 +156,7 @@ fn another_major_version_of_the_contract_is_told_with_ours() {
 
 #[test]
 fn a_later_minor_version_that_asks_for_nothing_new_runs() {
-    let wit = WIT.replace("@1.0.0", "@1.3.0");
+    let wit = WIT.replace("@1.1.0", "@1.3.0");
     let guest = Guest {
         wit: &wit,
         version: "1.3.0",
@@ -175,9 +175,13 @@ fn the_world_of_another_package_is_no_policy() {
         .module()
         .replace(LOG_IMPORT, "")
         .replace("offramp:policy", "acme:camera");
-    let error = refusal(&component(&WIT.replace("offramp:policy", "acme:camera"), &module));
+    let error = refusal(&component(
+        &WIT.replace("offramp:policy", "acme:camera"),
+        "exit-policy",
+        &module,
+    ));
     assert!(
-        matches!(&error, LoadError::NoPolicy { exports } if exports == "acme:camera/guest@1.0.0"),
+        matches!(&error, LoadError::NoPolicy { exports } if exports == "acme:camera/guest@1.1.0"),
         "{error:?}"
     );
 }

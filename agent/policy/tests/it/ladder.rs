@@ -1,16 +1,34 @@
 //! The ladder, step by step and against a model.
 
+use std::time::Duration;
+
 use offramp_core::Verdict;
-use offramp_policy::{Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost};
+use offramp_policy::{
+    Carry, Fault, GivenUpFor, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost,
+};
 use offramp_proto::Digest;
 use proptest::prelude::*;
 
 use crate::guests::{class, puppet};
 use crate::{host, model, unhurried, view};
 
-const RULES: LadderRules = LadderRules { trial: 4, faults: 3 };
+/// Who was given up stays away.
+const RULES: LadderRules = LadderRules {
+    trial: 4,
+    faults: 3,
+    budget: Duration::from_millis(1),
+    pause: u32::MAX,
+    longest_pause: u32::MAX,
+};
 
 const TRAPPED: Fault = Fault::Trap { reason: "unreachable" };
+
+fn failed(fault: Fault) -> GivenUpFor {
+    GivenUpFor::Faults {
+        frames: RULES.faults,
+        fault,
+    }
+}
 
 fn start(policy: &Policy) -> Instance {
     policy.configure(&model(), &Parameters::default()).unwrap()
@@ -40,7 +58,7 @@ fn a_swap_waits_for_the_next_frame() {
     let policies = ["a", "b"].map(|name| host.load(&puppet(name)).unwrap());
     let [a, b] = policies.each_ref().map(Policy::digest);
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     assert_eq!(
         frame(&mut ladder, &[0]),
         (
@@ -48,7 +66,7 @@ fn a_swap_waits_for_the_next_frame() {
             vec![LadderEvent::Swapped { from: None, to: a }]
         )
     );
-    ladder.swap(start(&policies[1]));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
     assert_eq!(ladder.active(), Some(a));
     let mut nothing = |event| panic!("{event:?}");
     assert_eq!(ladder.decide(&view(1, 3, 0.5), &mut nothing), Some(Verdict::Audit));
@@ -63,7 +81,7 @@ fn a_swap_waits_for_the_next_frame() {
 fn one_fault_costs_the_rest_of_one_frame() {
     let policy = host().load(&puppet("a")).unwrap();
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policy));
+    ladder.swap(start(&policy), Carry::Nothing);
     frame(&mut ladder, &[1]);
     let (verdicts, events) = frame(&mut ladder, &[0, class::TRAP, 0]);
     assert_eq!(verdicts, [Some(Verdict::GoOn), None, None]);
@@ -83,7 +101,7 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
     let policies = ["good", "bad"].map(|name| host.load(&puppet(name)).unwrap());
     let [good, bad] = policies.each_ref().map(Policy::digest);
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     let events: Vec<_> = (0..5).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
     assert_eq!(
         events,
@@ -92,7 +110,7 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
             LadderEvent::Proven { policy: good }
         ]
     );
-    ladder.swap(start(&policies[1]));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
     let events: Vec<_> = (0..3).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
     let faulted = |policy, in_a_row| LadderEvent::Faulted {
         policy,
@@ -111,16 +129,21 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
             faulted(bad, 3),
             LadderEvent::SteppedDown {
                 from: bad,
+                why: failed(Fault::OutOfFuel),
                 to: Some(good)
             },
         ]
     );
     assert_eq!(frame(&mut ladder, &[1]), (vec![Some(Verdict::Leave)], vec![]));
     let events: Vec<_> = (0..4).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
-    let down = LadderEvent::SteppedDown { from: good, to: None };
+    let down = LadderEvent::SteppedDown {
+        from: good,
+        why: failed(Fault::OutOfFuel),
+        to: None,
+    };
     assert_eq!(events, [faulted(good, 1), faulted(good, 2), faulted(good, 3), down]);
     assert_eq!(frame(&mut ladder, &[1]), (vec![None], vec![]));
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     assert_eq!(
         frame(&mut ladder, &[1]).0,
         [Some(Verdict::Leave)],
@@ -136,7 +159,7 @@ fn a_policy_that_cannot_be_started_again_counts_as_failing() {
     };
     let policy = PolicyHost::new(limits).unwrap().load(&puppet("a")).unwrap();
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policy));
+    ladder.swap(start(&policy), Carry::Nothing);
     frame(&mut ladder, &[class::TRAP]);
     let taken = start(&policy);
     let faulted = |in_a_row| LadderEvent::Faulted {
@@ -192,6 +215,7 @@ impl Model {
             self.bad_frames = 0;
             events.push(LadderEvent::SteppedDown {
                 from: policy,
+                why: failed(TRAPPED),
                 to: self.active(),
             });
         }
@@ -236,7 +260,7 @@ proptest! {
         for step in steps {
             let (classes, swap_within) = match step {
                 Step::Swap(policy) => {
-                    ladder.swap(start(&policies[policy]));
+                    ladder.swap(start(&policies[policy]), Carry::Nothing);
                     waiting = Some(policy);
                     continue;
                 }
@@ -248,7 +272,7 @@ proptest! {
             ladder.start_frame(&mut |event| events.push(event));
             prop_assert_eq!(ladder.active(), model.active());
             if let Some(policy) = swap_within {
-                ladder.swap(start(&policies[policy]));
+                ladder.swap(start(&policies[policy]), Carry::Nothing);
                 waiting = Some(policy);
             }
             let decides = model.active().is_some();
@@ -266,4 +290,71 @@ proptest! {
             prop_assert_eq!(events, expected);
         }
     }
+}
+
+#[test]
+fn a_policy_that_was_given_up_is_tried_anew_after_pauses_that_double() {
+    let policy = host().load(&puppet("a")).unwrap();
+    let rules = LadderRules {
+        pause: 5,
+        longest_pause: 12,
+        ..RULES
+    };
+    let mut ladder = Ladder::new(rules);
+    ladder.swap(start(&policy), Carry::Nothing);
+    let mut down_at = Vec::new();
+    let mut anew_at = Vec::new();
+    let mut show = |ladder: &mut Ladder, frames: std::ops::Range<u32>, classes: &[u32]| {
+        for n in frames {
+            for event in frame(ladder, classes).1 {
+                match event {
+                    LadderEvent::SteppedDown { .. } => down_at.push(n),
+                    LadderEvent::TriedAnew { policy: anew, from } => {
+                        assert_eq!((anew, from), (policy.digest(), None));
+                        anew_at.push(n);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    };
+    show(&mut ladder, 0..40, &[class::TRAP]);
+    assert_eq!(ladder.active(), None);
+    show(&mut ladder, 40..60, &[1]);
+    assert_eq!(ladder.active(), Some(policy.digest()), "it came back");
+    // Proven, it waits as short as the first time.
+    show(&mut ladder, 60..70, &[class::TRAP]);
+    assert_eq!(anew_at, [7, 19, 33, 47, 67]);
+    assert_eq!(down_at, [2, 9, 21, 35, 62, 69]);
+}
+
+#[test]
+fn a_policy_that_takes_too_long_is_given_up_and_the_rest_of_its_frame_is_the_rules() {
+    let host = host();
+    let policies = ["good", "slow"].map(|name| host.load(&puppet(name)).unwrap());
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&policies[0]), Carry::Nothing);
+    (0..5).for_each(|_| drop(frame(&mut ladder, &[1])));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
+    let late = RULES.budget + Duration::from_micros(1);
+    let mut events = Vec::new();
+    for verdicts in 1..=64 {
+        let mut report = |event| events.push(event);
+        ladder.start_frame(&mut report);
+        assert!(ladder.decide(&view(0, 0, 0.5), &mut report).is_some());
+        // Half of the time is allowed to be bad, not more.
+        ladder.took(if verdicts <= 31 { RULES.budget } else { late }, &mut report);
+        events.retain(|event| matches!(event, LadderEvent::SteppedDown { .. }));
+        assert_eq!(events.is_empty(), verdicts < 64);
+    }
+    let down = LadderEvent::SteppedDown {
+        from: policies[1].digest(),
+        why: GivenUpFor::TooSlow {
+            took: late,
+            budget: RULES.budget,
+        },
+        to: None,
+    };
+    assert_eq!(events, [down], "the first was let go when the second was proven");
+    assert_eq!(ladder.decide(&view(1, 0, 0.5), &mut |event| panic!("{event:?}")), None);
 }

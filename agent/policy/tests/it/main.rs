@@ -5,6 +5,8 @@ mod hostile;
 mod ladder;
 mod limits;
 mod shipped;
+mod state;
+mod versions;
 
 use std::time::Duration;
 
