@@ -315,6 +315,8 @@ pub struct Policy {
     pub file: Option<PathBuf>,
     /// Its parameters.
     pub parameters: BTreeMap<String, Parameter>,
+    /// Microseconds that a verdict may take; a policy that is slower is given up.
+    pub budget_us: Option<u32>,
 }
 
 /// The learner and its guard; what is not set is the model package's to say.
@@ -538,6 +540,13 @@ impl Config {
                 "is out of range: accuracy_budget 0 to 0.5, cost_ceiling above 0 to 1, rate 0 to 4, prior 0 to 1, \
                  anchor 0 to 1, audit_rate 0 to 1",
             );
+        }
+        if config
+            .policy
+            .budget_us
+            .is_some_and(|budget| !(10..=1_000_000).contains(&budget))
+        {
+            return wrong("policy.budget_us", "must be between 10 and 1000000");
         }
         if let Some(name) = &config.policy.name {
             if config.policy.file.is_some() {

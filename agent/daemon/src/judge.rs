@@ -1,12 +1,13 @@
 //! Who decides at the exits: policies from files and from the fleet, by name.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
-use offramp_core::{ExitView, Verdict};
+use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
-    BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules,
-    Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
+    BadParameter, Carry, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent,
+    LadderRules, Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
 };
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
@@ -189,12 +190,17 @@ pub enum Step {
         /// What decided before.
         from: String,
     },
-    /// A policy was given up after faults in a row.
-    SteppedDown {
+    /// Something else that its operator should know.
+    Told {
+        /// What, in short: `policy-stepped-down`, say.
+        kind: &'static str,
         /// One sentence for people.
         message: String,
     },
 }
+
+/// Of so many verdicts one is timed, until one is late.
+const TIMED: u32 = 8;
 
 /// Decides by the policy in force, and by the built-in rule where that fails. See [`Ladder`].
 #[derive(Debug)]
@@ -204,33 +210,51 @@ pub struct PolicyJudge {
     current: Option<Named>,
     /// The good one before it, while the current one is on trial.
     before: Option<Named>,
+    /// Given up, and waiting for another chance.
+    given_up: Option<Named>,
     /// Comes into force with the next frame.
     next: Option<(Named, Generation)>,
     rung: Rung,
+    budget: Duration,
+    /// Verdicts until one is timed.
+    untimed: u32,
     steps: VecDeque<Step>,
 }
 
 impl PolicyJudge {
     /// A judge that decides by a policy from the first frame on.
     pub fn new(chosen: Chosen) -> Self {
-        let mut ladder = Ladder::new(LadderRules::default());
-        ladder.swap(chosen.instance);
+        Self::with_rules(chosen, LadderRules::default())
+    }
+
+    /// The same, by other rules of when a policy is good and when it is given up.
+    pub fn with_rules(chosen: Chosen, rules: LadderRules) -> Self {
+        let mut ladder = Ladder::new(rules);
+        ladder.swap(chosen.instance, Carry::Nothing);
         ladder.start_frame(&mut |_| ());
         let current = Some(chosen.named);
         Self {
             ladder,
             current,
             before: None,
+            given_up: None,
             next: None,
             rung: Rung::Desired,
+            budget: rules.budget,
+            untimed: 0,
             steps: VecDeque::new(),
         }
     }
 
-    /// Brings a policy into force with the next frame.
+    /// Brings a policy into force with the next frame. What one of the same name has learned goes over to it.
     pub fn swap(&mut self, chosen: Chosen, generation: Generation) {
+        let same = self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.name == chosen.named.name);
+        let carry = if same { Carry::State } else { Carry::Nothing };
         self.next = Some((chosen.named, generation));
-        self.ladder.swap(chosen.instance);
+        self.ladder.swap(chosen.instance, carry);
     }
 
     /// The next change that has not been told yet.
@@ -264,6 +288,10 @@ impl PolicyJudge {
             .map_or_else(|| "built-in".into(), Named::to_string)
     }
 
+    fn tell(&mut self, kind: &'static str, message: String) {
+        self.steps.push_back(Step::Told { kind, message });
+    }
+
     fn take(&mut self, event: LadderEvent) {
         match event {
             LadderEvent::Swapped { .. } => {
@@ -274,6 +302,7 @@ impl PolicyJudge {
                 // The ladder keeps the first good one while policies on trial replace each other.
                 let replaced = self.current.replace(named);
                 self.before = self.before.take().or(replaced);
+                self.given_up = None;
                 self.rung = Rung::Desired;
                 self.steps.push_back(Step::Swapped { generation, from });
             }
@@ -284,17 +313,39 @@ impl PolicyJudge {
                 in_a_row,
             } => {
                 tracing::warn!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
+                if in_a_row == 1 {
+                    let message = format!("policy {}: {fault}", self.current_name());
+                    self.tell("policy-faulted", message);
+                }
             }
-            LadderEvent::SteppedDown { to, .. } => {
+            LadderEvent::Carried { bytes, .. } => {
+                let message = format!("policy {} took over {bytes} bytes of state", self.current_name());
+                self.tell("policy-state-carried", message);
+            }
+            LadderEvent::NotCarried { why, .. } => {
+                let message = format!("policy {} begins afresh: {why}", self.current_name());
+                self.tell("policy-state-lost", message);
+            }
+            LadderEvent::TriedAnew { .. } => {
+                let Some(named) = self.given_up.take() else { return };
                 let from = self.current_name();
-                self.current = self.before.take().filter(|_| to.is_some());
+                self.before = self.current.replace(named);
+                self.rung = Rung::Desired;
+                let message = format!("policy {} is tried anew, after {from}", self.current_name());
+                self.tell("policy-tried-anew", message);
+            }
+            LadderEvent::SteppedDown { to, why, .. } => {
+                let from = self.current_name();
+                let stood_in = self.before.take().filter(|_| to.is_some());
+                let down = std::mem::replace(&mut self.current, stood_in);
+                self.given_up = self.given_up.take().or(down);
                 self.rung = if self.current.is_some() {
                     Rung::LastGood
                 } else {
                     Rung::BuiltIn
                 };
-                let message = format!("policy {from} failed too often; {} decides", self.current_name());
-                self.steps.push_back(Step::SteppedDown { message });
+                let message = format!("policy {from} is given up, as {why}; {} decides", self.current_name());
+                self.tell("policy-stepped-down", message);
             }
         }
     }
@@ -309,18 +360,33 @@ impl Judge for PolicyJudge {
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let mut events = Events::default();
+        let start = (self.untimed == 0).then(Instant::now);
         let verdict = self.ladder.decide(view, &mut |event| events.push(event));
+        match start.map(|start| start.elapsed()) {
+            Some(took) => {
+                self.untimed = if took > self.budget { 0 } else { TIMED - 1 };
+                self.ladder.took(took, &mut |event| events.push(event));
+            }
+            None => self.untimed -= 1,
+        }
         events.drain(|event| self.take(event));
         match verdict {
             Some(verdict) => (verdict, false),
             None => (view.rule(), self.current.is_some()),
         }
     }
+
+    fn observe(&mut self, outcome: &Outcome) {
+        let mut events = Events::default();
+        self.ladder.observe(outcome, &mut |event| events.push(event));
+        events.drain(|event| self.take(event));
+    }
 }
 
-/// The events of one call of the ladder, without allocating: at most a proof, a swap and two of a failed restart.
+/// The events of one call of the ladder, without allocating: at most a proof, a swap, its state, a policy tried anew, and
+/// two of a failed restart.
 #[derive(Default)]
-struct Events([Option<LadderEvent>; 4]);
+struct Events([Option<LadderEvent>; 6]);
 
 impl Events {
     fn push(&mut self, event: LadderEvent) {

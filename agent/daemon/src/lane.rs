@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use offramp_core::{
-    Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Prediction, Settings, SplitMix64, Verdict,
+    Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Outcome, Prediction, Settings, SplitMix64,
+    Verdict,
 };
 use offramp_engine::{Engine, Frame, RunError};
 use offramp_model::{Input, Package};
@@ -20,6 +21,9 @@ pub trait Judge {
 
     /// The verdict at an exit, and whether it is the built-in rule's because the policy failed.
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool);
+
+    /// A frame is done; this became of it.
+    fn observe(&mut self, _outcome: &Outcome) {}
 }
 
 /// The built-in rule as a judge.
@@ -102,6 +106,12 @@ pub struct Lane {
     /// Time spent on this camera's frames. It is the core's clock: while a frame waits, it stands still.
     spent: Duration,
     random: SplitMix64,
+    /// When the last frame was done.
+    ended: Option<Instant>,
+    /// What became of the last frame, until the judge is told.
+    outcome: Option<Outcome>,
+    /// Whether the deadline has sent the frame away.
+    sent_away: bool,
     hurried: u64,
 }
 
@@ -120,6 +130,9 @@ impl Lane {
             input,
             spent: Duration::ZERO,
             random: SplitMix64(seed),
+            ended: None,
+            outcome: None,
+            sent_away: false,
             hurried: 0,
         })
     }
@@ -150,6 +163,8 @@ impl Lane {
             });
         }
         judge.start_frame();
+        self.outcome = None;
+        self.sent_away = false;
         let arrived = Event::FrameArrived {
             frame: number,
             random: (self.random.next() >> 32) as u32,
@@ -185,31 +200,52 @@ impl Lane {
         let core = &mut self.core;
         // Predictions go out at once; at most one order is left to follow.
         let mut step = |event: Event<'_>| {
-            let mut order = Effect::Finished;
+            let mut order = None;
             core.handle(micros(spent + start.elapsed()), event, &mut |effect| match effect {
                 Effect::Emit { prediction } => emit(&prediction),
-                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished => order = effect,
+                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished { .. } => order = Some(effect),
             })
             .map(|()| order)
         };
         let mut order = step(Event::FeaturesReady {
             features: self.frame.features(),
         });
-        if let Ok(Effect::Decide { mut view }) = order {
+        if let Ok(Some(Effect::Decide { mut view })) = order {
             view.time_left = time.left_ms.unwrap_or(view.time_left);
             let (mut verdict, fault) = judge.decide(&view);
             if verdict == Verdict::GoOn && time.is_up() {
                 // It was not this exit's to decide: nothing is learned from it.
                 verdict = Verdict::LeaveWithoutLearning;
                 self.hurried += 1;
+                self.sent_away = true;
             }
             order = step(Event::VerdictGiven { verdict, fault });
         }
         self.spent += start.elapsed();
         Ok(match order? {
-            Effect::RunStage { stage } => Next::Stage(stage),
+            Some(Effect::RunStage { stage }) => Next::Stage(stage),
+            Some(Effect::Finished { outcome }) => {
+                self.outcome = Some(outcome);
+                Next::Finished
+            }
             _ => Next::Finished,
         })
+    }
+
+    /// Tells the judge what became of the last frame: when its prediction was out, in milliseconds from its arrival,
+    /// where someone knows better than the core's clock; and what the board draws, NaN where it does not tell.
+    pub fn look_back(&mut self, latency: Option<f32>, watts: f32, judge: &mut impl Judge) {
+        let Some(outcome) = self.outcome.take() else { return };
+        let now = Instant::now();
+        let ended = self.ended.replace(now);
+        let seconds = ended.map_or(f32::NAN, |ended| now.duration_since(ended).as_secs_f32());
+        judge.observe(&Outcome {
+            latency: latency.unwrap_or(outcome.latency),
+            interval: 1e3 * seconds,
+            energy: watts * seconds,
+            hurried: self.sent_away,
+            ..outcome
+        });
     }
 
     /// Gives the frame up after its stage has failed: it is counted as dropped, or its audit is.
@@ -279,6 +315,7 @@ impl Single {
                 emitted = Some(*prediction);
             })?;
         }
+        lane.look_back(None, f32::NAN, judge);
         Ok(emitted.expect("a frame that is finished has been emitted"))
     }
 }

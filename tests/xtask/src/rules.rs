@@ -84,6 +84,7 @@ pub const CRATES: &[Crate] = &[
         ..ours("offramp-policy", &["offramp-core", "offramp-proto"])
     },
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
+    ours("offramp-trace", &["offramp-core", "offramp-proto"]),
     Crate {
         // The demo shows agent, broker and controller with one command from one binary; a device is built without it.
         behind_feature: Some(("demo", &["offramp-broker", "offramp-fleet"])),
@@ -97,8 +98,11 @@ pub const CRATES: &[Crate] = &[
                 "offramp-link",
                 "offramp-model",
                 "offramp-policy",
+                // The shipped policies in native code, and what they are written with: `bench policy` times them.
+                "offramp-policy-sdk",
                 "offramp-proto",
                 "offramp-store",
+                "offramp-trace",
             ],
         )
     },

@@ -9,6 +9,7 @@ use offramp_core::Core;
 use offramp_engine::{Engine, Progress};
 use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{
     ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
     Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode, encode,
@@ -203,7 +204,12 @@ impl Keeper {
             });
             config
         });
-        let judges: Vec<PolicyJudge> = chosen.into_iter().map(PolicyJudge::new).collect();
+        let rules = LadderRules {
+            budget: options.policy_budget,
+            ..LadderRules::default()
+        };
+        let judges = chosen.into_iter().map(|chosen| PolicyJudge::with_rules(chosen, rules));
+        let judges: Vec<PolicyJudge> = judges.collect();
         let cameras = cameras
             .into_iter()
             .map(|Kept { name, orders, .. }| Camera { name, orders });
@@ -465,9 +471,9 @@ impl Keeper {
                     counters.generation = generation.0;
                 });
             }
-            Step::SteppedDown { message } => {
-                warn!(camera, frame, message, "policy");
-                self.event("policy-stepped-down", format!("{message}{of}"), &facts);
+            Step::Told { kind, message } => {
+                warn!(camera, frame, kind, message, "policy");
+                self.event(kind, format!("{message}{of}"), &facts);
             }
         }
     }

@@ -32,6 +32,7 @@ use offramp_core::{Core, Prediction, Settings};
 use offramp_engine::{Engine, Offload};
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{BootId, DeviceId, Generation, LearnerSettings, PolicyReport, PublicKey, TenantId, Window};
 use tokio::sync::{mpsc, watch};
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub tenant: TenantId,
     /// The policy that decides until the controller names another.
     pub policy: PolicySource,
+    /// What a verdict of a policy may take: one that is slower is given up.
+    pub policy_budget: Duration,
     /// Learner and audits.
     pub settings: Settings,
     /// File of the device's store.
@@ -84,6 +87,7 @@ impl Options {
             device,
             tenant,
             policy,
+            policy_budget: LadderRules::default().budget,
             settings,
             state,
             forget: false,
@@ -342,6 +346,7 @@ impl Agent {
             checkpoint_every,
             checkpoint_due: now + checkpoint_every,
             unsaved: false,
+            latency: None,
             current: None,
             tended: now,
             windows: 0,

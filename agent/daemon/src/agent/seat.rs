@@ -49,6 +49,8 @@ pub(crate) struct Seat {
     pub(crate) checkpoint_due: Instant,
     /// Whether anything may have been learned since the last checkpoint.
     pub(crate) unsaved: bool,
+    /// Milliseconds from the latest frame's arrival to its prediction.
+    pub(crate) latency: Option<f32>,
     /// The frame on its way.
     pub(crate) current: Option<Delivered>,
     /// When it last looked for orders.
@@ -118,9 +120,10 @@ impl Seat {
             left_ms: self.left_ms(current.at),
             next_ms,
         };
-        let (listener, predicted) = (&mut self.listener, &mut self.predicted);
+        let (listener, predicted, latency) = (&mut self.listener, &mut self.predicted, &mut self.latency);
         let emit = |prediction: &Prediction| {
             *predicted += 1;
+            *latency = Some(current.at.elapsed().as_secs_f32() * 1e3);
             // The core's clock does not know how long the frame has waited.
             let prediction = Prediction {
                 latency_us: current.at.elapsed().as_micros() as u64,
@@ -148,6 +151,7 @@ impl Seat {
 
     /// Does what is left once a frame is over.
     pub(crate) fn finish(&mut self) {
+        self.lane.look_back(self.latency, self.board.watts(), &mut self.judge);
         self.lane.learn();
         self.tell_policy_steps();
         self.save_if_due();

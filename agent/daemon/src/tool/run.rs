@@ -186,16 +186,20 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         }
     };
     let fleet = config.fleet.as_ref().map(fleet).transpose()?;
-    Ok(Options {
-        settings: Settings {
-            contexts: config.remembered(),
-            ..config.learner.over(package::settings(package))
-        },
-        device: config.device.id,
-        tenant: config.device.tenant,
+    let settings = Settings {
+        contexts: config.remembered(),
+        ..config.learner.over(package::settings(package))
+    };
+    let default = Options::new(
+        config.device.id,
+        config.device.tenant,
         policy,
-        state: config.state.path,
-        forget: false,
+        settings,
+        config.state.path,
+    );
+    let budget = config.policy.budget_us.map(|us| Duration::from_micros(us.into()));
+    Ok(Options {
+        policy_budget: budget.unwrap_or(default.policy_budget),
         fleet,
         summary_every: Duration::from_secs_f64(config.state.summary_seconds),
         checkpoint_every: Duration::from_secs_f64(config.state.checkpoint_seconds),
@@ -203,6 +207,7 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         threads: config.engine.threads,
         batch: config.engine.batch,
         board: config.board.source(),
+        ..default
     })
 }
 

@@ -1,4 +1,4 @@
-//! `offramp bench policy`: what a verdict of each shipped policy costs.
+//! `offramp bench policy`: what a verdict of each shipped policy costs, and what a swap.
 
 use clap::Args;
 use serde_json::json;
@@ -8,6 +8,7 @@ use crate::package;
 use crate::terminal::{self, Table};
 
 mod calls;
+mod swaps;
 
 /// Settings of the policy bench.
 #[derive(Args, Debug)]
@@ -15,7 +16,10 @@ pub struct PolicyBench {
     /// Batches of 100 calls that are timed of each policy.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     batches: u32,
-    /// Print one JSON array, a row for each policy.
+    /// Measure frame times while policies are swapped instead: so many frames with swaps, and as many without.
+    #[arg(long, value_name = "FRAMES", num_args = 0..=1, default_missing_value = "10000")]
+    swaps: Option<usize>,
+    /// Print one JSON array, a row for each policy; of swaps an object.
     #[arg(long)]
     json: bool,
 }
@@ -25,6 +29,9 @@ pub struct PolicyBench {
 /// # Errors
 /// When a policy does not run on this machine.
 pub fn policy(bench: &PolicyBench) -> anyhow::Result<()> {
+    if let Some(frames) = bench.swaps {
+        return tell_swaps(frames, bench.json);
+    }
     let workshop = Workshop::new(&package::embedded()?)?;
     let calls = calls::calls(&workshop, bench.batches as usize)?;
     if bench.json {
@@ -43,4 +50,24 @@ pub fn policy(bench: &PolicyBench) -> anyhow::Result<()> {
         ]);
     }
     Ok(terminal::line(&table.to_string())?)
+}
+
+fn tell_swaps(frames: usize, as_json: bool) -> anyhow::Result<()> {
+    let swaps = swaps::swaps(frames)?;
+    if as_json {
+        let object = json!({
+            "frames": swaps.frames, "swaps": swaps.swaps, "p99_us_without": swaps.without, "p99_us_with": swaps.with,
+            "p99_ratio": swaps.ratio,
+        });
+        return Ok(terminal::line(&object.to_string())?);
+    }
+    Ok(terminal::line(&format!(
+        "{} frames with a swap every {}, 99th percentile {:.0} µs; as many without {:.0} µs; ratio {:.2} at the median \
+         of rounds",
+        swaps.frames,
+        swaps::EVERY,
+        swaps.with,
+        swaps.without,
+        swaps.ratio
+    ))?)
 }
