@@ -13,7 +13,7 @@ use offramp_engine::{Offload, Provider};
 use offramp_proto::{DeviceId, Parameter, PublicKey, TenantId};
 use serde::Deserialize;
 
-use crate::agent::{BATCH, BoardSource, ContextSource, DropPolicy, MAX_CAMERAS};
+use crate::agent::{BATCH, BoardSource, ContextSource, DropPolicy, MAX_CAMERAS, TraceOptions};
 use crate::judge::SHIPPED;
 
 /// Largest configuration file in bytes.
@@ -87,6 +87,8 @@ pub struct Config {
     /// What is known of the board.
     #[serde(default)]
     pub board: Board,
+    /// Exit traces; none are recorded without it.
+    pub trace: Option<Trace>,
     /// The fleet; without it the device works alone.
     pub fleet: Option<Fleet>,
     /// What survives a restart.
@@ -424,6 +426,61 @@ impl Board {
     }
 }
 
+/// Exit traces: what policies saw and answered, for judging others.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trace {
+    /// Folder of the files.
+    pub folder: PathBuf,
+    /// Size of a file in megabytes, about.
+    pub file_mb: f64,
+    /// Files that are kept of each camera; the oldest make room.
+    pub files: usize,
+    /// Whether pooled features are recorded, too.
+    pub features: bool,
+    /// Share of the frames that are audited for the sake of the trace.
+    pub complete_share: f32,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self {
+            folder: "offramp-traces".into(),
+            file_mb: 8.0,
+            files: 4,
+            features: false,
+            complete_share: 0.02,
+        }
+    }
+}
+
+impl Trace {
+    /// Where traces go, and how much of them.
+    pub fn options(&self) -> TraceOptions {
+        TraceOptions {
+            folder: self.folder.clone(),
+            file_bytes: (self.file_mb * 1e6) as u64,
+            files: self.files,
+            features: self.features,
+            complete_share: self.complete_share,
+        }
+    }
+
+    /// What is wrong with it, and what would be right.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        if !(0.1..=1024.0).contains(&self.file_mb) {
+            return Some(("trace.file_mb", "must be between 0.1 and 1024"));
+        }
+        if !(1..=1000).contains(&self.files) {
+            return Some(("trace.files", "must be between 1 and 1000"));
+        }
+        if !(0.0..=1.0).contains(&self.complete_share) {
+            return Some(("trace.complete_share", "must be between 0 and 1"));
+        }
+        None
+    }
+}
+
 /// The fleet.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -570,6 +627,9 @@ impl Config {
         {
             return wrong("board.power_budget", "must be between 0.1 and 10000 watts");
         }
+        if let Some((key, why)) = config.trace.as_ref().and_then(Trace::fault) {
+            return wrong(key, why);
+        }
         if let Some((key, why)) = config.engine.fault() {
             return wrong(key, &why);
         }
@@ -594,6 +654,7 @@ impl Config {
         absolute(&mut config.state.path);
         config.policy.file.iter_mut().for_each(absolute);
         config.board.sysfs.iter_mut().for_each(absolute);
+        config.trace.iter_mut().for_each(|trace| absolute(&mut trace.folder));
         config.context.file.iter_mut().for_each(absolute);
         if config.engine.kind == EngineKind::OnnxRuntime {
             config.engine.library.iter_mut().for_each(absolute);

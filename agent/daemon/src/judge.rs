@@ -376,6 +376,10 @@ impl Judge for PolicyJudge {
         }
     }
 
+    fn policy(&self) -> Option<Digest> {
+        self.ladder.active()
+    }
+
     fn observe(&mut self, outcome: &Outcome) {
         let mut events = Events::default();
         self.ladder.observe(outcome, &mut |event| events.push(event));

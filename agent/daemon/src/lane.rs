@@ -11,7 +11,9 @@ use offramp_core::{
 };
 use offramp_engine::{Engine, Frame, RunError};
 use offramp_model::{Input, Package};
+use offramp_proto::Digest;
 
+use crate::agent::trace::Recorder;
 use crate::package;
 
 /// Who gives the verdicts.
@@ -21,6 +23,11 @@ pub trait Judge {
 
     /// The verdict at an exit, and whether it is the built-in rule's because the policy failed.
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool);
+
+    /// The policy that decides the present frame; none: the built-in rule.
+    fn policy(&self) -> Option<Digest> {
+        None
+    }
 
     /// A frame is done; this became of it.
     fn observe(&mut self, _outcome: &Outcome) {}
@@ -106,6 +113,9 @@ pub struct Lane {
     /// Time spent on this camera's frames. It is the core's clock: while a frame waits, it stands still.
     spent: Duration,
     random: SplitMix64,
+    /// Records what the judge sees and answers, where that is wanted.
+    pub(crate) recorder: Option<Recorder>,
+    facts: Facts,
     /// When the last frame was done.
     ended: Option<Instant>,
     /// What became of the last frame, until the judge is told.
@@ -130,6 +140,8 @@ impl Lane {
             input,
             spent: Duration::ZERO,
             random: SplitMix64(seed),
+            recorder: None,
+            facts: Facts::default(),
             ended: None,
             outcome: None,
             sent_away: false,
@@ -165,6 +177,10 @@ impl Lane {
         judge.start_frame();
         self.outcome = None;
         self.sent_away = false;
+        self.facts = facts;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin(number, facts);
+        }
         let arrived = Event::FrameArrived {
             frame: number,
             random: (self.random.next() >> 32) as u32,
@@ -213,6 +229,12 @@ impl Lane {
         if let Ok(Some(Effect::Decide { mut view })) = order {
             view.time_left = time.left_ms.unwrap_or(view.time_left);
             let (mut verdict, fault) = judge.decide(&view);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.see(view, Some((verdict, fault)), self.frame.features());
+                if verdict == Verdict::Leave && recorder.wants_audit() {
+                    verdict = Verdict::Audit;
+                }
+            }
             if verdict == Verdict::GoOn && time.is_up() {
                 // It was not this exit's to decide: nothing is learned from it.
                 verdict = Verdict::LeaveWithoutLearning;
@@ -220,6 +242,10 @@ impl Lane {
                 self.sent_away = true;
             }
             order = step(Event::VerdictGiven { verdict, fault });
+        } else if let (Ok(_), Some(recorder)) = (&order, &mut self.recorder)
+            && let Some(view) = self.core.view_at(recorder.exits_seen(), &self.facts)
+        {
+            recorder.see(view, None, self.frame.features());
         }
         self.spent += start.elapsed();
         Ok(match order? {
@@ -239,13 +265,17 @@ impl Lane {
         let now = Instant::now();
         let ended = self.ended.replace(now);
         let seconds = ended.map_or(f32::NAN, |ended| now.duration_since(ended).as_secs_f32());
-        judge.observe(&Outcome {
+        let outcome = Outcome {
             latency: latency.unwrap_or(outcome.latency),
             interval: 1e3 * seconds,
             energy: watts * seconds,
             hurried: self.sent_away,
             ..outcome
-        });
+        };
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish(&outcome, judge.policy());
+        }
+        judge.observe(&outcome);
     }
 
     /// Gives the frame up after its stage has failed: it is counted as dropped, or its audit is.

@@ -419,6 +419,7 @@ impl Keeper {
                     self.tell_reported(link);
                 }
             }
+            Report::Told { kind, message } => self.event(kind, message, &[]),
             Report::Ended => {}
         }
     }

@@ -19,6 +19,7 @@ mod keeper;
 mod pool;
 mod queue;
 mod seat;
+pub(crate) mod trace;
 mod windows;
 
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ use windows::Whole;
 pub use board::BoardSource;
 pub use context::ContextSource;
 pub use keeper::{Counters, Swap};
+pub use trace::TraceOptions;
 
 /// What an agent is started with.
 pub struct Options {
@@ -78,6 +80,8 @@ pub struct Options {
     pub batch: usize,
     /// Where the board is asked for temperature, power and charge, and what it may draw.
     pub board: BoardSource,
+    /// Where exit traces are recorded, if they are.
+    pub trace: Option<TraceOptions>,
 }
 
 impl Options {
@@ -98,6 +102,7 @@ impl Options {
             threads: None,
             batch: BATCH,
             board: BoardSource::default(),
+            trace: None,
         }
     }
 }
@@ -179,6 +184,9 @@ pub enum StartError {
     /// Reading what the store holds.
     #[error(transparent)]
     Stored(#[from] offramp_store::StoreError),
+    /// The folder of traces.
+    #[error("exit traces cannot be recorded")]
+    Trace(#[from] offramp_trace::TraceError),
     /// The link's configuration.
     #[error(transparent)]
     Link(#[from] offramp_link::ConfigError),
@@ -225,6 +233,8 @@ pub(crate) enum Report {
         policy: PolicyReport,
         frame: u64,
     },
+    /// Something that the fleet should know.
+    Told { kind: &'static str, message: String },
     /// The cameras have ended or the agent was stopped; nothing follows.
     Ended,
 }
@@ -274,6 +284,7 @@ pub struct Agent {
     counters: watch::Receiver<Counters>,
     lanes: JoinHandle<Outcome>,
     keeper: JoinHandle<()>,
+    recording: Option<JoinHandle<()>>,
 }
 
 impl Agent {
@@ -318,6 +329,16 @@ impl Agent {
                 deadline: source.deadline,
             };
             cameras.push((source.name, lane, service, source.listener, orders_to, orders));
+        }
+        let mut recording = None;
+        if let Some(wanted) = &options.trace {
+            let names: Vec<String> = cameras.iter().map(|(name, ..)| name.clone()).collect();
+            let header = trace::header(package, &cameras[0].1.core, wanted.features);
+            let (recorders, thread) = trace::start(wanted, &header, &names, seed, reports.clone())?;
+            for ((_, lane, ..), recorder) in cameras.iter_mut().zip(recorders) {
+                lane.recorder = Some(recorder);
+            }
+            recording = Some(thread);
         }
         let restored = cameras.iter_mut().map(|(name, lane, .., orders_to, _)| keeper::Kept {
             name: name.clone(),
@@ -383,6 +404,7 @@ impl Agent {
             counters,
             lanes,
             keeper,
+            recording,
         })
     }
 
@@ -404,6 +426,9 @@ impl Agent {
             .lanes
             .join()
             .and_then(|outcome| self.keeper.join().map(|()| outcome));
+        // With the cameras, all recorders are gone.
+        let written = self.recording.map_or(Ok(()), JoinHandle::join);
+        let ended = ended.and_then(|outcome| written.map(|()| outcome));
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

@@ -15,7 +15,7 @@ use offramp_model::Package;
 use serde_json::json;
 
 use crate::agent::{Agent, Fleet, Listener, Options, Source};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Trace};
 use crate::judge::PolicySource;
 use crate::package;
 
@@ -207,6 +207,7 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         threads: config.engine.threads,
         batch: config.engine.batch,
         board: config.board.source(),
+        trace: config.trace.as_ref().map(Trace::options),
         ..default
     })
 }

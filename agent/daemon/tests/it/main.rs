@@ -9,3 +9,4 @@ mod kill;
 mod offload;
 mod swaps;
 mod tools;
+mod trace;
