@@ -14,6 +14,7 @@ mod report;
 mod scenes;
 mod stream;
 mod study;
+mod trade_off;
 mod variant;
 
 pub use bootstrap::Interval;
@@ -26,4 +27,5 @@ pub use report::{Row, csv, gain_over_poster, rows};
 pub use scenes::{Change as SubsetChange, Long, Poisoned, Uniform};
 pub use stream::{Order, Shown};
 pub use study::{COSTS, Change, Outcome, Study, TARGET_COSTS, frozen_settings};
+pub use trade_off::TradeOff;
 pub use variant::{Method, UnknownSetting, Variant};

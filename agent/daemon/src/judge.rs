@@ -7,7 +7,7 @@ use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
     BadParameter, Carry, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent,
-    LadderRules, Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
+    LadderRules, Limits, LoadError, ModelFacts, Parameters, Policy, PolicyHost, Value,
 };
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
@@ -86,14 +86,29 @@ impl Workshop {
             spent += macs;
             spent as f32 / total as f32
         };
-        let facts = ModelFacts {
+        Self::for_facts(ModelFacts {
             classes: manifest.classes.len() as u32,
             exit_costs: manifest.stages.iter().map(|stage| stage.macs).map(share).collect(),
-        };
+        })
+    }
+
+    /// A workshop for a network of which this is known.
+    ///
+    /// # Errors
+    /// When WebAssembly does not run on this machine.
+    pub fn for_facts(facts: ModelFacts) -> Result<Self, SetUpError> {
         Ok(Self {
             host: PolicyHost::new(Limits::default())?,
             facts,
         })
+    }
+
+    /// Checks and compiles a policy.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn load(&self, component: &[u8]) -> Result<Policy, LoadError> {
+        self.host.load(component)
     }
 
     /// Facts of the network.
@@ -142,7 +157,11 @@ impl Workshop {
     }
 }
 
-fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Parameters, BadParameter> {
+/// Parameters as the host takes them.
+///
+/// # Errors
+/// When one is out of bounds.
+pub(crate) fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Parameters, BadParameter> {
     Parameters::new(parameters.iter().map(|(name, value)| {
         let value = match value {
             Parameter::Flag(flag) => Value::Flag(*flag),

@@ -45,7 +45,7 @@ enum Command {
     /// Look into model packages.
     #[command(subcommand)]
     Model(Model),
-    /// Look into exit policies.
+    /// Check exit policies, and try them on traces.
     #[command(subcommand)]
     Policy(Policy),
     /// Measure.
@@ -103,6 +103,10 @@ enum Policy {
         #[arg(long)]
         json: bool,
     },
+    /// Run a policy on traces: accuracy, cost, exits used and fuel, beside the built-in rule.
+    Test(tool::policy::Test),
+    /// Make a labelled trace: what policies see of a package's labelled images, to the last exit.
+    Trace(tool::policy::Trace),
 }
 
 #[derive(Subcommand)]
@@ -169,6 +173,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             tool::model::eval(&package.package, data.as_deref(), json)
         }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
+        Command::Policy(Policy::Test(test)) => tool::policy::test(&test),
+        Command::Policy(Policy::Trace(trace)) => tool::policy::trace(&trace),
         Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),
         Command::Bench(Bench::Core(bench)) => tool::bench::core(&bench),
         Command::Bench(Bench::Engine(engine)) => tool::bench::engine(&engine),

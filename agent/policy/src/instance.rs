@@ -174,6 +174,13 @@ impl Instance {
         self.policy.digest()
     }
 
+    /// Fuel that the latest [`decide`](Self::decide) used; 0 where a fault has ended the instance.
+    #[must_use]
+    pub fn fuel(&self) -> u64 {
+        let used = self.fuel_used(self.decide_fuel);
+        if self.running.is_ok() { used } else { 0 }
+    }
+
     /// Fuel that the last call used: of [`decide`](Self::decide), or before the first of starting and
     /// configuring.
     pub(crate) fn fuel_used(&self, budget: u64) -> u64 {

@@ -1,5 +1,21 @@
 //! `offramp policy`.
 
 mod check;
+pub(crate) mod test;
+mod trace;
 
 pub use check::{MAX_FILE, check, read};
+pub use test::{Test, test};
+pub use trace::{Trace, trace};
+
+use std::path::Path;
+
+use crate::judge::SHIPPED;
+
+/// The component of a shipped policy's name, or of a file.
+fn component(policy: &str) -> anyhow::Result<Vec<u8>> {
+    match SHIPPED.iter().find(|(name, _)| *name == policy) {
+        Some((_, bytes)) => Ok(bytes.to_vec()),
+        None => read(Path::new(policy)),
+    }
+}
