@@ -109,7 +109,7 @@ pub(crate) fn frame(
     let mut step = |event: Event<'_>, next: &mut Option<Effect>| {
         core.handle(Micros(0), event, &mut |effect| match effect {
             Effect::Emit { prediction: p } => prediction = Some(p),
-            order @ (Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished) => *next = Some(order),
+            order @ (Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished { .. }) => *next = Some(order),
         })
         .expect("features of a package fit its heads, and events come as they are ordered");
     };
@@ -126,7 +126,7 @@ pub(crate) fn frame(
                 },
                 fault: false,
             },
-            Some(Effect::Finished | Effect::Emit { .. }) | None => break,
+            Some(Effect::Finished { .. } | Effect::Emit { .. }) | None => break,
         };
         step(event, &mut next);
     }

@@ -13,7 +13,7 @@ use crate::guard::{Audited, Finding, GuardSettings, Rules};
 use crate::head::Head;
 use crate::learner::{LearnerSettings, Step, Target};
 use crate::math;
-use crate::view::{ExitView, Verdict};
+use crate::view::{AuditResult, ExitView, Outcome, Verdict};
 use crate::whitener::{Measurement, Whitener};
 use crate::window::{Window, WindowReport};
 
@@ -204,7 +204,11 @@ pub enum Effect {
         prediction: Prediction,
     },
     /// The frame is done, its audit included. [`Core::learn`] may be called, and the next frame may arrive.
-    Finished,
+    Finished {
+        /// What became of it, for a policy that looks back. Interval and energy are the driver's to say, as is
+        /// whether it made the frame leave; latencies are by the core's clock.
+        outcome: Outcome,
+    },
 }
 
 /// An event that does not fit the state; the state is unchanged unless said otherwise.
@@ -251,6 +255,8 @@ struct Way {
     stage_started: Micros,
     stage_us: u64,
     macs: u64,
+    /// Whether a verdict was the built-in rule's because the policy failed.
+    fault: bool,
     /// Set once the prediction is out: the rest is an audit.
     left: Option<Left>,
 }
@@ -266,6 +272,8 @@ impl Way {
 struct Left {
     exit: usize,
     class: usize,
+    confidence: f32,
+    latency_us: u64,
     learn: bool,
 }
 
@@ -473,6 +481,7 @@ impl Core {
                     stage_started: now,
                     stage_us: 0,
                     macs: 0,
+                    fault: false,
                     left: None,
                 };
                 self.run_stage(way, now, out);
@@ -481,6 +490,10 @@ impl Core {
             (Phase::Running(way), Event::FeaturesReady { features }) => self.features_ready(way, now, features, out),
             (Phase::Deciding(way), Event::VerdictGiven { verdict, fault }) => {
                 self.window.faults += u64::from(fault);
+                let way = Way {
+                    fault: way.fault || fault,
+                    ..way
+                };
                 match verdict {
                     Verdict::GoOn => self.run_stage(
                         Way {
@@ -636,6 +649,7 @@ impl Core {
         let confidence = station.probabilities[class];
         self.window.taken[exit] += 1;
         self.window.classes[class] += 1;
+        let latency_us = now.since(way.arrived);
         out(Effect::Emit {
             prediction: Prediction {
                 frame: way.frame,
@@ -643,17 +657,23 @@ impl Core {
                 class: class as u32,
                 confidence,
                 macs: way.macs,
-                latency_us: now.since(way.arrived),
+                latency_us,
             },
         });
+        let left = Left {
+            exit,
+            class,
+            confidence,
+            latency_us,
+            learn,
+        };
         let last = exit + 1 == self.base.len();
         let drawn = way.is_drawn(self.settings.audit_rate);
         if !last && (audit || drawn) {
-            let left = Some(Left { exit, class, learn });
             self.run_stage(
                 Way {
                     stage: exit + 1,
-                    left,
+                    left: Some(left),
                     ..way
                 },
                 now,
@@ -666,7 +686,7 @@ impl Core {
             if last && drawn {
                 self.count_audit(false);
             }
-            self.finish(&way, now, out);
+            self.finish(&way, left, AuditResult::None, now, out);
         }
     }
 
@@ -687,7 +707,12 @@ impl Core {
         let audit = left.exit + 1..self.base.len();
         self.window.cost.audit_macs += audit.map(|s| self.stage_macs[s] + self.base[s].macs()).sum::<u64>();
         self.teach(way, way.stage, class, drawn.then_some(left.class), left.learn);
-        self.finish(way, now, out);
+        let audit = if class == left.class {
+            AuditResult::Agreed
+        } else {
+            AuditResult::Differed
+        };
+        self.finish(way, left, audit, now, out);
     }
 
     /// Plans what is to be learned from the exit that knows best.
@@ -703,14 +728,29 @@ impl Core {
         });
     }
 
-    fn finish(&mut self, way: &Way, now: Micros, out: &mut impl FnMut(Effect)) {
+    fn finish(&mut self, way: &Way, left: Left, audit: AuditResult, now: Micros, out: &mut impl FnMut(Effect)) {
         let full_macs = self.full_macs();
         let cost = &mut self.window.cost;
         cost.macs += way.macs;
         cost.full_macs += full_macs;
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
-        out(Effect::Finished);
+        let spent: u64 = self.stage_macs[..=left.exit].iter().sum();
+        out(Effect::Finished {
+            outcome: Outcome {
+                exit: left.exit as u32,
+                class: left.class as u32,
+                confidence: left.confidence,
+                cost: spent as f32 / self.total_macs as f32,
+                latency: left.latency_us as f32 / 1e3,
+                interval: f32::NAN,
+                energy: f32::NAN,
+                temperature: way.facts.temperature,
+                hurried: false,
+                fault: way.fault,
+                audit,
+            },
+        });
     }
 
     /// Does what the last frame taught, and a piece of the guard's work. Off the latency path: call it when a
@@ -885,6 +925,11 @@ impl Core {
     /// Adds time that the driver spent for this camera beside its frames: learning, checkpoints.
     pub fn add_overhead(&mut self, micros: u64) {
         self.window.cost.overhead_us += micros;
+    }
+
+    /// Counts a fault of the policy that came after the verdicts, when it was told of the frame.
+    pub fn add_fault(&mut self) {
+        self.window.faults += 1;
     }
 
     /// Counts frames that never arrived because others were in the way.

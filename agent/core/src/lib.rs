@@ -46,7 +46,7 @@
 //!                 println!("frame {} is class {}", prediction.frame, prediction.class);
 //!                 continue;
 //!             }
-//!             Effect::Finished => continue,
+//!             Effect::Finished { .. } => continue,
 //!         };
 //!         core.handle(clock(), event, &mut |effect| todo.push(effect))?;
 //!     }

@@ -88,7 +88,7 @@ fn run(
                 .unwrap();
             }
             Effect::Emit { prediction: p } => assert!(prediction.replace(p).is_none()),
-            Effect::Finished => finished = true,
+            Effect::Finished { .. } => finished = true,
         }
     }
     assert!(finished);
@@ -411,7 +411,7 @@ fn drive(
                     fault: false,
                 }
             }
-            Effect::Emit { .. } | Effect::Finished => continue,
+            Effect::Emit { .. } | Effect::Finished { .. } => continue,
         };
         core.handle(Micros(0), event, &mut |e| todo.push(e))?;
     }

@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use offramp_core::{
-    Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Prediction, Settings, SplitMix64, Verdict,
+    Core, Effect, Event, ExitView, Facts, Micros, Misuse, NetworkError, Outcome, Prediction, Settings, SplitMix64,
+    Verdict,
 };
 use offramp_engine::{Engine, Frame, RunError};
 use offramp_model::{Input, Package};
@@ -20,6 +21,12 @@ pub trait Judge {
 
     /// The verdict at an exit, and whether it is the built-in rule's because the policy failed.
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool);
+
+    /// Hears what became of the frame. Gives whether the policy failed at it.
+    fn observe(&mut self, outcome: &Outcome) -> bool {
+        let _ = outcome;
+        false
+    }
 }
 
 /// The built-in rule as a judge.
@@ -103,6 +110,12 @@ pub struct Lane {
     spent: Duration,
     random: SplitMix64,
     hurried: u64,
+    /// Whether the present frame is one of them.
+    is_hurried: bool,
+    /// What became of the frame, until the judge is told.
+    outcome: Option<Outcome>,
+    /// When the last frame ended.
+    ended: Option<Instant>,
 }
 
 impl Lane {
@@ -121,6 +134,9 @@ impl Lane {
             spent: Duration::ZERO,
             random: SplitMix64(seed),
             hurried: 0,
+            is_hurried: false,
+            outcome: None,
+            ended: None,
         })
     }
 
@@ -150,6 +166,8 @@ impl Lane {
             });
         }
         judge.start_frame();
+        self.is_hurried = false;
+        self.outcome = None;
         let arrived = Event::FrameArrived {
             frame: number,
             random: (self.random.next() >> 32) as u32,
@@ -185,30 +203,35 @@ impl Lane {
         let core = &mut self.core;
         // Predictions go out at once; at most one order is left to follow.
         let mut step = |event: Event<'_>| {
-            let mut order = Effect::Finished;
+            let mut order = None;
             core.handle(micros(spent + start.elapsed()), event, &mut |effect| match effect {
                 Effect::Emit { prediction } => emit(&prediction),
-                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished => order = effect,
+                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Finished { .. } => order = Some(effect),
             })
             .map(|()| order)
         };
         let mut order = step(Event::FeaturesReady {
             features: self.frame.features(),
         });
-        if let Ok(Effect::Decide { mut view }) = order {
+        if let Ok(Some(Effect::Decide { mut view })) = order {
             view.time_left = time.left_ms.unwrap_or(view.time_left);
             let (mut verdict, fault) = judge.decide(&view);
             if verdict == Verdict::GoOn && time.is_up() {
                 // It was not this exit's to decide: nothing is learned from it.
                 verdict = Verdict::LeaveWithoutLearning;
                 self.hurried += 1;
+                self.is_hurried = true;
             }
             order = step(Event::VerdictGiven { verdict, fault });
         }
         self.spent += start.elapsed();
         Ok(match order? {
-            Effect::RunStage { stage } => Next::Stage(stage),
-            _ => Next::Finished,
+            Some(Effect::RunStage { stage }) => Next::Stage(stage),
+            Some(Effect::Finished { outcome }) => {
+                self.outcome = Some(outcome);
+                Next::Finished
+            }
+            Some(Effect::Decide { .. } | Effect::Emit { .. }) | None => Next::Finished,
         })
     }
 
@@ -216,6 +239,24 @@ impl Lane {
     pub fn lose(&mut self) {
         // Refused only where no frame is on its way, and then nothing is lost.
         let _ = self.core.handle(micros(self.spent), Event::FrameLost, &mut |_| ());
+    }
+
+    /// Tells the judge what became of the frame that is finished, once `complete` has added what only the driver
+    /// knows. Frames that were lost are not told.
+    pub fn tell(&mut self, judge: &mut impl Judge, complete: impl FnOnce(&mut Outcome)) {
+        let Some(mut outcome) = self.outcome.take() else {
+            return;
+        };
+        let now = Instant::now();
+        if let Some(before) = self.ended.replace(now) {
+            outcome.interval = now.saturating_duration_since(before).as_secs_f32() * 1e3;
+        }
+        outcome.hurried = self.is_hurried;
+        complete(&mut outcome);
+        if judge.observe(&outcome) {
+            self.core.add_fault();
+        }
+        self.core.add_overhead(now.elapsed().as_micros() as u64);
     }
 
     /// Does what the last frame taught, and counts the time it takes.
@@ -279,6 +320,7 @@ impl Single {
                 emitted = Some(*prediction);
             })?;
         }
+        lane.tell(judge, |_| ());
         Ok(emitted.expect("a frame that is finished has been emitted"))
     }
 }

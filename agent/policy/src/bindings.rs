@@ -1,18 +1,22 @@
 //! The contract as wasmtime sees it, generated from the WIT.
 
-use offramp_core::{ExitView, Verdict};
+use offramp_core::{AuditResult, ExitView, Outcome, Verdict};
 
 use crate::facts::{ModelFacts, Parameters, Value};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 mod generated {
-    wasmtime::component::bindgen!({ path: "../../plugins/wit", world: "exit-policy" });
+    // The widest world; of its exports, each interface is looked up by itself.
+    wasmtime::component::bindgen!({
+        path: "../../plugins/wit",
+        world: "stateful-policy",
+        imports: { default: trappable },
+    });
 }
 
+pub(crate) use generated::StatefulPolicy;
+pub(crate) use generated::exports::offramp::policy::{guest, observer, state};
 pub(crate) use generated::offramp::policy::host;
-pub(crate) use generated::{ExitPolicy, ExitPolicyPre};
-
-use generated::exports::offramp::policy::guest;
 
 impl From<&ExitView> for guest::ExitView {
     #[inline]
@@ -65,6 +69,41 @@ impl From<guest::Verdict> for Verdict {
             guest::Verdict::Leave => Verdict::Leave,
             guest::Verdict::LeaveWithoutLearning => Verdict::LeaveWithoutLearning,
             guest::Verdict::Audit => Verdict::Audit,
+        }
+    }
+}
+
+impl From<&Outcome> for observer::Outcome {
+    fn from(outcome: &Outcome) -> Self {
+        let Outcome {
+            exit,
+            class,
+            confidence,
+            cost,
+            latency,
+            interval,
+            energy,
+            temperature,
+            hurried,
+            fault,
+            audit,
+        } = *outcome;
+        observer::Outcome {
+            exit,
+            class,
+            confidence,
+            cost,
+            latency,
+            interval,
+            energy,
+            temperature,
+            hurried,
+            fault,
+            audit: match audit {
+                AuditResult::None => observer::Audit::None,
+                AuditResult::Agreed => observer::Audit::Agreed,
+                AuditResult::Differed => observer::Audit::Differed,
+            },
         }
     }
 }

@@ -42,6 +42,7 @@
 //! be [started anew](Instance::restart).
 
 mod bindings;
+mod cache;
 mod check;
 mod facts;
 mod fault;
@@ -59,6 +60,6 @@ pub use fault::Fault;
 pub use host::{EngineError, PolicyHost};
 pub use inspect::AbiVersion;
 pub use instance::Instance;
-pub use ladder::{Ladder, LadderEvent, LadderRules};
+pub use ladder::{Carry, CarryError, Ladder, LadderEvent, LadderRules, Why};
 pub use limits::Limits;
-pub use policy::{ConfigureError, LoadError, Policy};
+pub use policy::{ConfigureError, LoadError, Policy, RestoreError};

@@ -64,7 +64,7 @@ pub(crate) fn frame(core: &mut Core, random: &mut SplitMix64, context: u64, mut 
                 verdict: view.rule(),
                 fault: false,
             },
-            Effect::Emit { .. } | Effect::Finished => break,
+            Effect::Emit { .. } | Effect::Finished { .. } => break,
         };
         step(core, event, &mut next);
     }

@@ -60,6 +60,8 @@ pub(crate) struct Seat {
     pub(crate) dropped: u64,
     /// Frames that left because their deadline was near, until the last window.
     pub(crate) hurried: u64,
+    /// Milliseconds from the arrival of the last frame that got a prediction to that.
+    pub(crate) latency_ms: f32,
 }
 
 impl Seat {
@@ -113,7 +115,7 @@ impl Seat {
             left_ms: self.left_ms(current.at),
             next_ms,
         };
-        let (listener, predicted) = (&mut self.listener, &mut self.predicted);
+        let (listener, predicted, latency_ms) = (&mut self.listener, &mut self.predicted, &mut self.latency_ms);
         let emit = |prediction: &Prediction| {
             *predicted += 1;
             // The core's clock does not know how long the frame has waited.
@@ -121,6 +123,7 @@ impl Seat {
                 latency_us: current.at.elapsed().as_micros() as u64,
                 ..*prediction
             };
+            *latency_ms = prediction.latency_us as f32 / 1e3;
             listener(&prediction, &current.frame);
         };
         match self.lane.go_on(took, time, &mut self.judge, emit) {
@@ -143,6 +146,7 @@ impl Seat {
 
     /// Does what is left once a frame is over.
     pub(crate) fn finish(&mut self) {
+        self.lane.tell(&mut self.judge, |outcome| outcome.latency = self.latency_ms);
         self.lane.learn();
         self.tell_policy_steps();
         self.save_if_due();
