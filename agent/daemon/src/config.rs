@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -302,13 +303,25 @@ impl Camera {
 }
 
 /// The policy that decides until the controller names another.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// A component; the shipped threshold policy without it.
     pub file: Option<PathBuf>,
     /// Its parameters.
     pub parameters: BTreeMap<String, Parameter>,
+    /// Microseconds that a verdict may take: a policy of whose last 64 more than half took longer is given up.
+    pub budget_us: NonZeroU64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            file: None,
+            parameters: BTreeMap::new(),
+            budget_us: NonZeroU64::new(1000).expect("1000 is not 0"),
+        }
+    }
 }
 
 /// The learner and its guard; what is not set is the model package's to say.

@@ -1,12 +1,13 @@
 //! Who decides at the exits: policies from files and from the fleet, by name.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
-use offramp_core::{ExitView, Verdict};
+use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
-    BadParameter, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent, LadderRules,
-    Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
+    BadParameter, Carry, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent,
+    LadderRules, Limits, LoadError, ModelFacts, Parameters, PolicyHost, Value,
 };
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
@@ -148,6 +149,12 @@ fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Parameters, BadPara
     }))
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// What people call a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -184,8 +191,13 @@ pub enum Step {
         /// What decided before.
         from: String,
     },
-    /// A policy was given up after faults in a row.
-    SteppedDown {
+    /// Something else that an operator wants to know.
+    Other {
+        /// What, as the kind of an event: `policy-faulted`, `policy-stepped-down`, `policy-retried`,
+        /// `policy-restored`, `policy-state-lost`.
+        kind: &'static str,
+        /// Whether something went wrong.
+        wrong: bool,
         /// One sentence for people.
         message: String,
     },
@@ -201,6 +213,12 @@ pub struct PolicyJudge {
     before: Option<Named>,
     /// Comes into force with the next frame.
     next: Option<(Named, Generation)>,
+    /// Was given up, and is tried again.
+    given_up: Option<Named>,
+    /// Whether the current one had been given up, and has not proven good since.
+    is_retry: bool,
+    /// Faulty frames since the current one came into force.
+    faulty: u64,
     rung: Rung,
     steps: VecDeque<Step>,
 }
@@ -208,8 +226,13 @@ pub struct PolicyJudge {
 impl PolicyJudge {
     /// A judge that decides by a policy from the first frame on.
     pub fn new(chosen: Chosen) -> Self {
-        let mut ladder = Ladder::new(LadderRules::default());
-        ladder.swap(chosen.instance);
+        Self::with_rules(chosen, LadderRules::default())
+    }
+
+    /// The same under other rules.
+    pub fn with_rules(chosen: Chosen, rules: LadderRules) -> Self {
+        let mut ladder = Ladder::new(rules);
+        ladder.swap(chosen.instance, Carry::Nothing);
         ladder.start_frame(&mut |_| ());
         let current = Some(chosen.named);
         Self {
@@ -217,15 +240,25 @@ impl PolicyJudge {
             current,
             before: None,
             next: None,
+            given_up: None,
+            is_retry: false,
+            faulty: 0,
             rung: Rung::Desired,
             steps: VecDeque::new(),
         }
     }
 
-    /// Brings a policy into force with the next frame.
+    /// Brings a policy into force with the next frame. A policy of the same name as the one in force takes up its
+    /// state.
     pub fn swap(&mut self, chosen: Chosen, generation: Generation) {
+        let same = |current: &Named| current.name == chosen.named.name;
+        let carry = if self.current.as_ref().is_some_and(same) {
+            Carry::State
+        } else {
+            Carry::Nothing
+        };
         self.next = Some((chosen.named, generation));
-        self.ladder.swap(chosen.instance);
+        self.ladder.swap(chosen.instance, carry);
     }
 
     /// The next change that has not been told yet.
@@ -269,29 +302,79 @@ impl PolicyJudge {
                 // The ladder keeps the first good one while policies on trial replace each other.
                 let replaced = self.current.replace(named);
                 self.before = self.before.take().or(replaced);
+                self.given_up = None;
+                self.is_retry = false;
+                self.faulty = 0;
                 self.rung = Rung::Desired;
                 self.steps.push_back(Step::Swapped { generation, from });
             }
-            LadderEvent::Proven { .. } => self.before = None,
+            LadderEvent::Carried { policy, bytes } => {
+                tracing::info!(%policy, bytes, "the policy has taken up the state of the one before");
+            }
+            LadderEvent::NotCarried { why, .. } => {
+                let why = chain(&why);
+                self.tell(
+                    "policy-state-lost",
+                    true,
+                    format!("policy {} begins afresh: {why}", self.current_name()),
+                );
+            }
+            LadderEvent::Retried { .. } => {
+                let Some(named) = self.given_up.take() else { return };
+                let from = self.current_name();
+                self.before = self.current.replace(named);
+                self.is_retry = true;
+                self.faulty = 0;
+                self.rung = Rung::Desired;
+                let message = format!("policy {} is tried again, after {from}", self.current_name());
+                self.tell("policy-retried", false, message);
+            }
+            LadderEvent::Proven { .. } => {
+                self.before = None;
+                self.given_up = None;
+                if std::mem::take(&mut self.is_retry) {
+                    let message = format!("policy {} decides well again", self.current_name());
+                    self.tell("policy-restored", false, message);
+                }
+            }
             LadderEvent::Faulted {
                 policy,
                 fault,
                 in_a_row,
             } => {
-                tracing::warn!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
+                tracing::debug!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
+                self.faulty += 1;
+                // The first, the second, the fourth, the eighth …: a policy that fails now and then floods nothing.
+                if self.faulty.is_power_of_two() {
+                    let message = format!(
+                        "policy {} failed, and the built-in rule decided: {fault} ({} since it came into force)",
+                        self.current_name(),
+                        self.faulty
+                    );
+                    self.tell("policy-faulted", true, message);
+                }
             }
-            LadderEvent::SteppedDown { to, .. } => {
+            LadderEvent::SteppedDown { to, why, .. } => {
                 let from = self.current_name();
+                let given_up = self.current.take();
+                // Of two that were given up, the one that was ordered last is tried again.
+                self.given_up = self.given_up.take().or(given_up);
                 self.current = self.before.take().filter(|_| to.is_some());
+                self.is_retry = false;
+                self.faulty = 0;
                 self.rung = if self.current.is_some() {
                     Rung::LastGood
                 } else {
                     Rung::BuiltIn
                 };
-                let message = format!("policy {from} failed too often; {} decides", self.current_name());
-                self.steps.push_back(Step::SteppedDown { message });
+                let message = format!("policy {from} is given up: {why}; {} decides", self.current_name());
+                self.tell("policy-stepped-down", true, message);
             }
         }
+    }
+
+    fn tell(&mut self, kind: &'static str, wrong: bool, message: String) {
+        self.steps.push_back(Step::Other { kind, wrong, message });
     }
 }
 
@@ -304,18 +387,30 @@ impl Judge for PolicyJudge {
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let mut events = Events::default();
+        let start = Instant::now();
         let verdict = self.ladder.decide(view, &mut |event| events.push(event));
+        if verdict.is_some() {
+            self.ladder.took(start.elapsed());
+        }
         events.drain(|event| self.take(event));
         match verdict {
             Some(verdict) => (verdict, false),
             None => (view.rule(), self.current.is_some()),
         }
     }
+
+    fn observe(&mut self, outcome: &Outcome) -> bool {
+        let mut events = Events::default();
+        let failed = self.ladder.observe(outcome, &mut |event| events.push(event));
+        events.drain(|event| self.take(event));
+        failed
+    }
 }
 
-/// The events of one call of the ladder, without allocating: at most a proof, a swap and two of a failed restart.
+/// The events of one call of the ladder, without allocating: at most a proof or a step down, a swap and its state,
+/// and two of a failed restart.
 #[derive(Default)]
-struct Events([Option<LadderEvent>; 4]);
+struct Events([Option<LadderEvent>; 6]);
 
 impl Events {
     fn push(&mut self, event: LadderEvent) {

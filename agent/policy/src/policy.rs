@@ -173,10 +173,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub(crate) fn new(
-        pre: InstancePre<Guest>,
-        inspection: &Inspection,
-    ) -> wasmtime::Result<Shape> {
+    pub(crate) fn new(pre: InstancePre<Guest>, inspection: &Inspection) -> wasmtime::Result<Shape> {
         let observer = inspection.observes().then(|| observer::GuestIndices::new(&pre));
         let state = inspection.keeps_state().then(|| state::GuestIndices::new(&pre));
         Ok(Shape {

@@ -72,15 +72,13 @@ macro_rules! export_policy {
                         POLICY.with(|policy| $crate::Policy::save(policy))
                     }
 
-                    fn restore(
-                        saved: $crate::__Vec<u8>,
-                    ) -> ::core::result::Result<(), $crate::__String> {
+                    fn restore(saved: $crate::__Vec<u8>) -> ::core::result::Result<(), $crate::__String> {
                         POLICY.with(|policy| $crate::Policy::restore(policy, &saved))
                     }
                 }
 
                 $crate::bindings::export_component!(Component with_types_in $crate::bindings);
             }
-        };
+};
     };
 }

@@ -24,7 +24,7 @@ use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
 use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, StartError, apply_learner};
-use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop};
+use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop, chain};
 use crate::package;
 
 /// Records that are on their way to the broker at a time.
@@ -200,7 +200,10 @@ impl Keeper {
             });
             config
         });
-        let judges: Vec<PolicyJudge> = chosen.into_iter().map(PolicyJudge::new).collect();
+        let judges: Vec<PolicyJudge> = chosen
+            .into_iter()
+            .map(|chosen| PolicyJudge::with_rules(chosen, options.policy_rules))
+            .collect();
         let cameras = cameras
             .into_iter()
             .map(|Kept { name, orders, .. }| Camera { name, orders });
@@ -461,9 +464,13 @@ impl Keeper {
                     counters.generation = generation.0;
                 });
             }
-            Step::SteppedDown { message } => {
-                warn!(camera, frame, message, "policy");
-                self.event("policy-stepped-down", format!("{message}{of}"), &facts);
+            Step::Other { kind, wrong, message } => {
+                if wrong {
+                    warn!(camera, frame, message, "policy");
+                } else {
+                    info!(camera, frame, message, "policy");
+                }
+                self.event(kind, format!("{message}{of}"), &facts);
             }
         }
     }
@@ -852,12 +859,6 @@ fn most_frequent(classes: &mut Vec<ClassCount>, most: usize) {
         classes.truncate(most);
         classes.sort_by_key(|c| c.class);
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What a message has room for.

@@ -31,6 +31,7 @@ use offramp_core::{Core, Prediction, Settings};
 use offramp_engine::{Engine, Offload};
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{BootId, DeviceId, Generation, LearnerSettings, PolicyReport, PublicKey, TenantId, Window};
 use tokio::sync::{mpsc, watch};
 
@@ -51,6 +52,8 @@ pub struct Options {
     pub tenant: TenantId,
     /// The policy that decides until the controller names another.
     pub policy: PolicySource,
+    /// When a policy is given up, and when it is tried again.
+    pub policy_rules: LadderRules,
     /// Learner and audits.
     pub settings: Settings,
     /// File of the device's store.
@@ -314,6 +317,7 @@ impl Agent {
             predicted: 0,
             dropped: 0,
             hurried: 0,
+            latency_ms: f32::NAN,
         });
         let seats: Vec<Seat> = seats.collect();
         let names: Vec<String> = seats.iter().map(|seat| seat.name.clone()).collect();

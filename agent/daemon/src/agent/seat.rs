@@ -146,7 +146,8 @@ impl Seat {
 
     /// Does what is left once a frame is over.
     pub(crate) fn finish(&mut self) {
-        self.lane.tell(&mut self.judge, |outcome| outcome.latency = self.latency_ms);
+        self.lane
+            .tell(&mut self.judge, |outcome| outcome.latency = self.latency_ms);
         self.lane.learn();
         self.tell_policy_steps();
         self.save_if_due();

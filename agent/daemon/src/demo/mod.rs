@@ -19,6 +19,7 @@ use offramp_core::{LearnerSettings, Prediction, Settings, SplitMix64};
 use offramp_fleet::{Controller, PolicyUpload, Target};
 use offramp_link::BrokerUrl;
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{DeviceId, Parameter, TenantId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -188,6 +189,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         device: device.clone(),
         tenant,
         policy: first_policy(),
+        policy_rules: LadderRules::default(),
         settings: settings(&scene.package),
         state: folder.path().join("state.redb"),
         fleet: Some(Fleet {

@@ -12,6 +12,7 @@ use offramp_camera::{Camera, Folder, FrameShape, Pipe, Playback, Raw, sample};
 use offramp_core::Settings;
 use offramp_link::Credentials;
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use serde_json::json;
 
 use crate::agent::{Agent, Fleet, Listener, Options, Source};
@@ -191,6 +192,10 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         device: config.device.id,
         tenant: config.device.tenant,
         policy,
+        policy_rules: LadderRules {
+            budget: Some(Duration::from_micros(config.policy.budget_us.get())),
+            ..LadderRules::default()
+        },
         state: config.state.path,
         forget: false,
         fleet,

@@ -12,6 +12,7 @@ use offramp::package;
 use offramp_camera::{Camera, Frame, FrameShape, ImageSet, Playback, sample};
 use offramp_core::{Facts, LearnerSettings, Prediction, Settings};
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{DeviceId, Parameter, Summary, TenantId, decode};
 use offramp_store::{Limits, Store};
 use offramp_test_support::temp_dir;
@@ -39,6 +40,7 @@ pub(crate) fn options(folder: &Path, settings: Settings, threads: usize) -> Opti
         device: DeviceId::new("edge").unwrap(),
         tenant: TenantId::new("test").unwrap(),
         policy: policy(),
+        policy_rules: LadderRules::default(),
         settings,
         state: folder.join("state.redb"),
         forget: false,

@@ -1,14 +1,25 @@
 //! The ladder, step by step and against a model.
 
+use std::time::Duration;
+
 use offramp_core::Verdict;
-use offramp_policy::{Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost};
+use offramp_policy::{
+    Carry, CarryError, Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost,
+    RestoreError, Why,
+};
 use offramp_proto::Digest;
 use proptest::prelude::*;
 
-use crate::guests::{class, puppet};
-use crate::{host, model, unhurried, view};
+use crate::guests::{class, counter, puppet};
+use crate::{host, model, outcome, unhurried, view};
 
-const RULES: LadderRules = LadderRules { trial: 4, faults: 3 };
+const RULES: LadderRules = LadderRules {
+    trial: 4,
+    faults: 3,
+    budget: Some(Duration::from_millis(1)),
+    pause: 1000,
+    longest_pause: 4000,
+};
 
 const TRAPPED: Fault = Fault::Trap { reason: "unreachable" };
 
@@ -40,7 +51,7 @@ fn a_swap_waits_for_the_next_frame() {
     let policies = ["a", "b"].map(|name| host.load(&puppet(name)).unwrap());
     let [a, b] = policies.each_ref().map(Policy::digest);
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     assert_eq!(
         frame(&mut ladder, &[0]),
         (
@@ -48,7 +59,7 @@ fn a_swap_waits_for_the_next_frame() {
             vec![LadderEvent::Swapped { from: None, to: a }]
         )
     );
-    ladder.swap(start(&policies[1]));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
     assert_eq!(ladder.active(), Some(a));
     let mut nothing = |event| panic!("{event:?}");
     assert_eq!(ladder.decide(&view(1, 3, 0.5), &mut nothing), Some(Verdict::Audit));
@@ -63,7 +74,7 @@ fn a_swap_waits_for_the_next_frame() {
 fn one_fault_costs_the_rest_of_one_frame() {
     let policy = host().load(&puppet("a")).unwrap();
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policy));
+    ladder.swap(start(&policy), Carry::Nothing);
     frame(&mut ladder, &[1]);
     let (verdicts, events) = frame(&mut ladder, &[0, class::TRAP, 0]);
     assert_eq!(verdicts, [Some(Verdict::GoOn), None, None]);
@@ -83,7 +94,7 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
     let policies = ["good", "bad"].map(|name| host.load(&puppet(name)).unwrap());
     let [good, bad] = policies.each_ref().map(Policy::digest);
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     let events: Vec<_> = (0..5).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
     assert_eq!(
         events,
@@ -92,8 +103,12 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
             LadderEvent::Proven { policy: good }
         ]
     );
-    ladder.swap(start(&policies[1]));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
     let events: Vec<_> = (0..3).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
+    let looped = Why::Faults {
+        frames: 3,
+        fault: Fault::OutOfFuel,
+    };
     let faulted = |policy, in_a_row| LadderEvent::Faulted {
         policy,
         fault: Fault::OutOfFuel,
@@ -111,16 +126,21 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
             faulted(bad, 3),
             LadderEvent::SteppedDown {
                 from: bad,
-                to: Some(good)
+                to: Some(good),
+                why: looped
             },
         ]
     );
     assert_eq!(frame(&mut ladder, &[1]), (vec![Some(Verdict::Leave)], vec![]));
     let events: Vec<_> = (0..4).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
-    let down = LadderEvent::SteppedDown { from: good, to: None };
+    let down = LadderEvent::SteppedDown {
+        from: good,
+        to: None,
+        why: looped,
+    };
     assert_eq!(events, [faulted(good, 1), faulted(good, 2), faulted(good, 3), down]);
     assert_eq!(frame(&mut ladder, &[1]), (vec![None], vec![]));
-    ladder.swap(start(&policies[0]));
+    ladder.swap(start(&policies[0]), Carry::Nothing);
     assert_eq!(
         frame(&mut ladder, &[1]).0,
         [Some(Verdict::Leave)],
@@ -136,7 +156,7 @@ fn a_policy_that_cannot_be_started_again_counts_as_failing() {
     };
     let policy = PolicyHost::new(limits).unwrap().load(&puppet("a")).unwrap();
     let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policy));
+    ladder.swap(start(&policy), Carry::Nothing);
     frame(&mut ladder, &[class::TRAP]);
     let taken = start(&policy);
     let faulted = |in_a_row| LadderEvent::Faulted {
@@ -147,6 +167,187 @@ fn a_policy_that_cannot_be_started_again_counts_as_failing() {
     assert_eq!(frame(&mut ladder, &[1]), (vec![None], vec![faulted(2)]));
     drop(taken);
     assert_eq!(frame(&mut ladder, &[1]), (vec![Some(Verdict::Leave)], vec![]));
+}
+
+/// Rules under which a policy is soon tried again.
+const EAGER: LadderRules = LadderRules {
+    trial: 2,
+    faults: 1,
+    pause: 2,
+    longest_pause: 4,
+    ..RULES
+};
+
+#[test]
+fn a_policy_that_was_given_up_comes_back_after_pauses_that_double_up_to_a_bound() {
+    let host = host();
+    let policies = ["good", "bad"].map(|name| host.load(&puppet(name)).unwrap());
+    let [good, bad] = policies.each_ref().map(Policy::digest);
+    let mut ladder = Ladder::new(EAGER);
+    ladder.swap(start(&policies[0]), Carry::Nothing);
+    (0..3).for_each(|_| drop(frame(&mut ladder, &[1])));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
+    frame(&mut ladder, &[class::TRAP]);
+    let back = LadderEvent::Retried {
+        from: Some(good),
+        policy: bad,
+    };
+    for pause in [2, 4, 4] {
+        for waited in 1..pause {
+            assert_eq!(
+                frame(&mut ladder, &[1]),
+                (vec![Some(Verdict::Leave)], vec![]),
+                "{waited} of {pause}"
+            );
+            assert_eq!(ladder.active(), Some(good));
+        }
+        let (_, events) = frame(&mut ladder, &[class::TRAP]);
+        assert_eq!(events[0], back);
+        assert!(
+            matches!(events[..], [_, LadderEvent::Faulted { .. }, LadderEvent::SteppedDown { to: Some(to), .. }] if to == good),
+            "{events:?}"
+        );
+    }
+    let events: Vec<_> = (0..6).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    assert_eq!(events, [back, LadderEvent::Proven { policy: bad }]);
+    assert_eq!(ladder.active(), Some(bad));
+    // It has proven good: the next pause is short again.
+    frame(&mut ladder, &[class::TRAP]);
+    let events: Vec<_> = (0..2).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    assert_eq!(
+        events,
+        [LadderEvent::Retried {
+            from: None,
+            policy: bad
+        }]
+    );
+}
+
+#[test]
+fn a_policy_that_is_ordered_takes_the_place_of_one_that_was_given_up() {
+    let host = host();
+    let policies = ["a", "b"].map(|name| host.load(&puppet(name)).unwrap());
+    let mut ladder = Ladder::new(EAGER);
+    ladder.swap(start(&policies[0]), Carry::Nothing);
+    frame(&mut ladder, &[class::TRAP]);
+    ladder.swap(start(&policies[1]), Carry::Nothing);
+    let events: Vec<_> = (0..10).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    let to = policies[1].digest();
+    assert_eq!(
+        events,
+        [
+            LadderEvent::Swapped { from: None, to },
+            LadderEvent::Proven { policy: to }
+        ]
+    );
+}
+
+#[test]
+fn a_policy_most_of_whose_last_verdicts_took_too_long_is_given_up_with_the_figure() {
+    let policy = host().load(&puppet("slow")).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&policy), Carry::Nothing);
+    let mut verdict = |millis| {
+        let (verdicts, mut events) = frame(&mut ladder, &[1]);
+        if verdicts == [Some(Verdict::Leave)] {
+            ladder.took(Duration::from_millis(millis));
+        }
+        events.retain(|event| matches!(event, LadderEvent::SteppedDown { .. }));
+        events
+    };
+    // Half of them may take long.
+    let events: Vec<_> = (0..500).flat_map(|n| verdict(if n % 2 == 0 { 3 } else { 1 })).collect();
+    assert_eq!(events, []);
+    let events: Vec<_> = (0..5).flat_map(|_| verdict(2)).collect();
+    let down = LadderEvent::SteppedDown {
+        from: policy.digest(),
+        to: None,
+        why: Why::TooSlow {
+            median: Duration::from_millis(2),
+            budget: Duration::from_millis(1),
+        },
+    };
+    assert_eq!(events, [down]);
+}
+
+#[test]
+fn state_goes_to_the_next_version_where_the_caller_says_so() {
+    let host = host();
+    let policies = ["1", "2", "3"].map(|name| host.load(&counter(name)).unwrap());
+    let mut ladder = Ladder::new(RULES);
+    let mut run = |policy: usize, carry| {
+        ladder.swap(start(&policies[policy]), carry);
+        let (verdicts, events) = frame(&mut ladder, &[1]);
+        assert!(!ladder.observe(&outcome(), &mut |event| panic!("{event:?}")));
+        (verdicts, events.into_iter().last().unwrap())
+    };
+    let [one, two, three] = policies.each_ref().map(Policy::digest);
+    let swapped = |from, to| LadderEvent::Swapped { from, to };
+    assert_eq!(
+        run(0, Carry::State),
+        (vec![Some(Verdict::GoOn)], swapped(None, one)),
+        "there is none yet"
+    );
+    let carried = LadderEvent::Carried { policy: two, bytes: 4 };
+    assert_eq!(run(1, Carry::State), (vec![Some(Verdict::Leave)], carried));
+    assert_eq!(
+        run(2, Carry::Nothing),
+        (vec![Some(Verdict::GoOn)], swapped(Some(two), three))
+    );
+}
+
+#[test]
+fn a_policy_that_refuses_the_state_begins_afresh() {
+    let host = host();
+    let old = host.load(&counter("old")).unwrap();
+    // Takes it up, then refuses it.
+    let new = crate::guests::Guest {
+        world: "stateful-policy",
+        decide: "global.get $verdict",
+        restore: "(global.set $verdict (i32.const 3)) i32.const 16",
+        fields: r#"(global $verdict (mut i32) (i32.const 1)) (data (i32.const 16) "\01\00\00\00\20\00\00\00\03\00\00\00")
+            (data (i32.const 32) "new")"#,
+        ..crate::guests::Guest::default()
+    };
+    let new = host.load(&new.component()).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&old), Carry::State);
+    frame(&mut ladder, &[1]);
+    ladder.swap(start(&new), Carry::State);
+    let why = CarryError::Restore(RestoreError::Refused { reason: "new".into() });
+    let refused = LadderEvent::NotCarried {
+        policy: new.digest(),
+        why,
+    };
+    let (verdicts, events) = frame(&mut ladder, &[1]);
+    assert_eq!((verdicts, events.last()), (vec![Some(Verdict::Leave)], Some(&refused)));
+}
+
+#[test]
+fn a_frame_that_a_policy_fails_to_look_back_at_is_a_faulty_one() {
+    let guest = crate::guests::Guest {
+        world: "stateful-policy",
+        observe: "unreachable",
+        ..crate::guests::Guest::default()
+    };
+    let policy = host().load(&guest.component()).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&policy), Carry::Nothing);
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        frame(&mut ladder, &[1]);
+        assert!(ladder.observe(&outcome(), &mut |event| events.push(event)));
+    }
+    let down = LadderEvent::SteppedDown {
+        from: policy.digest(),
+        to: None,
+        why: Why::Faults {
+            frames: 3,
+            fault: TRAPPED,
+        },
+    };
+    assert_eq!(events.len(), 4);
+    assert_eq!(events.last(), Some(&down));
 }
 
 /// What a ladder is to do, as a stack of policies: the last decides.
@@ -193,6 +394,10 @@ impl Model {
             events.push(LadderEvent::SteppedDown {
                 from: policy,
                 to: self.active(),
+                why: Why::Faults {
+                    frames: RULES.faults,
+                    fault: TRAPPED,
+                },
             });
         }
         events
@@ -236,7 +441,7 @@ proptest! {
         for step in steps {
             let (classes, swap_within) = match step {
                 Step::Swap(policy) => {
-                    ladder.swap(start(&policies[policy]));
+                    ladder.swap(start(&policies[policy]), Carry::Nothing);
                     waiting = Some(policy);
                     continue;
                 }
@@ -248,7 +453,7 @@ proptest! {
             ladder.start_frame(&mut |event| events.push(event));
             prop_assert_eq!(ladder.active(), model.active());
             if let Some(policy) = swap_within {
-                ladder.swap(start(&policies[policy]));
+                ladder.swap(start(&policies[policy]), Carry::Nothing);
                 waiting = Some(policy);
             }
             let decides = model.active().is_some();

@@ -173,7 +173,7 @@ fn a_check_finds_the_dearest_verdict() {
         .unwrap();
     assert_eq!(report.dearest_view.confidence, 0.75);
     assert!((4000..8000).contains(&report.decide_fuel), "{report:?}");
-    assert_eq!(report.exports, ["offramp:policy/guest@1.0.0"]);
+    assert_eq!(report.exports, ["offramp:policy/guest@1.1.0"]);
     assert_eq!(report.memory_bytes, 65536);
     assert_eq!(report.views, 6 * 6 * 4 * 2);
 }

@@ -12,6 +12,7 @@ use clap::Args;
 use offramp_camera::{Camera, Frame, FrameShape, ImageSet, Playback};
 use offramp_core::Prediction;
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{DeviceId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -186,6 +187,7 @@ impl Scene {
             device: DeviceId::new("bench")?,
             tenant: TenantId::new("bench")?,
             policy: PolicySource::threshold([].into()),
+            policy_rules: LadderRules::default(),
             settings: package::settings(&self.package),
             state: folder.path().join("state.redb"),
             forget: false,
