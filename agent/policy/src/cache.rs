@@ -51,7 +51,6 @@ impl Cache {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
     use crate::host::PolicyHost;
     use crate::limits::Limits;
 

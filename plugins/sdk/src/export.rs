@@ -77,8 +77,8 @@ macro_rules! export_policy {
                     }
                 }
 
-                $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+        $crate::bindings::export_component!(Component with_types_in $crate::bindings);
             }
-};
+        };
     };
 }

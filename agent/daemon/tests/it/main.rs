@@ -7,4 +7,5 @@ mod device;
 mod fleet;
 mod kill;
 mod offload;
+mod swap;
 mod tools;

@@ -422,8 +422,16 @@ fn each_misbehaviour_in_each_export_is_contained() {
             ..wrong
         })
         .unwrap_err();
+        // Its imports are not connected yet: there is nothing to log to.
+        let expected = if body.contains("$log") {
+            Fault::Trap {
+                reason: "indirect call to null",
+            }
+        } else {
+            fault
+        };
         assert!(
-            matches!(error, LoadError::Start(found) if found == fault),
+            matches!(error, LoadError::Start(found) if found == expected),
             "{body}: {error:?}"
         );
         let configured = load(Guest {

@@ -8,6 +8,7 @@ use offramp_core::SplitMix64;
 mod cameras;
 mod core;
 mod engine;
+mod policy;
 mod specialization;
 mod stream;
 
@@ -15,6 +16,7 @@ pub use self::core::{CoreBench, core};
 pub use cameras::{CamerasBench, cameras};
 pub(super) use engine::stage_times;
 pub use engine::{EngineBench, engine};
+pub use policy::{Swaps, swaps};
 pub use specialization::{SpecializationBench, specialization};
 pub use stream::{StreamBench, stream};
 
