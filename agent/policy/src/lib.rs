@@ -13,7 +13,7 @@
 //!
 //! - **Size** is checked before anything is parsed, imports, exports and declared memory before
 //!   anything is compiled. Compiling itself is not bounded in time, only by that size, the number of
-//!   functions, the code and local variables of each, and by refusing nested components that instantiate
+//!   functions, the code, blocks and local variables of each, and by refusing nested components that instantiate
 //!   others, which double at every step; it happens outside the path of frames.
 //! - **Imports**: `offramp:policy/host` with `log`, and nothing else. No WASI, no clock, no random
 //!   numbers: a policy computes from what it is shown. A log message above 4096 bytes is a fault, 256

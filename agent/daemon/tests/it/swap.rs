@@ -155,7 +155,7 @@ fn a_policy_is_told_what_became_of_each_frame() {
     let report = single.lane.core.close_window();
     let differed = |told: &&Outcome| told.audit == offramp_core::AuditResult::Differed;
     assert_eq!(
-        report.disagreements,
+        report.audits.disagreements,
         witness.outcomes.iter().filter(differed).count() as u64
     );
     costs.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));

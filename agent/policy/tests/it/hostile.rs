@@ -632,7 +632,18 @@ fn what_would_take_long_to_compile_is_refused_before() {
         "(local.set 0 (i64.mul (local.get 0) (local.get 0)))".repeat(20_000)
     );
     let nested = format!("(func {}{})", "(block ".repeat(30_000), ")".repeat(30_000));
+    // Each join of blocks may be one of each variable: 18 kB that would take seconds and gigabytes.
+    let uses: String = (1..=1000)
+        .map(|local| format!("(local.set {local} (i64.add (local.get {local}) (i64.const 1)))"))
+        .collect();
+    let joins = format!(
+        "(func (param i32) (local {}) {} {uses} {})",
+        "i64 ".repeat(1000),
+        "(loop (br_if 0 (local.get 0)) ".repeat(3000),
+        ")".repeat(3000)
+    );
     for (functions, what) in [
+        (joins, "pairs of a local variable and a block"),
         (huge, "bytes in a function"),
         (nested, "bytes in a function"),
         ("(func)".repeat(5000), "functions"),
