@@ -205,8 +205,8 @@ pub enum Effect {
     },
     /// The frame is done, its audit included. [`Core::learn`] may be called, and the next frame may arrive.
     Finished {
-        /// What became of it. The driver knows what the core does not: interval, energy, temperature, and whether
-        /// it was hurried.
+        /// What became of it, for a policy that looks back. Interval and energy are the driver's to say, as is
+        /// whether it made the frame leave; latencies are by the core's clock.
         outcome: Outcome,
     },
 }
@@ -255,7 +255,7 @@ struct Way {
     stage_started: Micros,
     stage_us: u64,
     macs: u64,
-    /// Whether a verdict was the built-in rule's because the policy had failed.
+    /// Whether a verdict was the built-in rule's because the policy failed.
     fault: bool,
     /// Set once the prediction is out: the rest is an audit.
     left: Option<Left>,
@@ -488,9 +488,12 @@ impl Core {
                 Ok(())
             }
             (Phase::Running(way), Event::FeaturesReady { features }) => self.features_ready(way, now, features, out),
-            (Phase::Deciding(mut way), Event::VerdictGiven { verdict, fault }) => {
+            (Phase::Deciding(way), Event::VerdictGiven { verdict, fault }) => {
                 self.window.faults += u64::from(fault);
-                way.fault |= fault;
+                let way = Way {
+                    fault: way.fault || fault,
+                    ..way
+                };
                 match verdict {
                     Verdict::GoOn => self.run_stage(
                         Way {
@@ -649,16 +652,9 @@ impl Core {
         let station = &self.stations[exit];
         let class = station.top;
         let confidence = station.probabilities[class];
-        let latency_us = now.since(way.arrived);
-        let left = Left {
-            exit,
-            class,
-            confidence,
-            latency_us,
-            learn,
-        };
         self.window.taken[exit] += 1;
         self.window.classes[class] += 1;
+        let latency_us = now.since(way.arrived);
         out(Effect::Emit {
             prediction: Prediction {
                 frame: way.frame,
@@ -669,6 +665,13 @@ impl Core {
                 latency_us,
             },
         });
+        let left = Left {
+            exit,
+            class,
+            confidence,
+            latency_us,
+            learn,
+        };
         let last = exit + 1 == self.base.len();
         let drawn = way.is_drawn(self.settings.audit_rate);
         if !last && (audit || drawn) {
@@ -737,12 +740,13 @@ impl Core {
         cost.full_macs += full_macs;
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
+        let spent: u64 = self.stage_macs[..=left.exit].iter().sum();
         out(Effect::Finished {
             outcome: Outcome {
                 exit: left.exit as u32,
                 class: left.class as u32,
                 confidence: left.confidence,
-                cost: self.exit_costs[left.exit],
+                cost: spent as f32 / self.total_macs as f32,
                 latency: left.latency_us as f32 / 1e3,
                 interval: f32::NAN,
                 energy: f32::NAN,
@@ -926,6 +930,11 @@ impl Core {
     /// Adds time that the driver spent for this camera beside its frames: learning, checkpoints.
     pub fn add_overhead(&mut self, micros: u64) {
         self.window.cost.overhead_us += micros;
+    }
+
+    /// Counts a fault of the policy that came after the verdicts, when it was told of the frame.
+    pub fn add_fault(&mut self) {
+        self.window.faults += 1;
     }
 
     /// Counts frames that never arrived because others were in the way.

@@ -108,61 +108,6 @@ fn a_frame_that_leaves_skips_the_stages_behind_its_exit() {
     assert_eq!(prediction.macs, 100 + 200 + 2 * 16);
 }
 
-/// What became of a frame that leaves at the second exit, drawn for an audit or not.
-fn outcome(random: u32, last: usize) -> Outcome {
-    let mut core = core(Settings {
-        audit_rate: 0.01,
-        learner: plain(),
-        ..Settings::default()
-    });
-    let features = [pointing_at(1), pointing_at(1), pointing_at(last)];
-    let mut todo = vec![Event::FrameArrived {
-        frame: 7,
-        random,
-        context: 0,
-        facts: Facts {
-            temperature: 50.0,
-            ..Facts::default()
-        },
-    }];
-    let mut clock = 0;
-    let mut told = None;
-    while let Some(event) = todo.pop() {
-        clock += 1_000;
-        let mut effects = Vec::new();
-        core.handle(Micros(clock), event, &mut |e| effects.push(e)).unwrap();
-        for effect in effects {
-            match effect {
-                Effect::RunStage { stage } => todo.push(Event::FeaturesReady {
-                    features: &features[stage],
-                }),
-                Effect::Decide { view } => todo.push(Event::VerdictGiven {
-                    verdict: if view.exit == 0 { Verdict::GoOn } else { Verdict::Leave },
-                    fault: view.exit == 0,
-                }),
-                Effect::Emit { .. } => {}
-                Effect::Finished { outcome } => told = Some(outcome),
-            }
-        }
-    }
-    told.unwrap()
-}
-
-#[test]
-fn what_became_of_a_frame_is_told_once_its_audit_is_done() {
-    let plain = outcome(u32::MAX, 1);
-    assert_eq!((plain.exit, plain.class, plain.audit), (1, 1, AuditResult::None));
-    // Arrived, features, verdict, features, verdict: a millisecond each.
-    assert_eq!((plain.latency, plain.temperature, plain.fault), (4.0, 50.0, true));
-    assert!(plain.cost > 0.3 && plain.cost < 1.0 && plain.interval.is_nan() && plain.energy.is_nan());
-    let agreed = outcome(0, 1);
-    assert_eq!(
-        (agreed.exit, agreed.latency, agreed.audit),
-        (1, 4.0, AuditResult::Agreed)
-    );
-    assert_eq!(outcome(0, 3).audit, AuditResult::Differed);
-}
-
 #[test]
 fn the_last_exit_is_not_asked() {
     let mut core = core(Settings {

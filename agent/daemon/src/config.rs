@@ -317,7 +317,7 @@ pub struct Policy {
     pub file: Option<PathBuf>,
     /// Its parameters.
     pub parameters: BTreeMap<String, Parameter>,
-    /// Microseconds that a verdict may take; a policy that is slower is given up.
+    /// Microseconds that a verdict may take: a policy of whose last 64 more than half took longer is given up.
     pub budget_us: Option<u32>,
 }
 

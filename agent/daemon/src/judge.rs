@@ -1,7 +1,7 @@
 //! Who decides at the exits: policies from files and from the fleet, by name.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
@@ -103,17 +103,17 @@ impl Workshop {
         })
     }
 
+    /// Facts of the network.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
     /// Checks and compiles a policy.
     ///
     /// # Errors
     /// When it is refused.
     pub fn load(&self, component: &[u8]) -> Result<Policy, LoadError> {
         self.host.load(component)
-    }
-
-    /// Facts of the network.
-    pub fn facts(&self) -> &ModelFacts {
-        &self.facts
     }
 
     /// Checks, compiles and configures a policy: some tens of milliseconds.
@@ -173,6 +173,12 @@ pub(crate) fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Paramete
     }))
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// What people call a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -209,17 +215,17 @@ pub enum Step {
         /// What decided before.
         from: String,
     },
-    /// Something else that its operator should know.
-    Told {
-        /// What, in short: `policy-stepped-down`, say.
+    /// Something else that an operator wants to know.
+    Other {
+        /// What, as the kind of an event: `policy-faulted`, `policy-stepped-down`, `policy-retried`,
+        /// `policy-restored`, `policy-state-lost`.
         kind: &'static str,
+        /// Whether something went wrong.
+        wrong: bool,
         /// One sentence for people.
         message: String,
     },
 }
-
-/// Of so many verdicts one is timed, until one is late.
-const TIMED: u32 = 8;
 
 /// Decides by the policy in force, and by the built-in rule where that fails. See [`Ladder`].
 #[derive(Debug)]
@@ -229,14 +235,15 @@ pub struct PolicyJudge {
     current: Option<Named>,
     /// The good one before it, while the current one is on trial.
     before: Option<Named>,
-    /// Given up, and waiting for another chance.
-    given_up: Option<Named>,
     /// Comes into force with the next frame.
     next: Option<(Named, Generation)>,
+    /// Was given up, and is tried again.
+    given_up: Option<Named>,
+    /// Whether the current one had been given up, and has not proven good since.
+    is_retry: bool,
+    /// Faulty frames since the current one came into force.
+    faulty: u64,
     rung: Rung,
-    budget: Duration,
-    /// Verdicts until one is timed.
-    untimed: u32,
     steps: VecDeque<Step>,
 }
 
@@ -246,7 +253,7 @@ impl PolicyJudge {
         Self::with_rules(chosen, LadderRules::default())
     }
 
-    /// The same, by other rules of when a policy is good and when it is given up.
+    /// The same under other rules.
     pub fn with_rules(chosen: Chosen, rules: LadderRules) -> Self {
         let mut ladder = Ladder::new(rules);
         ladder.swap(chosen.instance, Carry::Nothing);
@@ -256,22 +263,24 @@ impl PolicyJudge {
             ladder,
             current,
             before: None,
-            given_up: None,
             next: None,
+            given_up: None,
+            is_retry: false,
+            faulty: 0,
             rung: Rung::Desired,
-            budget: rules.budget,
-            untimed: 0,
             steps: VecDeque::new(),
         }
     }
 
-    /// Brings a policy into force with the next frame. What one of the same name has learned goes over to it.
+    /// Brings a policy into force with the next frame. A policy of the same name as the one in force takes up its
+    /// state.
     pub fn swap(&mut self, chosen: Chosen, generation: Generation) {
-        let same = self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.name == chosen.named.name);
-        let carry = if same { Carry::State } else { Carry::Nothing };
+        let same = |current: &Named| current.name == chosen.named.name;
+        let carry = if self.current.as_ref().is_some_and(same) {
+            Carry::State
+        } else {
+            Carry::Nothing
+        };
         self.next = Some((chosen.named, generation));
         self.ladder.swap(chosen.instance, carry);
     }
@@ -307,10 +316,6 @@ impl PolicyJudge {
             .map_or_else(|| "built-in".into(), Named::to_string)
     }
 
-    fn tell(&mut self, kind: &'static str, message: String) {
-        self.steps.push_back(Step::Told { kind, message });
-    }
-
     fn take(&mut self, event: LadderEvent) {
         match event {
             LadderEvent::Swapped { .. } => {
@@ -322,51 +327,78 @@ impl PolicyJudge {
                 let replaced = self.current.replace(named);
                 self.before = self.before.take().or(replaced);
                 self.given_up = None;
+                self.is_retry = false;
+                self.faulty = 0;
                 self.rung = Rung::Desired;
                 self.steps.push_back(Step::Swapped { generation, from });
             }
-            LadderEvent::Proven { .. } => self.before = None,
+            LadderEvent::Carried { policy, bytes } => {
+                tracing::info!(%policy, bytes, "the policy has taken up the state of the one before");
+            }
+            LadderEvent::NotCarried { why, .. } => {
+                let why = chain(&why);
+                self.tell(
+                    "policy-state-lost",
+                    true,
+                    format!("policy {} begins afresh: {why}", self.current_name()),
+                );
+            }
+            LadderEvent::Retried { .. } => {
+                let Some(named) = self.given_up.take() else { return };
+                let from = self.current_name();
+                self.before = self.current.replace(named);
+                self.is_retry = true;
+                self.faulty = 0;
+                self.rung = Rung::Desired;
+                let message = format!("policy {} is tried again, after {from}", self.current_name());
+                self.tell("policy-retried", false, message);
+            }
+            LadderEvent::Proven { .. } => {
+                self.before = None;
+                self.given_up = None;
+                if std::mem::take(&mut self.is_retry) {
+                    let message = format!("policy {} decides well again", self.current_name());
+                    self.tell("policy-restored", false, message);
+                }
+            }
             LadderEvent::Faulted {
                 policy,
                 fault,
                 in_a_row,
             } => {
-                tracing::warn!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
-                if in_a_row == 1 {
-                    let message = format!("policy {}: {fault}", self.current_name());
-                    self.tell("policy-faulted", message);
+                tracing::debug!(%policy, %fault, in_a_row, "the policy failed; the built-in rule decides this frame");
+                self.faulty += 1;
+                // The first, the second, the fourth, the eighth …: a policy that fails now and then floods nothing.
+                if self.faulty.is_power_of_two() {
+                    let message = format!(
+                        "policy {} failed, and the built-in rule decided: {fault} ({} since it came into force)",
+                        self.current_name(),
+                        self.faulty
+                    );
+                    self.tell("policy-faulted", true, message);
                 }
-            }
-            LadderEvent::Carried { bytes, .. } => {
-                let message = format!("policy {} took over {bytes} bytes of state", self.current_name());
-                self.tell("policy-state-carried", message);
-            }
-            LadderEvent::NotCarried { why, .. } => {
-                let message = format!("policy {} begins afresh: {why}", self.current_name());
-                self.tell("policy-state-lost", message);
-            }
-            LadderEvent::TriedAnew { .. } => {
-                let Some(named) = self.given_up.take() else { return };
-                let from = self.current_name();
-                self.before = self.current.replace(named);
-                self.rung = Rung::Desired;
-                let message = format!("policy {} is tried anew, after {from}", self.current_name());
-                self.tell("policy-tried-anew", message);
             }
             LadderEvent::SteppedDown { to, why, .. } => {
                 let from = self.current_name();
-                let stood_in = self.before.take().filter(|_| to.is_some());
-                let down = std::mem::replace(&mut self.current, stood_in);
-                self.given_up = self.given_up.take().or(down);
+                let given_up = self.current.take();
+                // Of two that were given up, the one that was ordered last is tried again.
+                self.given_up = self.given_up.take().or(given_up);
+                self.current = self.before.take().filter(|_| to.is_some());
+                self.is_retry = false;
+                self.faulty = 0;
                 self.rung = if self.current.is_some() {
                     Rung::LastGood
                 } else {
                     Rung::BuiltIn
                 };
-                let message = format!("policy {from} is given up, as {why}; {} decides", self.current_name());
-                self.tell("policy-stepped-down", message);
+                let message = format!("policy {from} is given up: {why}; {} decides", self.current_name());
+                self.tell("policy-stepped-down", true, message);
             }
         }
+    }
+
+    fn tell(&mut self, kind: &'static str, wrong: bool, message: String) {
+        self.steps.push_back(Step::Other { kind, wrong, message });
     }
 }
 
@@ -379,14 +411,10 @@ impl Judge for PolicyJudge {
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let mut events = Events::default();
-        let start = (self.untimed == 0).then(Instant::now);
+        let start = Instant::now();
         let verdict = self.ladder.decide(view, &mut |event| events.push(event));
-        match start.map(|start| start.elapsed()) {
-            Some(took) => {
-                self.untimed = if took > self.budget { 0 } else { TIMED - 1 };
-                self.ladder.took(took, &mut |event| events.push(event));
-            }
-            None => self.untimed -= 1,
+        if verdict.is_some() {
+            self.ladder.took(start.elapsed());
         }
         events.drain(|event| self.take(event));
         match verdict {
@@ -399,15 +427,16 @@ impl Judge for PolicyJudge {
         self.ladder.active()
     }
 
-    fn observe(&mut self, outcome: &Outcome) {
+    fn observe(&mut self, outcome: &Outcome) -> bool {
         let mut events = Events::default();
-        self.ladder.observe(outcome, &mut |event| events.push(event));
+        let failed = self.ladder.observe(outcome, &mut |event| events.push(event));
         events.drain(|event| self.take(event));
+        failed
     }
 }
 
-/// The events of one call of the ladder, without allocating: at most a proof, a swap, its state, a policy tried anew, and
-/// two of a failed restart.
+/// The events of one call of the ladder, without allocating: at most a proof or a step down, a swap and its state,
+/// and two of a failed restart.
 #[derive(Default)]
 struct Events([Option<LadderEvent>; 6]);
 

@@ -29,8 +29,11 @@ pub trait Judge {
         None
     }
 
-    /// A frame is done; this became of it.
-    fn observe(&mut self, _outcome: &Outcome) {}
+    /// Hears what became of the frame. Gives whether the policy failed at it.
+    fn observe(&mut self, outcome: &Outcome) -> bool {
+        let _ = outcome;
+        false
+    }
 }
 
 /// The built-in rule as a judge.
@@ -113,16 +116,16 @@ pub struct Lane {
     /// Time spent on this camera's frames. It is the core's clock: while a frame waits, it stands still.
     spent: Duration,
     random: SplitMix64,
+    hurried: u64,
+    /// Whether the present frame is one of them.
+    is_hurried: bool,
+    /// What became of the frame, until the judge is told.
+    outcome: Option<Outcome>,
+    /// When the last frame ended.
+    ended: Option<Instant>,
     /// Records what the judge sees and answers, where that is wanted.
     pub(crate) recorder: Option<Recorder>,
     facts: Facts,
-    /// When the last frame was done.
-    ended: Option<Instant>,
-    /// What became of the last frame, until the judge is told.
-    outcome: Option<Outcome>,
-    /// Whether the deadline has sent the frame away.
-    sent_away: bool,
-    hurried: u64,
 }
 
 impl Lane {
@@ -140,12 +143,12 @@ impl Lane {
             input,
             spent: Duration::ZERO,
             random: SplitMix64(seed),
+            hurried: 0,
+            is_hurried: false,
+            outcome: None,
+            ended: None,
             recorder: None,
             facts: Facts::default(),
-            ended: None,
-            outcome: None,
-            sent_away: false,
-            hurried: 0,
         })
     }
 
@@ -175,8 +178,8 @@ impl Lane {
             });
         }
         judge.start_frame();
+        self.is_hurried = false;
         self.outcome = None;
-        self.sent_away = false;
         self.facts = facts;
         if let Some(recorder) = &mut self.recorder {
             recorder.begin(number, facts);
@@ -239,7 +242,7 @@ impl Lane {
                 // It was not this exit's to decide: nothing is learned from it.
                 verdict = Verdict::LeaveWithoutLearning;
                 self.hurried += 1;
-                self.sent_away = true;
+                self.is_hurried = true;
             }
             order = step(Event::VerdictGiven { verdict, fault });
         } else if let (Ok(_), Some(recorder)) = (&order, &mut self.recorder)
@@ -254,34 +257,35 @@ impl Lane {
                 self.outcome = Some(outcome);
                 Next::Finished
             }
-            _ => Next::Finished,
+            Some(Effect::Decide { .. } | Effect::Emit { .. }) | None => Next::Finished,
         })
-    }
-
-    /// Tells the judge what became of the last frame: when its prediction was out, in milliseconds from its arrival,
-    /// where someone knows better than the core's clock; and what the board draws, NaN where it does not tell.
-    pub fn look_back(&mut self, latency: Option<f32>, watts: f32, judge: &mut impl Judge) {
-        let Some(outcome) = self.outcome.take() else { return };
-        let now = Instant::now();
-        let ended = self.ended.replace(now);
-        let seconds = ended.map_or(f32::NAN, |ended| now.duration_since(ended).as_secs_f32());
-        let outcome = Outcome {
-            latency: latency.unwrap_or(outcome.latency),
-            interval: 1e3 * seconds,
-            energy: watts * seconds,
-            hurried: self.sent_away,
-            ..outcome
-        };
-        if let Some(recorder) = &mut self.recorder {
-            recorder.finish(&outcome, judge.policy());
-        }
-        judge.observe(&outcome);
     }
 
     /// Gives the frame up after its stage has failed: it is counted as dropped, or its audit is.
     pub fn lose(&mut self) {
         // Refused only where no frame is on its way, and then nothing is lost.
         let _ = self.core.handle(micros(self.spent), Event::FrameLost, &mut |_| ());
+    }
+
+    /// Tells the judge what became of the frame that is finished, once `complete` has added what only the driver
+    /// knows. Frames that were lost are not told.
+    pub fn tell(&mut self, judge: &mut impl Judge, complete: impl FnOnce(&mut Outcome)) {
+        let Some(mut outcome) = self.outcome.take() else {
+            return;
+        };
+        let now = Instant::now();
+        if let Some(before) = self.ended.replace(now) {
+            outcome.interval = now.saturating_duration_since(before).as_secs_f32() * 1e3;
+        }
+        outcome.hurried = self.is_hurried;
+        complete(&mut outcome);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish(&outcome, judge.policy());
+        }
+        if judge.observe(&outcome) {
+            self.core.add_fault();
+        }
+        self.core.add_overhead(now.elapsed().as_micros() as u64);
     }
 
     /// Does what the last frame taught, and counts the time it takes.
@@ -345,7 +349,7 @@ impl Single {
                 emitted = Some(*prediction);
             })?;
         }
-        lane.look_back(None, f32::NAN, judge);
+        lane.tell(judge, |_| ());
         Ok(emitted.expect("a frame that is finished has been emitted"))
     }
 }

@@ -26,9 +26,12 @@ pub enum Fault {
     /// It broke the contract: a verdict that is none, a message that is too long or no UTF-8.
     #[error("the policy broke the contract: it gave a value that is out of range")]
     Contract,
-    /// Its state is no list of bytes, or larger than it may be.
-    #[error("the policy's state is larger than it may be, or no list of bytes")]
+    /// It saved more than it may carry over.
+    #[error("the policy saved more state than it may")]
     State,
+    /// Most of its last verdicts took longer than its time budget.
+    #[error("the policy took longer than its time budget for most of its verdicts")]
+    Budget,
     /// After another fault it could not be made anew, though it could before.
     #[error("the policy could not be started again after a fault")]
     Restart,

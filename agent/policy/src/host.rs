@@ -9,12 +9,12 @@ use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, WasmFeatures,
 };
 
-use crate::bindings::{Names, StatefulPolicy, host};
+use crate::bindings::{StatefulPolicy, host};
 use crate::cache::Cache;
 use crate::fault::OverCap;
 use crate::inspect::inspect;
 use crate::limits::Limits;
-use crate::policy::{LoadError, Policy};
+use crate::policy::{LoadError, Policy, Shape};
 use crate::watchdog::Watchdog;
 
 /// Core instances, memories and tables of one policy: wit-component makes up to three core instances,
@@ -48,8 +48,8 @@ pub enum EngineError {
 /// ends with the last policy and instance of the host.
 pub struct PolicyHost {
     linker: Linker<Guest>,
+    cache: Mutex<Cache>,
     shared: Arc<Shared>,
-    compiled: Mutex<Cache>,
 }
 
 /// What policies and instances need of their host.
@@ -73,17 +73,17 @@ impl PolicyHost {
         let watchdog = Watchdog::start(engine.clone(), limits.deadline).map_err(EngineError::Watchdog)?;
         Ok(PolicyHost {
             linker,
+            cache: Mutex::new(Cache::new(limits.cached_policies, limits.cached_bytes)),
             shared: Arc::new(Shared {
                 engine,
                 limits,
                 _watchdog: watchdog,
             }),
-            compiled: Mutex::default(),
         })
     }
 
-    /// Checks a component file and compiles it. Takes tens of milliseconds; nothing for one of the last that were
-    /// loaded.
+    /// Checks a component file and compiles it. Takes tens of milliseconds, unless the same file was loaded
+    /// lately: it is then known by its digest.
     ///
     /// # Errors
     ///
@@ -97,25 +97,26 @@ impl PolicyHost {
             });
         }
         let digest = Digest::of(component);
-        let cache = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(policy) = cache().get(digest) {
+        if let Some(policy) = self.cache().get(digest) {
             return Ok(policy);
         }
-        let inspection = inspect(component, limits.memory_bytes)?;
+        let inspection = inspect(component, limits)?;
         let compiled = Component::from_binary(&self.shared.engine, component)
             .map_err(|error| LoadError::Invalid { source: error.into() })?;
         let pre = self
             .linker
             .instantiate_pre(&compiled)
-            .and_then(|pre| {
-                let names = Names::find(&pre, inspection.observes, inspection.keeps_state)?;
-                Ok((pre, names))
-            })
+            .and_then(|pre| Shape::new(pre, &inspection))
             .map_err(|error| LoadError::Mismatch { source: error.into() })?;
         let policy = Policy::new(Arc::clone(&self.shared), pre, digest, component.len(), inspection);
         policy.try_out()?;
-        cache().put(&policy);
+        self.cache().put(policy.clone());
         Ok(policy)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // What it holds is whole after any panic: a policy goes in at once or not at all.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,9 +222,13 @@ impl ResourceLimiter for Guest {
 }
 
 impl host::Host for Guest {
-    fn log(&mut self, level: host::Level, message: String) {
+    fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {
+        // Where a call may hand over more, as `save` may, a message may not.
+        if message.len() > HANDED_OVER {
+            return Err(wasmtime::Error::msg("a log message above 4096 bytes"));
+        }
         let Some(credit) = self.log_credit.checked_sub(VERDICTS_PER_LINE) else {
-            return;
+            return Ok(());
         };
         self.log_credit = credit;
         let policy = self.policy;
@@ -234,6 +239,7 @@ impl host::Host for Guest {
             host::Level::Info => info!(%policy, "{message}"),
             host::Level::Debug => debug!(%policy, "{message}"),
         }
+        Ok(())
     }
 }
 
@@ -259,7 +265,7 @@ mod tests {
         let mut guest = Guest::new(Digest::of(b""), &limits);
         let say = |guest: &mut Guest| {
             let before = guest.log_credit;
-            host::Host::log(guest, host::Level::Debug, "x".into());
+            host::Host::log(guest, host::Level::Debug, "x".into()).unwrap();
             before != guest.log_credit
         };
         assert_eq!((0..100).filter(|_| say(&mut guest)).count(), 32);

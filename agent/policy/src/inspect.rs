@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use wasmparser::{ComponentExternalKind, Encoding, Parser, Payload};
+use wasmparser::{
+    BinaryReaderError, ComponentExternalKind, ComponentInstance, Encoding, FunctionBody, Operator, Parser, Payload,
+};
 
+use crate::limits::Limits;
 use crate::policy::LoadError;
 
 const PACKAGE: &str = "offramp:policy";
@@ -12,6 +15,9 @@ const HOST: &str = "offramp:policy/host";
 const GUEST: &str = "offramp:policy/guest";
 const OBSERVER: &str = "offramp:policy/observer";
 const STATE: &str = "offramp:policy/state";
+
+/// Most local variables of a function: a register allocator's work grows with them, and a few bytes declare many.
+const LOCALS: u64 = 4096;
 
 /// The version of the contract that a policy is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,17 +67,52 @@ pub(crate) struct Inspection {
     pub(crate) abi: AbiVersion,
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
-    /// Whether it wants to hear what became of frames.
-    pub(crate) observes: bool,
-    /// Whether it keeps state that outlives an instance.
-    pub(crate) keeps_state: bool,
     /// Linear memory that it declares at its start, in bytes.
     pub(crate) memory_bytes: u64,
 }
 
+impl Inspection {
+    /// Whether it looks back.
+    pub(crate) fn observes(&self) -> bool {
+        self.exports(OBSERVER)
+    }
+
+    /// Whether its state can be carried over.
+    pub(crate) fn keeps_state(&self) -> bool {
+        self.exports(STATE)
+    }
+
+    fn exports(&self, interface: &str) -> bool {
+        self.exports
+            .iter()
+            .any(|name| matches!(split(name), (found, Some(_)) if found == interface))
+    }
+}
+
+/// Most pairs of a local variable and a block that both are in one function, over all functions. Where blocks join,
+/// the compiler may look at every variable: half a million take it some 0.7 s, and they fit into 18 kB.
+const JOINS: u64 = 500_000;
+
+/// Pairs of a variable that is used, parameters included, and a block of a function.
+fn joins(body: &FunctionBody<'_>) -> Result<u64, BinaryReaderError> {
+    let (mut variables, mut blocks) = (0_u64, 0_u64);
+    for operator in body.get_operators_reader()? {
+        match operator? {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
+                blocks += 1;
+            }
+            Operator::LocalGet { local_index }
+            | Operator::LocalSet { local_index }
+            | Operator::LocalTee { local_index } => variables = variables.max(u64::from(local_index) + 1),
+            _ => {}
+        }
+    }
+    Ok(variables.saturating_mul(blocks))
+}
+
 /// Reads the outline of a component and holds it against the contract.
-pub(crate) fn inspect(component: &[u8], memory_cap: usize) -> Result<Inspection, LoadError> {
-    let outline = Outline::read(component)?;
+pub(crate) fn inspect(component: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
+    let outline = Outline::read(component, limits)?;
     for name in &outline.imports {
         match split(name) {
             (HOST, version) => {
@@ -96,20 +137,14 @@ pub(crate) fn inspect(component: &[u8], memory_cap: usize) -> Result<Inspection,
             return Err(LoadError::NoPolicy { exports });
         }
     };
-    if outline.memory_bytes > memory_cap as u64 {
+    if outline.memory_bytes > limits.memory_bytes as u64 {
         return Err(LoadError::Memory {
             bytes: outline.memory_bytes,
-            limit: memory_cap,
+            limit: limits.memory_bytes,
         });
     }
-    let exported = |interface| {
-        let mut versions = outline.exports.iter().map(|name| split(name));
-        versions.any(|(name, version)| name == interface && version.is_some())
-    };
     Ok(Inspection {
         abi,
-        observes: exported(OBSERVER),
-        keeps_state: exported(STATE),
         imports: outline.imports,
         exports: outline.exports,
         memory_bytes: outline.memory_bytes,
@@ -136,12 +171,18 @@ struct Outline {
 }
 
 impl Outline {
-    fn read(component: &[u8]) -> Result<Outline, LoadError> {
+    fn read(component: &[u8], limits: &Limits) -> Result<Outline, LoadError> {
         let malformed = |source: wasmparser::BinaryReaderError| LoadError::Malformed {
             source: Box::new(source),
         };
         let mut outline = Outline::default();
         let mut depth = 0_u32;
+        let mut functions = 0_u32;
+        let mut pairs = 0_u64;
+        let dear = |what, found: u64, limit: u64| {
+            let dear = LoadError::TooDear { what, found, limit };
+            if found > limit { Err(dear) } else { Ok(()) }
+        };
         for payload in Parser::new(0).parse_all(component) {
             match payload.map_err(malformed)? {
                 Payload::Version {
@@ -165,6 +206,30 @@ impl Outline {
                             outline.exports.push(export.name.name.to_owned());
                         }
                     }
+                }
+                // Components that instantiate one another double at every step, in few bytes. Of nested ones, only
+                // those that wrap an interface are needed, and they instantiate no other.
+                Payload::ComponentInstanceSection(instances) if depth > 0 => {
+                    for instance in instances {
+                        if let ComponentInstance::Instantiate { .. } = instance.map_err(malformed)? {
+                            dear("instantiations by a nested component", 1, 0)?;
+                        }
+                    }
+                }
+                Payload::CodeSectionStart { count, .. } => {
+                    functions = functions.saturating_add(count);
+                    dear("functions", functions.into(), limits.functions.into())?;
+                }
+                Payload::CodeSectionEntry(body) => {
+                    let bytes = body.range().len() as u64;
+                    dear("bytes in a function", bytes, limits.function_bytes as u64)?;
+                    let mut locals = 0_u64;
+                    for group in body.get_locals_reader().map_err(malformed)? {
+                        locals += u64::from(group.map_err(malformed)?.0);
+                    }
+                    dear("local variables in a function", locals, LOCALS)?;
+                    pairs = pairs.saturating_add(joins(&body).map_err(malformed)?);
+                    dear("pairs of a local variable and a block", pairs, JOINS)?;
                 }
                 Payload::MemorySection(memories) => {
                     for memory in memories {

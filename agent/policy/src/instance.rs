@@ -4,26 +4,12 @@ use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_proto::Digest;
 use wasmtime::Store;
 
-use crate::bindings::Exports;
+use crate::bindings::{guest, observer, state};
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, HANDED_OVER, printable};
-use crate::policy::{ConfigureError, Policy, REASON_BYTES};
+use crate::policy::{ConfigureError, Policy, REASON_BYTES, RestoreError};
 use crate::watchdog::Watchdog;
-
-/// Why a policy does not take up what another instance of it has saved.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    /// It does not know what to do with it.
-    #[error("the policy refuses the state: {reason}")]
-    Refused {
-        /// Its own words, cut and without control characters.
-        reason: String,
-    },
-    /// It faults.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-}
 
 /// A configured policy that decides, for the frames of one camera.
 pub struct Instance {
@@ -37,7 +23,9 @@ pub struct Instance {
 
 pub(crate) struct Running {
     pub(crate) store: Store<Guest>,
-    pub(crate) exports: Exports,
+    pub(crate) guest: guest::Guest,
+    pub(crate) observer: Option<observer::Guest>,
+    pub(crate) state: Option<state::Guest>,
 }
 
 impl Instance {
@@ -60,96 +48,99 @@ impl Instance {
     /// give the same fault, until [`restart`](Self::restart).
     #[inline]
     pub fn decide(&mut self, view: &ExitView) -> Result<Verdict, Fault> {
-        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
+        let Running { store, guest, .. } = self.running.as_mut().map_err(|fault| *fault)?;
         store.data_mut().verdict_asked();
         store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match exports.guest.call_decide(store, view.into()) {
+        match guest.call_decide(store, view.into()) {
             Ok(verdict) => Ok(verdict.into()),
-            Err(error) => Err(self.end(&error)),
+            Err(error) => Err(self.end("decide", &error)),
         }
     }
 
-    /// Tells what became of a frame; nothing happens where the policy does not want to hear of it.
+    /// Tells what became of a frame, where the policy looks back; others are not asked.
     ///
     /// # Errors
     ///
-    /// As [`decide`](Self::decide).
+    /// As [`decide`](Self::decide), under the same limits.
     pub fn observe(&mut self, outcome: &Outcome) -> Result<(), Fault> {
-        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(observer) = &exports.observer else {
+        let running = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(observer) = &running.observer else {
             return Ok(());
         };
+        let store = &mut running.store;
         store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        observer
-            .call_observe(store, outcome.into())
-            .map_err(|error| self.end(&error))
+        match observer.call_observe(store, outcome.into()) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.end("observe", &error)),
+        }
     }
 
-    /// What the policy wants the next instance to know, at most
-    /// [`Limits::state_bytes`](crate::Limits::state_bytes); `None` where it keeps no state or has none.
+    /// What the next instance should know; `None` where the policy keeps no state, or has none to tell.
     ///
     /// # Errors
     ///
-    /// As [`decide`](Self::decide).
+    /// As [`decide`](Self::decide), with the fuel of `configure`; [`Fault::State`] above
+    /// [`Limits::state_bytes`](crate::Limits::state_bytes).
     pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let limits = self.policy.shared().limits;
-        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(state) = &exports.state else {
+        let running = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(state) = &running.state else {
             return Ok(None);
         };
+        let store = &mut running.store;
         store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        store.set_hostcall_fuel(HANDED_OVER.max(limits.state_bytes));
+        // What it gives lies in its memory, which is capped; so it can be told apart by its length.
+        store.set_hostcall_fuel(limits.memory_bytes);
         let saved = state.call_save(&mut *store);
         store.set_hostcall_fuel(HANDED_OVER);
         match saved {
-            Ok(saved) if saved.len() <= limits.state_bytes => Ok(Some(saved).filter(|saved| !saved.is_empty())),
-            Ok(_) => Err(self.end_with(Fault::State)),
-            Err(error) => match self.end(&error) {
-                Fault::Contract => Err(self.end_with(Fault::State)),
-                fault => Err(fault),
-            },
+            Ok(saved) if saved.len() > limits.state_bytes => {
+                self.stop(Fault::State);
+                Err(Fault::State)
+            }
+            Ok(saved) => Ok(Some(saved).filter(|saved| !saved.is_empty())),
+            Err(error) => Err(self.end("save", &error)),
         }
     }
 
-    /// Hands over what another instance has saved; nothing happens where the policy keeps no state.
+    /// Hands over what another instance has [saved](Self::save). To come before the first verdict.
     ///
     /// # Errors
     ///
-    /// When the policy refuses it or faults; it is to be [restarted](Self::restart) then.
+    /// When the policy keeps no state, refuses this one, or faults. What it has taken up of it until then is not
+    /// known: [`restart`](Self::restart) begins afresh.
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
-        let fuel = self.policy.shared().limits.configure_fuel;
-        let Running { store, exports } = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(state) = &exports.state else {
-            return Ok(());
+        let limits = self.policy.shared().limits;
+        let running = self.running.as_mut().map_err(|fault| *fault)?;
+        let Some(state) = &running.state else {
+            return Err(RestoreError::Stateless);
         };
-        store.set_fuel(fuel).expect("the engine meters fuel");
+        let store = &mut running.store;
+        store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
         match state.call_restore(store, saved) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(RestoreError::Refused {
                 reason: printable(&reason, REASON_BYTES),
             }),
-            Err(error) => Err(self.end(&error).into()),
+            Err(error) => Err(RestoreError::Fault(self.end("restore", &error))),
         }
     }
 
-    #[cold]
-    fn end(&mut self, error: &wasmtime::Error) -> Fault {
-        tracing::debug!(policy = %self.policy.digest(), "a call failed: {error:#}");
-        self.end_with(Fault::of(error))
-    }
-
-    fn end_with(&mut self, fault: Fault) -> Fault {
+    /// Ends it, and gives its memory back.
+    pub(crate) fn stop(&mut self, fault: Fault) {
         self.running = Err(fault);
-        fault
     }
 
-    /// Lets go of what it takes, until it is [restarted](Self::restart).
-    pub(crate) fn stop(&mut self) {
-        self.running = Err(Fault::Restart);
+    #[cold]
+    fn end(&mut self, call: &str, error: &wasmtime::Error) -> Fault {
+        let fault = Fault::of(error);
+        tracing::debug!(policy = %self.policy.digest(), "{call} failed: {error:#}");
+        self.stop(fault);
+        fault
     }
 
     /// The fault that ended it, if one did.
@@ -178,11 +169,10 @@ impl Instance {
     #[must_use]
     pub fn fuel(&self) -> u64 {
         let used = self.fuel_used(self.decide_fuel);
-        if self.running.is_ok() { used } else { 0 }
+        if self.ended().is_none() { used } else { 0 }
     }
 
-    /// Fuel that the last call used: of [`decide`](Self::decide), or before the first of starting and
-    /// configuring.
+    /// Fuel that the last call used, which had so much; before the first of starting and configuring.
     pub(crate) fn fuel_used(&self, budget: u64) -> u64 {
         let left = |running: &Running| running.store.get_fuel().expect("the engine meters fuel");
         self.running.as_ref().map_or(budget, |running| budget - left(running))

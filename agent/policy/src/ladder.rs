@@ -5,22 +5,22 @@ use offramp_proto::Digest;
 
 use crate::fault::Fault;
 use crate::instance::Instance;
+use crate::policy::RestoreError;
 
 /// Drives the policies of one camera: swaps them between frames, and steps down when one fails.
 ///
-/// The steps, downwards: the policy in force; after [`LadderRules::faults`] faulty frames in a row, or
-/// when more than half of its latest verdicts took longer than [`LadderRules::budget`], the last good
-/// policy; when there is none, or when that fails as well, the built-in rule. A policy is good once it
-/// has decided [`LadderRules::trial`] frames in a row; until then the good one before it is kept, as it
-/// was. A single fault costs one frame: the built-in rule decides the rest of it, and a new instance of
-/// the same policy decides from the next frame on.
+/// The steps, downwards: the policy in force; after [`LadderRules::faults`] faulty frames in a row, or when it
+/// is too slow for [`LadderRules::budget`], the last good policy; when there is none, or when that fails as well,
+/// the built-in rule. A policy is good once it has decided [`LadderRules::trial`] frames in a row;
+/// until then the good one before it is kept, as it was. A single fault costs one frame: the built-in
+/// rule decides the rest of it, and a new instance of the same policy decides from the next frame on.
 ///
-/// And up again: a policy that was given up is tried anew after [`LadderRules::pause`] frames; each time
-/// that it fails again the pause doubles, up to [`LadderRules::longest_pause`]. The next
-/// [`swap`](Self::swap) forgets it.
+/// Upwards: the policy that was given up is tried again, afresh, after a pause of [`LadderRules::pause`] frames, and
+/// after twice as many each time it is given up again, until it has proven good or another is
+/// [swapped in](Self::swap). Of two that were given up, this is the one that was ordered last.
 ///
 /// The caller says where a frame starts, frames come one at a time, and each exit is asked through
-/// [`decide`](Self::decide):
+/// [`decide`](Self::decide). The ladder has no clock: [`took`](Self::took) tells it how long that was.
 ///
 /// ```no_run
 /// # use offramp_core::{ExitView, Verdict};
@@ -52,47 +52,65 @@ pub struct Ladder {
     trial_left: u32,
     /// Faulty frames in a row.
     faulty: u32,
-    pace: Pace,
-    /// What was given up, and when it is tried anew.
-    given_up: Option<GivenUp>,
-    /// Frames that the next policy to be given up has to wait.
-    pause: u32,
     /// Comes into force with the next frame.
     next: Option<(Instance, Carry)>,
+    /// Was given up, and is tried again.
+    given_up: Option<Instance>,
+    /// Frames until then.
+    pause_left: u32,
+    /// Frames of the pause after it is given up the next time.
+    pause: u32,
+    pace: Pace,
+    /// Set when the active policy is to be given up at the end of the present frame.
+    too_slow: Option<Why>,
     frame: Frame,
 }
 
-/// A policy that waits for another chance.
-#[derive(Debug)]
-struct GivenUp {
-    instance: Instance,
-    frames_left: u32,
-}
-
-/// What a policy takes over from the one before it.
+/// What is to become of the state of the policy before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carry {
-    /// What that one has saved: it is another version, or another configuration, of the same policy.
+    /// It is saved and handed to the new one: another version of the same policy.
     State,
-    /// Nothing.
+    /// The new one begins afresh.
     Nothing,
 }
 
-/// Whether the latest verdicts kept to the budget.
-#[derive(Clone, Copy, Debug, Default)]
+/// How long the last verdicts of the active policy took.
+#[derive(Debug)]
 struct Pace {
-    /// A bit for each, the latest the lowest: whether it took too long.
-    late: u64,
-    /// How many are known.
-    known: u32,
+    nanos: [u32; Pace::VERDICTS],
+    verdicts: u32,
+    /// A bit for each, set where it took too long; the newest is the lowest.
+    slow: u64,
 }
 
 impl Pace {
-    /// Takes in a verdict; whether the policy is too slow.
-    fn is_too_slow(&mut self, late: bool) -> bool {
-        self.late = self.late << 1 | u64::from(late);
-        self.known = (self.known + 1).min(u64::BITS);
-        self.known == u64::BITS && self.late.count_ones() > u64::BITS / 2
+    /// Verdicts that a policy is judged by.
+    const VERDICTS: usize = 64;
+
+    fn new() -> Pace {
+        Pace {
+            nanos: [0; Self::VERDICTS],
+            verdicts: 0,
+            slow: 0,
+        }
+    }
+
+    /// Takes a verdict's time. Gives the median of the last ones when most of them took longer than the budget.
+    #[inline]
+    fn take(&mut self, took: Duration, budget: Duration) -> Option<Duration> {
+        self.nanos[self.verdicts as usize % Self::VERDICTS] = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+        self.slow = self.slow << 1 | u64::from(took > budget);
+        self.verdicts = self.verdicts.wrapping_add(1);
+        // Bits of verdicts that were not yet given are not set.
+        (self.slow.count_ones() > Self::VERDICTS as u32 / 2).then(|| self.median())
+    }
+
+    #[cold]
+    fn median(&self) -> Duration {
+        let mut nanos = self.nanos;
+        nanos.sort_unstable();
+        Duration::from_nanos(nanos[Self::VERDICTS / 2].into())
     }
 }
 
@@ -114,11 +132,11 @@ pub struct LadderRules {
     pub trial: u32,
     /// Faulty frames in a row after which a policy is given up. At least 1.
     pub faults: u32,
-    /// Time that a verdict may take; of the latest 64 that were timed, half may take longer.
-    pub budget: Duration,
-    /// Frames after which a policy that was given up is tried anew, the first time. At least 1.
+    /// Time that a verdict may take: a policy of whose last 64 more than half took longer is given up. `None`: any.
+    pub budget: Option<Duration>,
+    /// Frames after which a policy that was given up is tried again, the first time. At least 1.
     pub pause: u32,
-    /// Frames after which it is tried anew at the latest.
+    /// The same, at most: the pause doubles each time.
     pub longest_pause: u32,
 }
 
@@ -127,11 +145,43 @@ impl Default for LadderRules {
         LadderRules {
             trial: 100,
             faults: 3,
-            budget: Duration::from_millis(1),
-            pause: 500,
-            longest_pause: 64_000,
+            budget: Some(Duration::from_millis(1)),
+            pause: 1000,
+            longest_pause: 256_000,
         }
     }
+}
+
+/// Why a policy was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// It failed in too many frames in a row.
+    #[error("it failed in {frames} frames in a row; the last time, {fault}")]
+    Faults {
+        /// How many.
+        frames: u32,
+        /// How, the last time.
+        fault: Fault,
+    },
+    /// Most of its last 64 verdicts took too long.
+    #[error("it is too slow: half of its last 64 verdicts took {median:?} or longer, where {budget:?} are allowed")]
+    TooSlow {
+        /// What half of them took, or longer.
+        median: Duration,
+        /// What they may take.
+        budget: Duration,
+    },
+}
+
+/// Why state was not carried over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CarryError {
+    /// The old policy failed to save it.
+    #[error("the old one did not save it")]
+    Save(#[source] Fault),
+    /// The new policy did not take it up.
+    #[error("the new one did not take it up")]
+    Restore(#[source] RestoreError),
 }
 
 /// A step of a [`Ladder`], to be logged and reported.
@@ -143,6 +193,27 @@ pub enum LadderEvent {
         from: Option<Digest>,
         /// What decides now.
         to: Digest,
+    },
+    /// The new policy has taken up the state of the old one.
+    Carried {
+        /// The new policy.
+        policy: Digest,
+        /// Size of the state.
+        bytes: usize,
+    },
+    /// It has not, and begins afresh.
+    NotCarried {
+        /// The new policy.
+        policy: Digest,
+        /// Why.
+        why: CarryError,
+    },
+    /// A policy that was given up decides again, on trial, from this frame on.
+    Retried {
+        /// What decided before; `None` is the built-in rule.
+        from: Option<Digest>,
+        /// The policy.
+        policy: Digest,
     },
     /// The policy in force is good; the one before it was let go.
     Proven {
@@ -158,56 +229,14 @@ pub enum LadderEvent {
         /// Faulty frames in a row, this one included.
         in_a_row: u32,
     },
-    /// The new policy has taken up what the one before it saved.
-    Carried {
-        /// The new policy.
-        policy: Digest,
-        /// How much.
-        bytes: usize,
-    },
-    /// The new policy begins afresh, though it is another version of the one before it.
-    NotCarried {
-        /// The new policy.
-        policy: Digest,
-        /// Why.
-        why: String,
-    },
-    /// A policy that was given up decides again, on trial.
-    TriedAnew {
-        /// The policy.
-        policy: Digest,
-        /// What decided meanwhile; `None` is the built-in rule.
-        from: Option<Digest>,
-    },
     /// The policy is given up.
     SteppedDown {
         /// The policy.
         from: Digest,
-        /// Why.
-        why: GivenUpFor,
         /// What decides from the next frame on; `None` is the built-in rule.
         to: Option<Digest>,
-    },
-}
-
-/// Why a policy was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GivenUpFor {
-    /// So many faulty frames in a row.
-    #[error("{frames} frames in a row failed, the last because {fault}")]
-    Faults {
-        /// Frames.
-        frames: u32,
-        /// The last fault.
-        fault: Fault,
-    },
-    /// It costs more than its budget of time.
-    #[error("its verdicts take {} µs, where {} are allowed", took.as_micros(), budget.as_micros())]
-    TooSlow {
-        /// What the latest verdict took.
-        took: Duration,
-        /// [`LadderRules::budget`].
-        budget: Duration,
+        /// Why.
+        why: Why,
     },
 }
 
@@ -223,14 +252,16 @@ impl Ladder {
         };
         Ladder {
             rules,
-            pace: Pace::default(),
-            given_up: None,
-            pause: rules.pause,
             active: None,
             good: None,
             trial_left: 0,
             faulty: 0,
             next: None,
+            given_up: None,
+            pause_left: 0,
+            pause: rules.pause,
+            pace: Pace::new(),
+            too_slow: None,
             frame: Frame::Unasked,
         }
     }
@@ -252,14 +283,22 @@ impl Ladder {
     /// Starts a frame. All swaps and restarts happen here.
     pub fn start_frame(&mut self, report: &mut impl FnMut(LadderEvent)) {
         let ended = std::mem::replace(&mut self.frame, Frame::Unasked);
-        if ended == Frame::Decided {
+        if let Some(why) = self.too_slow.take() {
+            self.step_down(why, report);
+        } else if ended == Frame::Decided {
             self.count_good_frame(report);
         }
+        self.pause_left = self.pause_left.saturating_sub(1);
         if let Some((next, carry)) = self.next.take() {
             self.take_over(next, carry, report);
+        } else if self.pause_left == 0
+            && let Some(policy) = self.given_up.take()
+        {
+            self.retry(policy, report);
         }
-        self.try_anew(report);
-        self.revive(report);
+        if let Err(fault) = self.revive() {
+            self.fail(fault, report);
+        }
     }
 
     /// Asks the policy about an exit of the present frame; `None` when the built-in rule is to decide.
@@ -280,25 +319,32 @@ impl Ladder {
         }
     }
 
-    /// Says how long the latest verdict took. Not every one need be told: a few of many will do.
-    pub fn took(&mut self, time: Duration, report: &mut impl FnMut(LadderEvent)) {
-        let budget = self.rules.budget;
-        if self.frame == Frame::Decided && self.pace.is_too_slow(time > budget) {
-            // Whoever is next decides whole frames.
-            self.frame = Frame::Failed;
-            self.give_up(GivenUpFor::TooSlow { took: time, budget }, report);
+    /// Takes how long the last verdict took.
+    #[inline]
+    pub fn took(&mut self, time: Duration) {
+        let Some(budget) = self.rules.budget else { return };
+        if let Some(median) = self.pace.take(time, budget)
+            && self.frame == Frame::Decided
+        {
+            self.too_slow = Some(Why::TooSlow { median, budget });
         }
     }
 
-    /// Tells the policy what became of the frame. A fault counts as one of this frame.
-    pub fn observe(&mut self, outcome: &Outcome, report: &mut impl FnMut(LadderEvent)) {
-        let Some(active) = &mut self.active else { return };
-        // An instance that a fault has ended is made anew with the next frame.
-        if active.ended().is_none()
-            && let Err(fault) = active.observe(outcome)
-        {
+    /// Tells the policy in force what became of the present frame, which is done. One that has failed is started
+    /// anew first. Gives whether it failed at this.
+    pub fn observe(&mut self, outcome: &Outcome, report: &mut impl FnMut(LadderEvent)) -> bool {
+        if self.revive().is_err() {
+            // Told when the next frame starts, if it is still so.
+            return false;
+        }
+        let Some(Err(fault)) = self.active.as_mut().map(|active| active.observe(outcome)) else {
+            return false;
+        };
+        // A frame fails once.
+        if self.frame != Frame::Failed {
             self.fail(fault, report);
         }
+        true
     }
 
     fn count_good_frame(&mut self, report: &mut impl FnMut(LadderEvent)) {
@@ -308,6 +354,7 @@ impl Ladder {
             self.trial_left -= 1;
             if self.trial_left == 0 {
                 self.good = None;
+                self.given_up = None;
                 self.pause = self.rules.pause;
                 report(LadderEvent::Proven {
                     policy: active.digest(),
@@ -316,82 +363,68 @@ impl Ladder {
         }
     }
 
-    fn take_over(&mut self, mut next: Instance, carry: Carry, report: &mut impl FnMut(LadderEvent)) {
-        let mut before = self.active.take();
-        let (from, to) = (before.as_ref().map(Instance::digest), next.digest());
-        let carried = match (carry, &mut before) {
-            (Carry::State, Some(before)) => carry_over(before, &mut next),
-            (Carry::State | Carry::Nothing, _) => None,
+    fn take_over(&mut self, next: Instance, carry: Carry, report: &mut impl FnMut(LadderEvent)) {
+        let (from, to) = (self.active.as_ref().map(Instance::digest), next.digest());
+        let saved = match (carry, &mut self.active) {
+            (Carry::State, Some(active)) => active.save().map_err(CarryError::Save).transpose(),
+            (Carry::Nothing, _) | (_, None) => None,
         };
+        self.put_on_trial(next);
         self.given_up = None;
         self.pause = self.rules.pause;
-        self.put_on_trial(next, before);
         report(LadderEvent::Swapped { from, to });
-        if let Some(event) = carried {
-            report(event);
-        }
+        let (Some(saved), Some(active)) = (saved, &mut self.active) else {
+            return;
+        };
+        let carried = saved.and_then(|saved| {
+            active.restore(&saved).map_err(CarryError::Restore)?;
+            Ok(saved.len())
+        });
+        report(match carried {
+            Ok(bytes) => LadderEvent::Carried { policy: to, bytes },
+            Err(why) => {
+                if let CarryError::Restore(RestoreError::Refused { .. }) = why {
+                    // What it took up of it until then is not known. It is started anew, as after a fault.
+                    active.stop(Fault::Restart);
+                }
+                LadderEvent::NotCarried { policy: to, why }
+            }
+        });
     }
 
-    fn put_on_trial(&mut self, next: Instance, before: Option<Instance>) {
+    /// Brings back what was given up.
+    fn retry(&mut self, policy: Instance, report: &mut impl FnMut(LadderEvent)) {
+        let (from, digest) = (self.active.as_ref().map(Instance::digest), policy.digest());
+        self.put_on_trial(policy);
+        report(LadderEvent::Retried { from, policy: digest });
+    }
+
+    fn put_on_trial(&mut self, policy: Instance) {
+        let before = self.active.replace(policy);
         // One that is itself still on trial is not worth keeping: the good one stays.
         if self.trial_left == 0 {
             self.good = before;
         }
-        self.active = Some(next);
         self.trial_left = self.rules.trial;
         self.faulty = 0;
-        self.pace = Pace::default();
-    }
-
-    /// Gives a policy that was given up another chance, once its pause is over.
-    fn try_anew(&mut self, report: &mut impl FnMut(LadderEvent)) {
-        let Some(waiting) = &mut self.given_up else { return };
-        waiting.frames_left = waiting.frames_left.saturating_sub(1);
-        if waiting.frames_left > 0 {
-            return;
-        }
-        let Some(GivenUp { mut instance, .. }) = self.given_up.take() else {
-            return;
-        };
-        // It begins afresh: what it knew may be what made it fail.
-        if let Err(error) = instance.restart() {
-            tracing::debug!(policy = %instance.digest(), "restart failed: {error}");
-            self.wait(instance);
-            return;
-        }
-        let before = self.active.take();
-        let (policy, from) = (instance.digest(), before.as_ref().map(Instance::digest));
-        self.put_on_trial(instance, before);
-        report(LadderEvent::TriedAnew { policy, from });
-    }
-
-    /// Has a policy wait for another chance, longer each time.
-    fn wait(&mut self, mut instance: Instance) {
-        instance.stop();
-        self.given_up = Some(GivenUp {
-            instance,
-            frames_left: self.pause,
-        });
-        self.pause = self
-            .pause
-            .saturating_mul(2)
-            .min(self.rules.longest_pause.max(self.rules.pause));
+        self.pace = Pace::new();
     }
 
     /// Starts a policy that a fault ended anew.
-    fn revive(&mut self, report: &mut impl FnMut(LadderEvent)) {
+    fn revive(&mut self) -> Result<(), Fault> {
         let Some(active) = self.active.as_mut().filter(|active| active.ended().is_some()) else {
-            return;
+            return Ok(());
         };
-        if let Err(error) = active.restart() {
+        active.restart().map_err(|error| {
             tracing::debug!(policy = %active.digest(), "restart failed: {error}");
-            self.fail(Fault::Restart, report);
-        }
+            Fault::Restart
+        })
     }
 
     #[cold]
     fn fail(&mut self, fault: Fault, report: &mut impl FnMut(LadderEvent)) {
         self.frame = Frame::Failed;
+        self.too_slow = None;
         let Some(active) = &self.active else { return };
         let policy = active.digest();
         self.faulty += 1;
@@ -405,63 +438,30 @@ impl Ladder {
         }
         if self.faulty >= self.rules.faults {
             let frames = self.faulty;
-            self.give_up(GivenUpFor::Faults { frames, fault }, report);
+            self.step_down(Why::Faults { frames, fault }, report);
         }
     }
 
     #[cold]
-    fn give_up(&mut self, why: GivenUpFor, report: &mut impl FnMut(LadderEvent)) {
-        let Some(active) = self.active.take() else { return };
-        let from = active.digest();
+    fn step_down(&mut self, why: Why, report: &mut impl FnMut(LadderEvent)) {
+        let Some(mut policy) = self.active.take() else { return };
+        policy.stop(match why {
+            Why::Faults { fault, .. } => fault,
+            Why::TooSlow { .. } => Fault::Budget,
+        });
         self.active = self.good.take();
         self.trial_left = 0;
         self.faulty = 0;
-        self.pace = Pace::default();
-        // Where two have failed, the one that was asked for waits, not the one that stood in for it.
-        if self.given_up.is_none() {
-            self.wait(active);
-        }
+        self.pace = Pace::new();
         report(LadderEvent::SteppedDown {
-            from,
-            why,
+            from: policy.digest(),
             to: self.active.as_ref().map(Instance::digest),
+            why,
         });
-    }
-}
-
-/// Hands the state of a policy over to another version of it; nothing to report where there is none.
-fn carry_over(before: &mut Instance, next: &mut Instance) -> Option<LadderEvent> {
-    let policy = next.digest();
-    let handed = match before.save() {
-        Ok(None) => return None,
-        Ok(Some(saved)) => next
-            .restore(&saved)
-            .map(|()| saved.len())
-            .map_err(|error| error.to_string()),
-        Err(fault) => Err(format!("it could not be saved: {fault}")),
-    };
-    Some(match handed {
-        Ok(bytes) => LadderEvent::Carried { policy, bytes },
-        Err(why) => {
-            // It may have taken up half of it. Should this fail, the next frame tries again and reports.
-            let _ = next.restart();
-            LadderEvent::NotCarried { policy, why }
+        if self.given_up.is_none() {
+            self.given_up = Some(policy);
+            self.pause_left = self.pause;
+            self.pause = self.pause.saturating_mul(2).min(self.rules.longest_pause);
         }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_policy_is_too_slow_once_more_than_half_of_many_verdicts_were_late() {
-        let mut pace = Pace::default();
-        assert!((0..64).all(|_| !pace.is_too_slow(false)));
-        let late = (0..64).map(|_| pace.is_too_slow(true));
-        assert_eq!(late.filter(|slow| !slow).count(), 32);
-        let mut new = Pace::default();
-        assert!((0..63).all(|_| !new.is_too_slow(true)), "too few are known");
-        assert!(new.is_too_slow(true));
     }
 }

@@ -12,8 +12,9 @@
 //! does not cover, and what covers that. The numbers are [`Limits`].
 //!
 //! - **Size** is checked before anything is parsed, imports, exports and declared memory before
-//!   anything is compiled. Compiling itself is not bounded in time, only by that size; it happens
-//!   outside the path of frames.
+//!   anything is compiled. Compiling itself is not bounded in time, only by that size, the number of
+//!   functions, the code, blocks and local variables of each, and by refusing nested components that instantiate
+//!   others, which double at every step; it happens outside the path of frames.
 //! - **Imports**: `offramp:policy/host` with `log`, and nothing else. No WASI, no clock, no random
 //!   numbers: a policy computes from what it is shown. A log message above 4096 bytes is a fault, 256
 //!   bytes of it are kept, and a policy that writes too many lines loses them.
@@ -33,10 +34,17 @@
 //! - **Stack** is capped; deeper recursion is a fault.
 //! - **Floats** are deterministic (NaN canonicalised, no relaxed SIMD), so a trace replays bit for bit
 //!   on another architecture.
-//! - **Native code** is never taken from outside: components are always compiled here.
+//! - **Native code** is never taken from outside: components are always compiled here. The last ones are kept
+//!   compiled by their digest, in memory only.
+//! - **State** that a policy saves is bounded, and means nothing to the host. It goes to the next version of the
+//!   policy only, which may refuse it.
 //!
 //! Not covered: a bug in wasmtime or Cranelift itself, and side channels through the CPU's caches. A
 //! policy sees no secret worth reading that way.
+//!
+//! Interfaces beyond `guest` are optional: what a component does not export is not asked of it, so that the
+//! components of contract 1.0 run on. The [`Ladder`] decides between policies: who is given up, and when it is
+//! tried again.
 //!
 //! A fault takes the instance's memory and state with it: WebAssembly cannot be resumed. The policy can
 //! be [started anew](Instance::restart).
@@ -59,7 +67,7 @@ pub use facts::{BadParameter, ModelFacts, Parameters, Value};
 pub use fault::Fault;
 pub use host::{EngineError, PolicyHost};
 pub use inspect::AbiVersion;
-pub use instance::{Instance, RestoreError};
-pub use ladder::{Carry, GivenUpFor, Ladder, LadderEvent, LadderRules};
+pub use instance::Instance;
+pub use ladder::{Carry, CarryError, Ladder, LadderEvent, LadderRules, Why};
 pub use limits::Limits;
-pub use policy::{ConfigureError, LoadError, Policy};
+pub use policy::{ConfigureError, LoadError, Policy, RestoreError};

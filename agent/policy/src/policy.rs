@@ -2,10 +2,10 @@ use offramp_proto::Digest;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-
+use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
-use crate::bindings::{Names, parameters as lower};
+use crate::bindings::{guest, observer, parameters as lower, state};
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, Shared, printable};
@@ -79,6 +79,16 @@ pub enum LoadError {
         /// [`Limits::memory_bytes`](crate::Limits::memory_bytes).
         limit: usize,
     },
+    /// Compiling it would take too long.
+    #[error("the policy has {found} {what}; at most {limit} are allowed, for compiling it takes time")]
+    TooDear {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much it has, or more.
+        found: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
     /// Not valid, or it uses what is switched off or capped.
     #[error("the policy is no valid component within this device's limits")]
     Invalid {
@@ -124,29 +134,80 @@ pub enum ConfigureError {
     },
 }
 
+/// Why a policy did not take up what another instance had saved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// It keeps no state: it does not export `offramp:policy/state`.
+    #[error("the policy keeps no state")]
+    Stateless,
+    /// It refuses what was saved.
+    #[error("the policy refuses what was saved: {reason}")]
+    Refused {
+        /// Its own words, cut and without control characters.
+        reason: String,
+    },
+    /// It faults.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
 /// A policy that has been checked and compiled. Cloning is cheap.
 #[derive(Clone)]
 pub struct Policy(Arc<Compiled>);
 
 struct Compiled {
     shared: Arc<Shared>,
-    pre: (InstancePre<Guest>, Names),
+    shape: Shape,
     digest: Digest,
     bytes: usize,
     inspection: Inspection,
 }
 
+/// A component ready to be instantiated, and where its functions are; those of optional interfaces only where it
+/// exports them.
+pub(crate) struct Shape {
+    pre: InstancePre<Guest>,
+    guest: guest::GuestIndices,
+    observer: Option<observer::GuestIndices>,
+    state: Option<state::GuestIndices>,
+}
+
+impl Shape {
+    pub(crate) fn new(pre: InstancePre<Guest>, inspection: &Inspection) -> wasmtime::Result<Shape> {
+        let observer = inspection.observes().then(|| observer::GuestIndices::new(&pre));
+        let state = inspection.keeps_state().then(|| state::GuestIndices::new(&pre));
+        Ok(Shape {
+            guest: guest::GuestIndices::new(&pre)?,
+            observer: observer.transpose()?,
+            state: state.transpose()?,
+            pre,
+        })
+    }
+
+    fn start(&self, mut store: Store<Guest>) -> wasmtime::Result<Running> {
+        let instance = self.pre.instantiate(&mut store)?;
+        let observer = self.observer.as_ref().map(|it| it.load(&mut store, &instance));
+        let state = self.state.as_ref().map(|it| it.load(&mut store, &instance));
+        Ok(Running {
+            guest: self.guest.load(&mut store, &instance)?,
+            observer: observer.transpose()?,
+            state: state.transpose()?,
+            store,
+        })
+    }
+}
+
 impl Policy {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        pre: (InstancePre<Guest>, Names),
+        shape: Shape,
         digest: Digest,
         bytes: usize,
         inspection: Inspection,
     ) -> Policy {
         Policy(Arc::new(Compiled {
             shared,
-            pre,
+            shape,
             digest,
             bytes,
             inspection,
@@ -165,9 +226,9 @@ impl Policy {
         self.0.inspection.abi
     }
 
-    /// Whether both run the same machine code, compiled once.
-    #[must_use]
-    pub fn shares_code_with(&self, other: &Policy) -> bool {
+    /// Whether both are one and the same compiled code.
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Policy) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -203,8 +264,8 @@ impl Policy {
             Start::Mismatch(_) => ConfigureError::Fault(Fault::Contract),
             Start::Fault(fault) => ConfigureError::Fault(fault),
         })?;
-        let Running { store, exports } = &mut running;
-        match exports.guest.call_configure(store, &model.into(), &lower(parameters)) {
+        let Running { store, guest, .. } = &mut running;
+        match guest.call_configure(store, &model.into(), &lower(parameters)) {
             Ok(Ok(())) => Ok(running),
             Ok(Err(reason)) => Err(ConfigureError::Refused {
                 reason: printable(&reason, REASON_BYTES),
@@ -236,14 +297,7 @@ impl Policy {
             .set_fuel(shared.limits.configure_fuel)
             .expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        let (pre, names) = &self.0.pre;
-        match pre
-            .instantiate(&mut store)
-            .and_then(|instance| names.of(&mut store, &instance))
-        {
-            Ok(exports) => Ok(Running { store, exports }),
-            Err(error) => Err(Start::of(error)),
-        }
+        self.0.shape.start(store).map_err(Start::of)
     }
 }
 

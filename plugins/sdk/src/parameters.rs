@@ -23,6 +23,28 @@ impl Parameters {
         Some(self.rest.swap_remove(at).value)
     }
 
+    /// Takes out one number whose name is `prefix` and a whole number below `below`, as in `threshold.3`; gives that
+    /// number with it. Call it until there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_number`](Self::take_number).
+    pub fn take_numbered(
+        &mut self,
+        prefix: &str,
+        below: u32,
+        range: RangeInclusive<f64>,
+        meaning: &str,
+    ) -> Result<Option<(u32, f64)>, String> {
+        let place = |parameter: &Parameter| index(parameter.name.strip_prefix(prefix)?, below);
+        let Some((at, place)) = self.rest.iter().enumerate().find_map(|(at, p)| Some((at, place(p)?))) else {
+            return Ok(None);
+        };
+        let name = self.rest[at].name.clone();
+        let number = self.take_number(&name, range, meaning)?;
+        Ok(number.map(|number| (place, number)))
+    }
+
     /// Takes out the number of that name, if it is set. An integer counts as a number.
     ///
     /// # Errors
@@ -60,6 +82,19 @@ impl Parameters {
             Some(unknown) => Err(["unknown parameter `", &unknown.name, "`"].concat()),
         }
     }
+}
+
+/// A whole number below a bound, written without superfluous zeros.
+fn index(digits: &str, below: u32) -> Option<u32> {
+    if digits.is_empty() || (digits.len() > 1 && digits.starts_with('0')) {
+        return None;
+    }
+    let mut number = 0_u32;
+    for digit in digits.bytes() {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number = number.checked_mul(10)?.checked_add(digit.into())?;
+    }
+    Some(number).filter(|number| *number < below)
 }
 
 /// Joined by hand: `format!` would double the size of a small policy.
@@ -101,6 +136,32 @@ mod tests {
         ] {
             let refused = one("x", value).take_number("x", 0.0..=1.0, "a number from 0 to 1");
             assert_eq!(refused, Err("parameter `x` must be a number from 0 to 1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn numbered_parameters_are_taken_one_by_one_and_others_are_left() {
+        let named = |name: &str| Parameter {
+            name: name.to_owned(),
+            value: Value::Number(0.5),
+        };
+        let mut parameters = Parameters::from(vec![
+            named("limit"),
+            named("limit.12"),
+            named("limit.3"),
+            named("limit.class.1"),
+        ]);
+        let mut take = |prefix| parameters.take_numbered(prefix, 20, 0.0..=1.0, "a number").unwrap();
+        assert_eq!(take("limit."), Some((12, 0.5)));
+        assert_eq!(take("limit."), Some((3, 0.5)));
+        assert_eq!(take("limit."), None);
+        assert_eq!(take("limit.class."), Some((1, 0.5)));
+        assert!(parameters.take("limit").is_some());
+        assert_eq!(parameters.finish(), Ok(()));
+        for odd in ["limit.20", "limit.", "limit.03", "limit.-1", "limit.99999999999", "limit.x"] {
+            let mut parameters = one(odd, Value::Number(0.5));
+            let none = parameters.take_numbered("limit.", 20, 0.0..=1.0, "a number").unwrap();
+            assert!(none.is_none() && parameters.finish().is_err(), "{odd}");
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use offramp_core::{Core, Settings, SplitMix64, Target};
+use offramp_core::{Core, Effect, Settings, SplitMix64, Target};
 
 use crate::drive::{frame, network};
 
@@ -47,7 +47,13 @@ fn digests(target: Target) -> [String; 3] {
         frame(&mut core, &mut random, context, |effect| {
             // A float's shortest decimal stands for its bits.
             text.clear();
-            write!(text, "{effect:?}").unwrap();
+            match effect {
+                // What it tells stands in the effects before it; it was frozen when it told nothing.
+                Effect::Finished { .. } => text.push_str("Finished"),
+                Effect::RunStage { .. } | Effect::Decide { .. } | Effect::Emit { .. } => {
+                    write!(text, "{effect:?}").unwrap();
+                }
+            }
             verdicts.add(text.as_bytes());
         });
         core.learn();
@@ -68,10 +74,10 @@ fn digests(target: Target) -> [String; 3] {
 fn the_same_trace_gives_the_same_bits_everywhere() {
     assert_eq!(
         digests(Target::Hard),
-        ["628404161240e791", "0055d3f40669d9d8", "7dd612e857fad72f"]
+        ["cadd71cef39726f7", "0055d3f40669d9d8", "7dd612e857fad72f"]
     );
     assert_eq!(
         digests(Target::Soft { temperature: 0.5 }),
-        ["0559b1ea2ac075df", "e14afbb05944320c", "8ec8a371509ece36"]
+        ["6e06d71419d53211", "e14afbb05944320c", "8ec8a371509ece36"]
     );
 }

@@ -9,7 +9,6 @@ use offramp_core::Core;
 use offramp_engine::{Engine, Progress};
 use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
-use offramp_policy::LadderRules;
 use offramp_proto::{
     ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
     Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode, encode,
@@ -26,7 +25,7 @@ use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
 use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, StartError, apply_learner};
-use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop};
+use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop, chain};
 use crate::package;
 
 /// Records that are on their way to the broker at a time.
@@ -204,10 +203,7 @@ impl Keeper {
             });
             config
         });
-        let rules = LadderRules {
-            budget: options.policy_budget,
-            ..LadderRules::default()
-        };
+        let rules = options.policy_rules;
         let judges = chosen.into_iter().map(|chosen| PolicyJudge::with_rules(chosen, rules));
         let judges: Vec<PolicyJudge> = judges.collect();
         let cameras = cameras
@@ -472,8 +468,12 @@ impl Keeper {
                     counters.generation = generation.0;
                 });
             }
-            Step::Told { kind, message } => {
-                warn!(camera, frame, kind, message, "policy");
+            Step::Other { kind, wrong, message } => {
+                if wrong {
+                    warn!(camera, frame, message, "policy");
+                } else {
+                    info!(camera, frame, message, "policy");
+                }
                 self.event(kind, format!("{message}{of}"), &facts);
             }
         }
@@ -863,12 +863,6 @@ fn most_frequent(classes: &mut Vec<ClassCount>, most: usize) {
         classes.truncate(most);
         classes.sort_by_key(|c| c.class);
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What a message has room for.

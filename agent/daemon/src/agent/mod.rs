@@ -57,8 +57,8 @@ pub struct Options {
     pub tenant: TenantId,
     /// The policy that decides until the controller names another.
     pub policy: PolicySource,
-    /// What a verdict of a policy may take: one that is slower is given up.
-    pub policy_budget: Duration,
+    /// When a policy is given up, and when it is tried again.
+    pub policy_rules: LadderRules,
     /// Learner and audits.
     pub settings: Settings,
     /// File of the device's store.
@@ -82,6 +82,8 @@ pub struct Options {
     pub board: BoardSource,
     /// Where exit traces are recorded, if they are.
     pub trace: Option<TraceOptions>,
+    /// Decides which frames are audited; drawn anew by each run without it.
+    pub seed: Option<u64>,
 }
 
 impl Options {
@@ -91,7 +93,7 @@ impl Options {
             device,
             tenant,
             policy,
-            policy_budget: LadderRules::default().budget,
+            policy_rules: LadderRules::default(),
             settings,
             state,
             forget: false,
@@ -103,6 +105,7 @@ impl Options {
             batch: BATCH,
             board: BoardSource::default(),
             trace: None,
+            seed: None,
         }
     }
 }
@@ -298,7 +301,8 @@ impl Agent {
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(StartError::Random)?;
         let boot = BootId(boot);
-        let seed = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
+        let drawn = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
+        let seed = options.seed.unwrap_or(drawn);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or(cores.min(sources.len())).max(1);
         let workers = threads.min(sources.len());

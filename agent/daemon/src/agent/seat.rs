@@ -151,7 +151,11 @@ impl Seat {
 
     /// Does what is left once a frame is over.
     pub(crate) fn finish(&mut self) {
-        self.lane.look_back(self.latency, self.board.watts(), &mut self.judge);
+        self.lane.tell(&mut self.judge, |outcome| {
+            outcome.latency = self.latency.unwrap_or(outcome.latency);
+            // Sensors are read once a second: between two frames the board draws what it drew.
+            outcome.energy = self.board.watts() * outcome.interval / 1e3;
+        });
         self.lane.learn();
         self.tell_policy_steps();
         self.save_if_due();

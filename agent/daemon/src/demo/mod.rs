@@ -193,6 +193,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
         }),
         summary_every: Duration::from_millis(500),
         checkpoint_every: Duration::from_secs(2),
+        seed: Some(demo.seed),
         ..Options::new(device.clone(), tenant, first_policy(), settings(&scene.package), state)
     };
     let camera = Playback::new(Arc::new(scene.images.stream.clone()), scene.order(demo.seed))?;

@@ -12,6 +12,7 @@ use offramp_camera::{Camera, Folder, FrameShape, Pipe, Playback, Raw, sample};
 use offramp_core::Settings;
 use offramp_link::Credentials;
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use serde_json::json;
 
 use crate::agent::{Agent, Fleet, Listener, Options, Source};
@@ -199,7 +200,10 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
     );
     let budget = config.policy.budget_us.map(|us| Duration::from_micros(us.into()));
     Ok(Options {
-        policy_budget: budget.unwrap_or(default.policy_budget),
+        policy_rules: LadderRules {
+            budget: budget.or(default.policy_rules.budget),
+            ..default.policy_rules
+        },
         fleet,
         summary_every: Duration::from_secs_f64(config.state.summary_seconds),
         checkpoint_every: Duration::from_secs_f64(config.state.checkpoint_seconds),

@@ -7,6 +7,6 @@ mod device;
 mod fleet;
 mod kill;
 mod offload;
-mod swaps;
+mod swap;
 mod tools;
 mod trace;

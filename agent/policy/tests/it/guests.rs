@@ -24,17 +24,24 @@ pub(crate) fn component(wit: &str, world: &str, module: &str) -> Vec<u8> {
 pub(crate) const LOG_IMPORT: &str = r#"(import "offramp:policy/host@1.1.0" "log" (func $log (param i32 i32 i32)))"#;
 
 /// A guest of the contract: what it adds to a policy that always goes on.
+#[derive(Clone, Copy)]
 pub(crate) struct Guest<'a> {
     pub(crate) wit: &'a str,
+    pub(crate) world: &'a str,
     /// The version in the names of its imports and exports.
     pub(crate) version: &'a str,
-    pub(crate) world: &'a str,
     /// Pages of its memory.
     pub(crate) pages: u32,
     /// Body of `configure`; leaves the address of its result. Address 0 holds `ok`.
     pub(crate) configure: &'a str,
     /// Body of `decide`; leaves the verdict.
     pub(crate) decide: &'a str,
+    /// Body of `observe`, in the world `stateful-policy` only.
+    pub(crate) observe: &'a str,
+    /// Body of `save`, there only; leaves the address of a list. Address 0 holds an empty one.
+    pub(crate) save: &'a str,
+    /// Body of `restore`, there only; leaves the address of its result. Address 0 holds `ok`.
+    pub(crate) restore: &'a str,
     /// Further fields of the module.
     pub(crate) fields: &'a str,
 }
@@ -43,11 +50,14 @@ impl Default for Guest<'_> {
     fn default() -> Self {
         Guest {
             wit: WIT,
-            version: "1.1.0",
             world: "exit-policy",
+            version: "1.1.0",
             pages: 1,
             configure: "i32.const 0",
             decide: "i32.const 0",
+            observe: "",
+            save: "i32.const 0",
+            restore: "i32.const 0",
             fields: "",
         }
     }
@@ -60,9 +70,23 @@ impl Guest<'_> {
             pages,
             configure,
             decide,
+            observe,
+            save,
+            restore,
             fields,
             ..
         } = self;
+        let optional = format!(
+            r#"(func (export "offramp:policy/observer@{version}#observe")
+                    (param $exit i32) (param $class i32) (param f32 f32 f32 f32 f32 f32)
+                    (param $hurried i32) (param $fault i32) (param $audit i32)
+                    {observe})
+                (func (export "offramp:policy/state@{version}#save") (result i32) {save})
+                (func (export "offramp:policy/state@{version}#restore")
+                    (param $saved i32) (param $length i32) (result i32)
+                    {restore})"#
+        );
+        let optional = if self.world == "stateful-policy" { &optional } else { "" };
         format!(
             r#"(module
                 (import "offramp:policy/host@{version}" "log" (func $log (param i32 i32 i32)))
@@ -80,6 +104,7 @@ impl Guest<'_> {
                     (param $exit i32) (param $exits i32) (param $class i32) (param $confidence f32)
                     (param f32 f32 i32 f32 f32 f32 f32 i32 f32 f32 f32 f32) (result i32)
                     {decide})
+                {optional}
                 {fields})"#
         )
     }
@@ -87,28 +112,6 @@ impl Guest<'_> {
     pub(crate) fn component(&self) -> Vec<u8> {
         component(self.wit, self.world, &self.module())
     }
-}
-
-/// A guest of the world `stateful-policy` with these bodies: of `observe`, where `$class` is the outcome's; of `save`,
-/// which leaves the address of an address and a length; and of `restore`, which leaves that of a result (0 is `ok`).
-pub(crate) fn looking_back(decide: &str, observe: &str, save: &str, restore: &str) -> Vec<u8> {
-    let fields = format!(
-        r#"(global $seen (mut i32) (i32.const 0))
-           (func (export "offramp:policy/observer@1.1.0#observe")
-                (param $exit i32) (param $class i32) (param f32 f32 f32 f32 f32 f32 i32 i32 i32)
-                {observe})
-           (func (export "offramp:policy/state@1.1.0#save") (result i32)
-                {save})
-           (func (export "offramp:policy/state@1.1.0#restore") (param $at i32) (param $length i32) (result i32)
-                {restore})"#
-    );
-    let guest = Guest {
-        world: "stateful-policy",
-        decide,
-        fields: &fields,
-        ..Guest::default()
-    };
-    guest.component()
 }
 
 /// Classes that make the [`puppet`] misbehave.
@@ -176,6 +179,30 @@ pub(crate) fn puppet(name: &str) -> Vec<u8> {
     );
     let guest = Guest {
         decide: &decide.join("\n"),
+        fields: &fields,
+        ..Guest::default()
+    };
+    guest.component()
+}
+
+/// A guest that counts the frames it is told of, and decides by their number modulo 4. Its state is that number; it
+/// refuses any of another length.
+pub(crate) fn counter(name: &str) -> Vec<u8> {
+    let fields = format!(
+        r#"(global $seen (mut i32) (i32.const 0))
+           (data (i32.const 16) "\00\02\00\00\04\00\00\00")
+           (data (i32.const 32) "\01\00\00\00\40\00\00\00\03\00\00\00")
+           (data (i32.const 64) "odd")
+           (data (i32.const 96) "{name}")"#
+    );
+    let guest = Guest {
+        world: "stateful-policy",
+        decide: "(i32.rem_u (global.get $seen) (i32.const 4))",
+        observe: "(global.set $seen (i32.add (global.get $seen) (i32.const 1)))",
+        save: "(i32.store (i32.const 512) (global.get $seen)) i32.const 16",
+        restore: "(if (i32.ne (local.get $length) (i32.const 4)) (then (return (i32.const 32))))
+            (global.set $seen (i32.load (local.get $saved)))
+            i32.const 0",
         fields: &fields,
         ..Guest::default()
     };

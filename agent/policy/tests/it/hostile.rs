@@ -1,11 +1,14 @@
 //! Components that are no policies, and policies that misbehave: each is refused or contained, with a
 //! reason that its operator can act on.
 
-use offramp_core::Verdict;
-use offramp_policy::{ConfigureError, Fault, LoadError, ModelFacts, Parameters};
+use offramp_core::{ExitView, SplitMix64, Verdict};
+use offramp_policy::{
+    Carry, CarryError, ConfigureError, Fault, Instance, Ladder, LadderEvent, LadderRules, LoadError, ModelFacts,
+    Parameters, RestoreError,
+};
 
-use crate::guests::{Guest, LOG_IMPORT, WIT, class, component, puppet};
-use crate::{host, model, told, unhurried, view};
+use crate::guests::{Guest, LOG_IMPORT, WIT, class, component, counter, puppet};
+use crate::{host, model, outcome, told, unhurried, view};
 
 fn refusal(component: &[u8]) -> LoadError {
     host().load(component).expect_err("the component must be refused")
@@ -371,4 +374,307 @@ fn a_network_too_large_for_the_guests_memory_is_a_fault_of_configure() {
     };
     let error = policy.configure(&model, &Parameters::default()).unwrap_err();
     assert!(matches!(error, ConfigureError::Fault(_)), "{error:?}");
+}
+
+fn start(component: &[u8]) -> Instance {
+    let policy = host().load(component).unwrap();
+    policy.configure(&model(), &Parameters::default()).unwrap()
+}
+
+#[test]
+fn a_file_of_50_mb_is_refused_by_its_size() {
+    let mut file = puppet("p");
+    file.resize(50 << 20, 0);
+    assert!(matches!(refusal(&file), LoadError::TooLarge { bytes: 52_428_800, .. }));
+}
+
+/// What a body of a function may do wrong, and how that is told.
+const WRONGS: [(&str, Fault); 6] = [
+    ("unreachable", Fault::Trap { reason: "unreachable" }),
+    ("(loop $l (br $l))", Fault::OutOfFuel),
+    ("(call $deep)", Fault::Stack),
+    ("(drop (memory.grow (i32.const 65535)))", Fault::Memory),
+    (
+        "(drop (table.grow $table (ref.null func) (i32.const 5000)))",
+        Fault::Memory,
+    ),
+    (
+        "(call $log (i32.const 0) (i32.const 1024) (i32.const 5000))",
+        Fault::Contract,
+    ),
+];
+
+#[test]
+fn each_misbehaviour_in_each_export_is_contained() {
+    let host = host();
+    let deep = "(func $deep (call $deep) (call $deep))";
+    for (body, fault) in WRONGS {
+        let value = format!("{body} i32.const 0");
+        let wrong = Guest {
+            world: "stateful-policy",
+            fields: deep,
+            ..Guest::default()
+        };
+        let load = |guest: Guest<'_>| host.load(&guest.component());
+        let started = format!("(start $go) (func $go {body}) {deep}");
+        let error = load(Guest {
+            fields: &started,
+            ..wrong
+        })
+        .unwrap_err();
+        // Its imports are not connected yet: there is nothing to log to.
+        let expected = if body.contains("$log") {
+            Fault::Trap {
+                reason: "indirect call to null",
+            }
+        } else {
+            fault
+        };
+        assert!(
+            matches!(error, LoadError::Start(found) if found == expected),
+            "{body}: {error:?}"
+        );
+        let configured = load(Guest {
+            configure: &value,
+            ..wrong
+        })
+        .unwrap()
+        .configure(&model(), &Parameters::default());
+        assert!(
+            matches!(configured, Err(ConfigureError::Fault(found)) if found == fault),
+            "{body}: {configured:?}"
+        );
+        let running = |guest| {
+            let policy = load(guest).unwrap();
+            policy.configure(&model(), &Parameters::default()).unwrap()
+        };
+        let mut decides = running(Guest {
+            decide: &value,
+            ..wrong
+        });
+        assert_eq!(decides.decide(&view(0, 0, 0.5)), Err(fault), "{body}");
+        let mut observes = running(Guest { observe: body, ..wrong });
+        assert_eq!(observes.observe(&outcome()), Err(fault), "{body}");
+        assert_eq!(observes.decide(&view(0, 0, 0.5)), Err(fault), "it has ended");
+        let mut saves = running(Guest { save: &value, ..wrong });
+        assert_eq!(saves.save(), Err(fault), "{body}");
+        let mut restores = running(Guest {
+            restore: &value,
+            ..wrong
+        });
+        assert_eq!(restores.restore(b"1234"), Err(RestoreError::Fault(fault)), "{body}");
+        assert_eq!(restores.ended(), Some(fault));
+        for mut ended in [decides, observes, saves, restores] {
+            ended.restart().unwrap();
+            assert_eq!(ended.ended(), None);
+        }
+    }
+}
+
+#[test]
+fn state_above_its_bound_is_a_fault_and_below_it_is_none() {
+    let saves = |bytes: u32| {
+        let [a, b, c, d] = bytes.to_le_bytes();
+        let fields = format!(r#"(data (i32.const 16) "\00\00\00\00\{a:02x}\{b:02x}\{c:02x}\{d:02x}")"#);
+        let guest = Guest {
+            world: "stateful-policy",
+            pages: 4,
+            save: "i32.const 16",
+            fields: &fields,
+            ..Guest::default()
+        };
+        start(&guest.component()).save()
+    };
+    assert_eq!(saves(0), Ok(None));
+    assert_eq!(saves(65536).unwrap().map(|saved| saved.len()), Some(65536));
+    assert_eq!(saves(65537), Err(Fault::State));
+    assert_eq!(saves(4 << 16), Err(Fault::State));
+    assert_eq!(saves(u32::MAX), Err(Fault::Contract), "it lies outside its memory");
+}
+
+#[test]
+fn facts_that_are_no_numbers_or_out_of_range_do_no_harm() {
+    let mut policy = start(&puppet("p"));
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0, f32::MAX] {
+        let odd = ExitView {
+            exit: u32::MAX,
+            exits: 0,
+            margin: odd,
+            entropy: odd,
+            change: odd,
+            cost: odd,
+            next_cost: odd,
+            time_left: odd,
+            temperature: odd,
+            power_budget: odd,
+            battery: odd,
+            threshold: odd,
+            queue_depth: u32::MAX,
+            ..view(0, 1, odd)
+        };
+        assert_eq!(policy.decide(&odd), Ok(Verdict::Leave));
+    }
+}
+
+#[test]
+fn hundreds_of_damaged_files_are_refused_or_contained() {
+    let host = host();
+    let whole = counter("whole");
+    let mut random = SplitMix64(5);
+    let mut below = |n: usize| (random.next() % n as u64) as usize;
+    let (mut loaded, mut refused) = (0, 0);
+    for round in 0..400 {
+        let mut damaged = whole.clone();
+        for _ in 0..=round % 8 {
+            let at = below(damaged.len());
+            damaged[at] = below(256) as u8;
+        }
+        if round % 4 == 0 {
+            damaged.truncate(below(whole.len()));
+        }
+        let Ok(policy) = host.load(&damaged) else {
+            refused += 1;
+            continue;
+        };
+        let Ok(mut instance) = policy.configure(&model(), &Parameters::default()) else {
+            continue;
+        };
+        loaded += 1;
+        // Whatever it answers, it answers.
+        let _ = instance.decide(&view(0, 1, 0.5));
+        let _ = instance.observe(&outcome());
+        let _ = instance.save();
+        let _ = instance.restore(b"1234");
+    }
+    assert!(loaded > 0 && refused > 0, "{loaded} loaded, {refused} refused");
+}
+
+#[test]
+fn the_stream_goes_on_whatever_the_policy_does() {
+    let host = host();
+    let deep = "(func $deep (call $deep) (call $deep))";
+    for (body, fault) in WRONGS {
+        let value = format!("{body} i32.const 0");
+        let guest = Guest {
+            world: "stateful-policy",
+            fields: deep,
+            ..Guest::default()
+        };
+        for (place, hostile) in [
+            (
+                "decide",
+                Guest {
+                    decide: &value,
+                    ..guest
+                },
+            ),
+            ("observe", Guest { observe: body, ..guest }),
+            (
+                "restore",
+                Guest {
+                    restore: &value,
+                    ..guest
+                },
+            ),
+            ("save", Guest { save: &value, ..guest }),
+        ] {
+            let policies =
+                [counter("good"), hostile.component(), counter("next")].map(|file| host.load(&file).unwrap());
+            let mut ladder = Ladder::new(LadderRules {
+                trial: 1,
+                budget: None,
+                ..LadderRules::default()
+            });
+            let mut events = Vec::new();
+            for frame in 0..30 {
+                if frame % 10 == 0 {
+                    let policy = policies[frame / 10]
+                        .configure(&model(), &Parameters::default())
+                        .unwrap();
+                    ladder.swap(policy, Carry::State);
+                }
+                ladder.start_frame(&mut |event| events.push(event));
+                let view = view(0, 1, 0.9);
+                let verdict = ladder.decide(&view, &mut |event| events.push(event));
+                // There is a verdict for every frame: the policy's, or the built-in rule's.
+                let _ = verdict.unwrap_or_else(|| view.rule());
+                ladder.observe(&outcome(), &mut |event| events.push(event));
+            }
+            assert_eq!(ladder.active(), Some(policies[2].digest()), "{place} {body}");
+            let told = events.iter().any(|event| match event {
+                LadderEvent::Faulted { fault: found, .. } => *found == fault,
+                LadderEvent::NotCarried { why, .. } => match why {
+                    CarryError::Save(found) | CarryError::Restore(RestoreError::Fault(found)) => *found == fault,
+                    CarryError::Restore(_) => false,
+                },
+                _ => false,
+            });
+            assert!(told, "{place} {body}: {events:?}");
+        }
+    }
+}
+
+/// A policy with more functions.
+fn with(functions: &str) -> LoadError {
+    let guest = Guest {
+        fields: functions,
+        ..Guest::default()
+    };
+    let file = guest.component();
+    assert!(file.len() <= unhurried().component_bytes, "{} bytes", file.len());
+    refusal(&file)
+}
+
+#[test]
+fn what_would_take_long_to_compile_is_refused_before() {
+    let huge = format!(
+        "(func (param i64) {})",
+        "(local.set 0 (i64.mul (local.get 0) (local.get 0)))".repeat(20_000)
+    );
+    let nested = format!("(func {}{})", "(block ".repeat(30_000), ")".repeat(30_000));
+    // Each join of blocks may be one of each variable: 18 kB that would take seconds and gigabytes.
+    let uses: String = (1..=1000)
+        .map(|local| format!("(local.set {local} (i64.add (local.get {local}) (i64.const 1)))"))
+        .collect();
+    let joins = format!(
+        "(func (param i32) (local {}) {} {uses} {})",
+        "i64 ".repeat(1000),
+        "(loop (br_if 0 (local.get 0)) ".repeat(3000),
+        ")".repeat(3000)
+    );
+    for (functions, what) in [
+        (joins, "pairs of a local variable and a block"),
+        (huge, "bytes in a function"),
+        (nested, "bytes in a function"),
+        ("(func)".repeat(5000), "functions"),
+        (
+            format!("(func (local {}))", "i64 ".repeat(5000)),
+            "local variables in a function",
+        ),
+    ] {
+        let error = with(&functions);
+        assert!(
+            matches!(error, LoadError::TooDear { what: found, .. } if found == what),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn components_that_double_at_every_step_are_refused() {
+    let mut text = String::from("(component (component $c0)");
+    for step in 1..40 {
+        let before = step - 1;
+        text += &format!(
+            "(component $c{step} (alias outer 1 $c{before} (component $c)) (instance (instantiate $c)) \
+             (instance (instantiate $c)))"
+        );
+    }
+    let file = wat::parse_str(text + "(instance (instantiate $c39)))").unwrap();
+    let error = refusal(&file);
+    assert!(
+        told(&error).contains("instantiations by a nested component"),
+        "{}",
+        told(&error)
+    );
 }

@@ -4,31 +4,24 @@ use std::time::Duration;
 
 use offramp_core::Verdict;
 use offramp_policy::{
-    Carry, Fault, GivenUpFor, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost,
+    Carry, CarryError, Fault, Instance, Ladder, LadderEvent, LadderRules, Limits, Parameters, Policy, PolicyHost,
+    RestoreError, Why,
 };
 use offramp_proto::Digest;
 use proptest::prelude::*;
 
-use crate::guests::{class, puppet};
-use crate::{host, model, unhurried, view};
+use crate::guests::{class, counter, puppet};
+use crate::{host, model, outcome, unhurried, view};
 
-/// Who was given up stays away.
 const RULES: LadderRules = LadderRules {
     trial: 4,
     faults: 3,
-    budget: Duration::from_millis(1),
-    pause: u32::MAX,
-    longest_pause: u32::MAX,
+    budget: Some(Duration::from_millis(1)),
+    pause: 1000,
+    longest_pause: 4000,
 };
 
 const TRAPPED: Fault = Fault::Trap { reason: "unreachable" };
-
-fn failed(fault: Fault) -> GivenUpFor {
-    GivenUpFor::Faults {
-        frames: RULES.faults,
-        fault,
-    }
-}
 
 fn start(policy: &Policy) -> Instance {
     policy.configure(&model(), &Parameters::default()).unwrap()
@@ -112,6 +105,10 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
     );
     ladder.swap(start(&policies[1]), Carry::Nothing);
     let events: Vec<_> = (0..3).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
+    let looped = Why::Faults {
+        frames: 3,
+        fault: Fault::OutOfFuel,
+    };
     let faulted = |policy, in_a_row| LadderEvent::Faulted {
         policy,
         fault: Fault::OutOfFuel,
@@ -129,8 +126,8 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
             faulted(bad, 3),
             LadderEvent::SteppedDown {
                 from: bad,
-                why: failed(Fault::OutOfFuel),
-                to: Some(good)
+                to: Some(good),
+                why: looped
             },
         ]
     );
@@ -138,8 +135,8 @@ fn a_new_policy_that_keeps_failing_gives_way_to_the_good_one_and_that_to_the_bui
     let events: Vec<_> = (0..4).flat_map(|_| frame(&mut ladder, &[class::LOOP]).1).collect();
     let down = LadderEvent::SteppedDown {
         from: good,
-        why: failed(Fault::OutOfFuel),
         to: None,
+        why: looped,
     };
     assert_eq!(events, [faulted(good, 1), faulted(good, 2), faulted(good, 3), down]);
     assert_eq!(frame(&mut ladder, &[1]), (vec![None], vec![]));
@@ -170,6 +167,187 @@ fn a_policy_that_cannot_be_started_again_counts_as_failing() {
     assert_eq!(frame(&mut ladder, &[1]), (vec![None], vec![faulted(2)]));
     drop(taken);
     assert_eq!(frame(&mut ladder, &[1]), (vec![Some(Verdict::Leave)], vec![]));
+}
+
+/// Rules under which a policy is soon tried again.
+const EAGER: LadderRules = LadderRules {
+    trial: 2,
+    faults: 1,
+    pause: 2,
+    longest_pause: 4,
+    ..RULES
+};
+
+#[test]
+fn a_policy_that_was_given_up_comes_back_after_pauses_that_double_up_to_a_bound() {
+    let host = host();
+    let policies = ["good", "bad"].map(|name| host.load(&puppet(name)).unwrap());
+    let [good, bad] = policies.each_ref().map(Policy::digest);
+    let mut ladder = Ladder::new(EAGER);
+    ladder.swap(start(&policies[0]), Carry::Nothing);
+    (0..3).for_each(|_| drop(frame(&mut ladder, &[1])));
+    ladder.swap(start(&policies[1]), Carry::Nothing);
+    frame(&mut ladder, &[class::TRAP]);
+    let back = LadderEvent::Retried {
+        from: Some(good),
+        policy: bad,
+    };
+    for pause in [2, 4, 4] {
+        for waited in 1..pause {
+            assert_eq!(
+                frame(&mut ladder, &[1]),
+                (vec![Some(Verdict::Leave)], vec![]),
+                "{waited} of {pause}"
+            );
+            assert_eq!(ladder.active(), Some(good));
+        }
+        let (_, events) = frame(&mut ladder, &[class::TRAP]);
+        assert_eq!(events[0], back);
+        assert!(
+            matches!(events[..], [_, LadderEvent::Faulted { .. }, LadderEvent::SteppedDown { to: Some(to), .. }] if to == good),
+            "{events:?}"
+        );
+    }
+    let events: Vec<_> = (0..6).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    assert_eq!(events, [back, LadderEvent::Proven { policy: bad }]);
+    assert_eq!(ladder.active(), Some(bad));
+    // It has proven good: the next pause is short again.
+    frame(&mut ladder, &[class::TRAP]);
+    let events: Vec<_> = (0..2).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    assert_eq!(
+        events,
+        [LadderEvent::Retried {
+            from: None,
+            policy: bad
+        }]
+    );
+}
+
+#[test]
+fn a_policy_that_is_ordered_takes_the_place_of_one_that_was_given_up() {
+    let host = host();
+    let policies = ["a", "b"].map(|name| host.load(&puppet(name)).unwrap());
+    let mut ladder = Ladder::new(EAGER);
+    ladder.swap(start(&policies[0]), Carry::Nothing);
+    frame(&mut ladder, &[class::TRAP]);
+    ladder.swap(start(&policies[1]), Carry::Nothing);
+    let events: Vec<_> = (0..10).flat_map(|_| frame(&mut ladder, &[1]).1).collect();
+    let to = policies[1].digest();
+    assert_eq!(
+        events,
+        [
+            LadderEvent::Swapped { from: None, to },
+            LadderEvent::Proven { policy: to }
+        ]
+    );
+}
+
+#[test]
+fn a_policy_most_of_whose_last_verdicts_took_too_long_is_given_up_with_the_figure() {
+    let policy = host().load(&puppet("slow")).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&policy), Carry::Nothing);
+    let mut verdict = |millis| {
+        let (verdicts, mut events) = frame(&mut ladder, &[1]);
+        if verdicts == [Some(Verdict::Leave)] {
+            ladder.took(Duration::from_millis(millis));
+        }
+        events.retain(|event| matches!(event, LadderEvent::SteppedDown { .. }));
+        events
+    };
+    // Half of them may take long.
+    let events: Vec<_> = (0..500).flat_map(|n| verdict(if n % 2 == 0 { 3 } else { 1 })).collect();
+    assert_eq!(events, []);
+    let events: Vec<_> = (0..5).flat_map(|_| verdict(2)).collect();
+    let down = LadderEvent::SteppedDown {
+        from: policy.digest(),
+        to: None,
+        why: Why::TooSlow {
+            median: Duration::from_millis(2),
+            budget: Duration::from_millis(1),
+        },
+    };
+    assert_eq!(events, [down]);
+}
+
+#[test]
+fn state_goes_to_the_next_version_where_the_caller_says_so() {
+    let host = host();
+    let policies = ["1", "2", "3"].map(|name| host.load(&counter(name)).unwrap());
+    let mut ladder = Ladder::new(RULES);
+    let mut run = |policy: usize, carry| {
+        ladder.swap(start(&policies[policy]), carry);
+        let (verdicts, events) = frame(&mut ladder, &[1]);
+        assert!(!ladder.observe(&outcome(), &mut |event| panic!("{event:?}")));
+        (verdicts, events.into_iter().last().unwrap())
+    };
+    let [one, two, three] = policies.each_ref().map(Policy::digest);
+    let swapped = |from, to| LadderEvent::Swapped { from, to };
+    assert_eq!(
+        run(0, Carry::State),
+        (vec![Some(Verdict::GoOn)], swapped(None, one)),
+        "there is none yet"
+    );
+    let carried = LadderEvent::Carried { policy: two, bytes: 4 };
+    assert_eq!(run(1, Carry::State), (vec![Some(Verdict::Leave)], carried));
+    assert_eq!(
+        run(2, Carry::Nothing),
+        (vec![Some(Verdict::GoOn)], swapped(Some(two), three))
+    );
+}
+
+#[test]
+fn a_policy_that_refuses_the_state_begins_afresh() {
+    let host = host();
+    let old = host.load(&counter("old")).unwrap();
+    // Takes it up, then refuses it.
+    let new = crate::guests::Guest {
+        world: "stateful-policy",
+        decide: "global.get $verdict",
+        restore: "(global.set $verdict (i32.const 3)) i32.const 16",
+        fields: r#"(global $verdict (mut i32) (i32.const 1)) (data (i32.const 16) "\01\00\00\00\20\00\00\00\03\00\00\00")
+            (data (i32.const 32) "new")"#,
+        ..crate::guests::Guest::default()
+    };
+    let new = host.load(&new.component()).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&old), Carry::State);
+    frame(&mut ladder, &[1]);
+    ladder.swap(start(&new), Carry::State);
+    let why = CarryError::Restore(RestoreError::Refused { reason: "new".into() });
+    let refused = LadderEvent::NotCarried {
+        policy: new.digest(),
+        why,
+    };
+    let (verdicts, events) = frame(&mut ladder, &[1]);
+    assert_eq!((verdicts, events.last()), (vec![Some(Verdict::Leave)], Some(&refused)));
+}
+
+#[test]
+fn a_frame_that_a_policy_fails_to_look_back_at_is_a_faulty_one() {
+    let guest = crate::guests::Guest {
+        world: "stateful-policy",
+        observe: "unreachable",
+        ..crate::guests::Guest::default()
+    };
+    let policy = host().load(&guest.component()).unwrap();
+    let mut ladder = Ladder::new(RULES);
+    ladder.swap(start(&policy), Carry::Nothing);
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        frame(&mut ladder, &[1]);
+        assert!(ladder.observe(&outcome(), &mut |event| events.push(event)));
+    }
+    let down = LadderEvent::SteppedDown {
+        from: policy.digest(),
+        to: None,
+        why: Why::Faults {
+            frames: 3,
+            fault: TRAPPED,
+        },
+    };
+    assert_eq!(events.len(), 4);
+    assert_eq!(events.last(), Some(&down));
 }
 
 /// What a ladder is to do, as a stack of policies: the last decides.
@@ -215,8 +393,11 @@ impl Model {
             self.bad_frames = 0;
             events.push(LadderEvent::SteppedDown {
                 from: policy,
-                why: failed(TRAPPED),
                 to: self.active(),
+                why: Why::Faults {
+                    frames: RULES.faults,
+                    fault: TRAPPED,
+                },
             });
         }
         events
@@ -290,71 +471,4 @@ proptest! {
             prop_assert_eq!(events, expected);
         }
     }
-}
-
-#[test]
-fn a_policy_that_was_given_up_is_tried_anew_after_pauses_that_double() {
-    let policy = host().load(&puppet("a")).unwrap();
-    let rules = LadderRules {
-        pause: 5,
-        longest_pause: 12,
-        ..RULES
-    };
-    let mut ladder = Ladder::new(rules);
-    ladder.swap(start(&policy), Carry::Nothing);
-    let mut down_at = Vec::new();
-    let mut anew_at = Vec::new();
-    let mut show = |ladder: &mut Ladder, frames: std::ops::Range<u32>, classes: &[u32]| {
-        for n in frames {
-            for event in frame(ladder, classes).1 {
-                match event {
-                    LadderEvent::SteppedDown { .. } => down_at.push(n),
-                    LadderEvent::TriedAnew { policy: anew, from } => {
-                        assert_eq!((anew, from), (policy.digest(), None));
-                        anew_at.push(n);
-                    }
-                    _ => {}
-                }
-            }
-        }
-    };
-    show(&mut ladder, 0..40, &[class::TRAP]);
-    assert_eq!(ladder.active(), None);
-    show(&mut ladder, 40..60, &[1]);
-    assert_eq!(ladder.active(), Some(policy.digest()), "it came back");
-    // Proven, it waits as short as the first time.
-    show(&mut ladder, 60..70, &[class::TRAP]);
-    assert_eq!(anew_at, [7, 19, 33, 47, 67]);
-    assert_eq!(down_at, [2, 9, 21, 35, 62, 69]);
-}
-
-#[test]
-fn a_policy_that_takes_too_long_is_given_up_and_the_rest_of_its_frame_is_the_rules() {
-    let host = host();
-    let policies = ["good", "slow"].map(|name| host.load(&puppet(name)).unwrap());
-    let mut ladder = Ladder::new(RULES);
-    ladder.swap(start(&policies[0]), Carry::Nothing);
-    (0..5).for_each(|_| drop(frame(&mut ladder, &[1])));
-    ladder.swap(start(&policies[1]), Carry::Nothing);
-    let late = RULES.budget + Duration::from_micros(1);
-    let mut events = Vec::new();
-    for verdicts in 1..=64 {
-        let mut report = |event| events.push(event);
-        ladder.start_frame(&mut report);
-        assert!(ladder.decide(&view(0, 0, 0.5), &mut report).is_some());
-        // Half of the time is allowed to be bad, not more.
-        ladder.took(if verdicts <= 31 { RULES.budget } else { late }, &mut report);
-        events.retain(|event| matches!(event, LadderEvent::SteppedDown { .. }));
-        assert_eq!(events.is_empty(), verdicts < 64);
-    }
-    let down = LadderEvent::SteppedDown {
-        from: policies[1].digest(),
-        why: GivenUpFor::TooSlow {
-            took: late,
-            budget: RULES.budget,
-        },
-        to: None,
-    };
-    assert_eq!(events, [down], "the first was let go when the second was proven");
-    assert_eq!(ladder.decide(&view(1, 0, 0.5), &mut |event| panic!("{event:?}")), None);
 }

@@ -1,16 +1,15 @@
 //! Policies in the real host: the shipped one, hostile ones, and the ladder.
 
+mod evolution;
 mod guests;
 mod hostile;
 mod ladder;
 mod limits;
 mod shipped;
-mod state;
-mod versions;
 
 use std::time::Duration;
 
-use offramp_core::ExitView;
+use offramp_core::{AuditResult, ExitView, Outcome};
 use offramp_policy::{Limits, ModelFacts, PolicyHost};
 
 /// Limits under which the time that a loaded machine takes decides nothing.
@@ -50,6 +49,23 @@ fn view(exit: u32, class: u32, confidence: f32) -> ExitView {
         power_budget: f32::NAN,
         battery: f32::NAN,
         threshold: 0.8,
+    }
+}
+
+/// What became of a frame that left at the first exit.
+fn outcome() -> Outcome {
+    Outcome {
+        exit: 0,
+        class: 3,
+        confidence: 0.9,
+        cost: 0.1,
+        latency: 1.0,
+        interval: f32::NAN,
+        energy: f32::NAN,
+        temperature: f32::NAN,
+        hurried: false,
+        fault: false,
+        audit: AuditResult::None,
     }
 }
 

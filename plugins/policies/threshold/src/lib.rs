@@ -2,13 +2,15 @@
 //!
 //! | parameter | value | default |
 //! |---|---|---|
-//! | `threshold` | number from 0 to 1, for every exit | the device's own, which follows from the accuracy that its operator allows to give up |
+//! | `threshold` | number from 0 to 1, for every exit and class | the device's own, which follows from the accuracy that its operator allows to give up |
 //! | `threshold.N` | number from 0 to 1, for exit N (0 is the first) | that of `threshold` |
+//! | `threshold.class.N` | number from 0 to 1, for class N at every exit: it counts instead of the others | none |
 #![no_std]
 
 extern crate alloc;
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use offramp_policy_sdk::{ExitView, ModelFacts, Parameters, Policy, Verdict, export_policy};
@@ -17,10 +19,12 @@ use offramp_policy_sdk::{ExitView, ModelFacts, Parameters, Policy, Verdict, expo
 const DEVICE: f32 = f32::NAN;
 const MEANING: &str = "a number from 0 to 1";
 
-/// The policy: one threshold for each exit.
+/// The policy: one threshold for each exit, and those of single classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Threshold {
-    thresholds: Vec<f32>,
+    exits: Vec<f32>,
+    /// By class.
+    classes: Vec<(u32, f32)>,
 }
 
 impl Policy for Threshold {
@@ -28,23 +32,33 @@ impl Policy for Threshold {
         let all = parameters
             .take_number("threshold", 0.0..=1.0, MEANING)?
             .map_or(DEVICE, |number| number as f32);
-        let mut thresholds = Vec::with_capacity(model.exit_costs.len());
-        for exit in 0..model.exit_costs.len() {
-            let name = ["threshold.", &exit.to_string()].concat();
-            let own = parameters.take_number(&name, 0.0..=1.0, MEANING)?;
-            thresholds.push(own.map_or(all, |number| number as f32));
+        let mut exits = vec![all; model.exit_costs.len()];
+        while let Some((exit, own)) =
+            parameters.take_numbered("threshold.", exits.len() as u32, 0.0..=1.0, MEANING)?
+        {
+            exits[exit as usize] = own as f32;
         }
+        let mut classes = Vec::new();
+        while let Some((class, own)) =
+            parameters.take_numbered("threshold.class.", model.classes, 0.0..=1.0, MEANING)?
+        {
+            classes.push((class, own as f32));
+        }
+        classes.sort_unstable_by_key(|(class, _)| *class);
         parameters.finish()?;
-        Ok(Threshold { thresholds })
+        Ok(Threshold { exits, classes })
     }
 
     fn decide(&mut self, view: &ExitView) -> Verdict {
+        let Some(own) = self.exits.get(view.exit as usize) else {
+            return Verdict::Leave;
+        };
+        let mut threshold = if own.is_nan() { view.threshold } else { *own };
+        if let Ok(place) = self.classes.binary_search_by_key(&view.class, |(class, _)| *class) {
+            threshold = self.classes[place].1;
+        }
         // An unknown confidence is NaN and reaches no threshold.
-        let reached = self.thresholds.get(view.exit as usize).is_some_and(|own| {
-            let threshold = if own.is_nan() { view.threshold } else { *own };
-            view.confidence >= threshold
-        });
-        if reached || view.exit + 1 >= view.exits {
+        if view.confidence >= threshold || view.exit + 1 >= view.exits {
             Verdict::Leave
         } else {
             Verdict::GoOn
@@ -56,8 +70,6 @@ export_policy!(Threshold);
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
-
     use offramp_policy_sdk::{Parameter, Value};
 
     use super::*;
@@ -96,14 +108,28 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_of_its_own_threshold_overrides_the_common_one() {
-        let policy = configured(&[("threshold", Value::Number(0.5)), ("threshold.1", Value::Number(0.9))]);
-        assert_eq!(
-            policy,
-            Ok(Threshold {
-                thresholds: vec![0.5, 0.9, 0.5]
-            })
-        );
+    fn an_exit_of_its_own_threshold_overrides_the_common_one_and_a_class_both() {
+        let number = Value::Number;
+        let parameters = [
+            ("threshold", number(0.5)),
+            ("threshold.1", number(0.9)),
+            ("threshold.class.7", number(0.95)),
+            ("threshold.class.2", number(0.3)),
+        ];
+        let mut policy = configured(&parameters).unwrap();
+        let mut leaves_at = |exit, class, confidence| {
+            let view = ExitView {
+                class,
+                ..view(exit, confidence)
+            };
+            policy.decide(&view) == Verdict::Leave
+        };
+        assert!(leaves_at(0, 0, 0.5) && !leaves_at(0, 0, 0.49));
+        assert!(leaves_at(1, 0, 0.9) && !leaves_at(1, 0, 0.89));
+        for exit in 0..2 {
+            assert!(leaves_at(exit, 7, 0.95) && !leaves_at(exit, 7, 0.94));
+            assert!(leaves_at(exit, 2, 0.3) && !leaves_at(exit, 2, 0.29));
+        }
     }
 
     #[test]
@@ -121,6 +147,11 @@ mod tests {
         for (name, value, reason) in [
             ("treshold", Value::Number(0.5), "unknown parameter `treshold`"),
             ("threshold.3", Value::Number(0.5), "unknown parameter `threshold.3`"),
+            (
+                "threshold.class.10",
+                Value::Number(0.5),
+                "unknown parameter `threshold.class.10`",
+            ),
             (
                 "threshold",
                 Value::Number(1.01),
