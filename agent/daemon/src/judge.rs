@@ -1,7 +1,7 @@
 //! Who decides at the exits: policies from files and from the fleet, by name.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
@@ -27,9 +27,13 @@ pub struct PolicySource {
 }
 
 /// The shipped policies by name, each with its component.
-pub const SHIPPED: [(&str, &[u8]); 2] = [
+pub const SHIPPED: [(&str, &[u8]); 6] = [
     ("threshold", include_bytes!("../../../plugins/prebuilt/threshold.wasm")),
+    ("entropy", include_bytes!("../../../plugins/prebuilt/entropy.wasm")),
     ("patience", include_bytes!("../../../plugins/prebuilt/patience.wasm")),
+    ("temporal", include_bytes!("../../../plugins/prebuilt/temporal.wasm")),
+    ("budget", include_bytes!("../../../plugins/prebuilt/budget.wasm")),
+    ("deadline", include_bytes!("../../../plugins/prebuilt/deadline.wasm")),
 ];
 
 impl PolicySource {
@@ -244,8 +248,14 @@ pub struct PolicyJudge {
     /// Faulty frames since the current one came into force.
     faulty: u64,
     rung: Rung,
+    budget: Option<Duration>,
+    /// Verdicts until one is timed.
+    untimed: u32,
     steps: VecDeque<Step>,
 }
+
+/// Of so many verdicts one is timed, until one is late: the clock takes half as long as a verdict.
+const TIMED: u32 = 8;
 
 impl PolicyJudge {
     /// A judge that decides by a policy from the first frame on.
@@ -268,6 +278,8 @@ impl PolicyJudge {
             is_retry: false,
             faulty: 0,
             rung: Rung::Desired,
+            budget: rules.budget,
+            untimed: 0,
             steps: VecDeque::new(),
         }
     }
@@ -411,10 +423,17 @@ impl Judge for PolicyJudge {
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let mut events = Events::default();
-        let start = Instant::now();
+        let start = (self.untimed == 0).then(Instant::now);
         let verdict = self.ladder.decide(view, &mut |event| events.push(event));
-        if verdict.is_some() {
-            self.ladder.took(start.elapsed());
+        match start.map(|start| start.elapsed()) {
+            None => self.untimed -= 1,
+            Some(took) => {
+                let late = self.budget.is_some_and(|budget| took > budget);
+                self.untimed = if late { 0 } else { TIMED - 1 };
+                if verdict.is_some() {
+                    self.ladder.took(took);
+                }
+            }
         }
         events.drain(|event| self.take(event));
         match verdict {

@@ -79,12 +79,17 @@ impl Toolchain {
                 .args(["install", "-y", "--no-install-recommends"])
                 .args(PACKAGES);
             install.env("DEBIAN_FRONTEND", "noninteractive");
-            let installed = succeeds(&mut install, INSTALL_LIMIT)
-                // The lists of packages may be missing or stale: a fresh container has none.
-                || (succeeds(Command::new("apt-get").arg("update"), DOWNLOAD_LIMIT)
-                    && succeeds(&mut install, INSTALL_LIMIT));
-            if installed && let Some(toolchain) = Self::distribution(&mut failure.tried) {
-                return Ok(toolchain);
+            // The lists of packages may be missing or stale: a fresh container has none, and an old one installs a
+            // compiler that is too old without a word.
+            for update in [false, true] {
+                if update && !succeeds(Command::new("apt-get").arg("update"), DOWNLOAD_LIMIT) {
+                    break;
+                }
+                if succeeds(&mut install, INSTALL_LIMIT)
+                    && let Some(toolchain) = Self::distribution(&mut failure.tried)
+                {
+                    return Ok(toolchain);
+                }
             }
         }
         Err(failure)

@@ -158,7 +158,14 @@ mod tests {
         assert_eq!(take("limit.class."), Some((1, 0.5)));
         assert!(parameters.take("limit").is_some());
         assert_eq!(parameters.finish(), Ok(()));
-        for odd in ["limit.20", "limit.", "limit.03", "limit.-1", "limit.99999999999", "limit.x"] {
+        for odd in [
+            "limit.20",
+            "limit.",
+            "limit.03",
+            "limit.-1",
+            "limit.99999999999",
+            "limit.x",
+        ] {
             let mut parameters = one(odd, Value::Number(0.5));
             let none = parameters.take_numbered("limit.", 20, 0.0..=1.0, "a number").unwrap();
             assert!(none.is_none() && parameters.finish().is_err(), "{odd}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use offramp_core::{ExitView, Verdict};
+use offramp_core::{AuditResult, ExitView, Outcome, Verdict};
 use offramp_policy::{ConfigureError, Instance, LoadError, Parameters, PolicyHost, Value};
 use offramp_policy_build::{Toolchain, component};
 use offramp_proto::Digest;
@@ -13,7 +13,38 @@ use proptest::test_runner::TestRunner;
 use crate::{host, model, view};
 
 const THRESHOLD: &[u8] = include_bytes!("../../../../plugins/prebuilt/threshold.wasm");
-const PATIENCE: &[u8] = include_bytes!("../../../../plugins/prebuilt/patience.wasm");
+
+/// A shipped policy: its name and component, the fuel of its dearest verdict and of its configuration, and two of its
+/// parameters, which are shares.
+struct Shipped {
+    name: &'static str,
+    component: &'static [u8],
+    decide_fuel: u64,
+    configure_fuel: u64,
+    parameters: [&'static str; 2],
+}
+
+macro_rules! shipped {
+    ($name:literal, $decide:literal, $configure:literal, $parameters:expr) => {
+        Shipped {
+            name: $name,
+            component: include_bytes!(concat!("../../../../plugins/prebuilt/", $name, ".wasm")),
+            decide_fuel: $decide,
+            configure_fuel: $configure,
+            parameters: $parameters,
+        }
+    };
+}
+
+/// Fuel is deterministic: other figures mean another component or another wasmtime.
+const SHIPPED: [Shipped; 6] = [
+    shipped!("threshold", 56, 1576, ["threshold", "threshold.1"]),
+    shipped!("entropy", 41, 1558, ["limit", "limit.2"]),
+    shipped!("patience", 53, 1376, ["threshold", "floor"]),
+    shipped!("temporal", 51, 1379, ["threshold", "change"]),
+    shipped!("budget", 44, 1504, ["floor", "gain"]),
+    shipped!("deadline", 81, 1501, ["queue", "floor"]),
+];
 
 fn configured(host: &PolicyHost, component: &[u8], parameters: &[(&str, Value)]) -> Result<Instance, ConfigureError> {
     let parameters = Parameters::new(parameters.iter().cloned()).unwrap();
@@ -88,20 +119,25 @@ fn threshold_refuses_parameters_with_a_reason() {
 
 #[test]
 fn they_are_small_in_bytes_memory_and_fuel() {
-    // Fuel is deterministic: other figures mean another component or another wasmtime.
-    for (component, decide_fuel, configure_fuel) in [(THRESHOLD, 43, 4730), (PATIENCE, 53, 1377)] {
-        let report = host().check(component, &model(), &Parameters::default()).unwrap();
-        assert_eq!(report.digest, Digest::of(component));
-        assert_eq!(report.abi.to_string(), "1.0.0");
+    let mut found = Vec::new();
+    for shipped in SHIPPED {
+        let report = host()
+            .check(shipped.component, &model(), &Parameters::default())
+            .unwrap();
+        assert_eq!(report.digest, Digest::of(shipped.component));
+        assert_eq!(report.abi.to_string(), "1.1.0");
         assert!(report.imports.is_empty(), "{:?}", report.imports);
-        assert_eq!(report.exports, ["offramp:policy/guest@1.0.0"]);
-        assert!(report.bytes <= 16 * 1024, "{} bytes", report.bytes);
+        let mut exports = report.exports;
+        exports.sort();
+        let expected = ["guest", "observer", "state"].map(|name| format!("offramp:policy/{name}@1.1.0"));
+        assert_eq!(exports, expected);
+        assert!(report.bytes <= 20 * 1024, "{} bytes", report.bytes);
         assert_eq!(report.memory_bytes, 65536);
-        assert_eq!(
-            (report.decide_fuel, report.configure_fuel),
-            (decide_fuel, configure_fuel)
-        );
+        assert!(report.decide_fuel <= 200);
+        found.push((shipped.name, report.decide_fuel, report.configure_fuel));
     }
+    let pinned = SHIPPED.map(|shipped| (shipped.name, shipped.decide_fuel, shipped.configure_fuel));
+    assert_eq!(found, pinned);
 }
 
 #[test]
@@ -110,8 +146,8 @@ fn they_name_no_folder_of_the_machine_that_built_them() {
     let home = home.filter(|home| home.len() > 1);
     let project = env!("CARGO_MANIFEST_DIR");
     let signs = ["/home/", "/usr/", ".cargo", ".rs", project];
-    for component in [THRESHOLD, PATIENCE] {
-        let text = String::from_utf8_lossy(component);
+    for shipped in SHIPPED {
+        let text = String::from_utf8_lossy(shipped.component);
         for sign in signs.into_iter().chain(home.as_deref()) {
             assert!(!text.contains(sign), "{sign}");
         }
@@ -124,29 +160,61 @@ fn built_anew_they_decide_alike() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("policies");
     let toolchain = Toolchain::find_or_install().unwrap_or_else(|error| panic!("{error}"));
     let host = host();
-    for (policy, prebuilt, second_parameter) in
-        [("threshold", THRESHOLD, "threshold.1"), ("patience", PATIENCE, "floor")]
-    {
-        let module = toolchain.module(&policies.join(policy), Some(&target)).unwrap();
+    for shipped in SHIPPED {
+        let module = toolchain.module(&policies.join(shipped.name), Some(&target)).unwrap();
         let rebuilt = component(&module).unwrap();
-        let number = || proptest::option::of(0.0..=1.0);
-        let views = proptest::collection::vec(any_view(), 200);
-        TestRunner::new(ProptestConfig::with_cases(64))
-            .run(&(number(), number(), views), |(first, second, views)| {
+        // A share that every policy takes, whatever it is of.
+        let share = || proptest::option::of(0.001..=1.0);
+        let frames = proptest::collection::vec((any_view(), any_outcome()), 100);
+        TestRunner::new(ProptestConfig::with_cases(48))
+            .run(&(share(), share(), frames), |(first, second, frames)| {
+                let [one, two] = shipped.parameters;
                 let mut parameters = Vec::new();
-                parameters.extend(first.map(|number| ("threshold", Value::Number(number))));
-                parameters.extend(second.map(|number| (second_parameter, Value::Number(number))));
-                let mut old = configured(&host, prebuilt, &parameters).unwrap();
+                parameters.extend(first.map(|number| (one, Value::Number(number))));
+                parameters.extend(second.map(|number| (two, Value::Number(number))));
+                let mut old = configured(&host, shipped.component, &parameters).unwrap();
                 let mut new = configured(&host, &rebuilt, &parameters).unwrap();
-                for view in views {
+                for (view, outcome) in frames {
                     let verdict = old.decide(&view);
-                    prop_assert!(verdict.is_ok(), "{view:?}");
+                    prop_assert!(verdict.is_ok(), "{}: {view:?}", shipped.name);
                     prop_assert_eq!(verdict, new.decide(&view), "{:?}", view);
+                    prop_assert_eq!(old.observe(&outcome), Ok(()));
+                    prop_assert_eq!(new.observe(&outcome), Ok(()));
+                }
+                let saved = old.save().unwrap();
+                prop_assert_eq!(&saved, &new.save().unwrap());
+                if let Some(saved) = saved {
+                    // Whatever they have seen, they take up what they have saved.
+                    prop_assert_eq!(new.restore(&saved), Ok(()));
                 }
                 Ok(())
             })
             .unwrap();
     }
+}
+
+/// An outcome with any bits in its floats.
+fn any_outcome() -> impl Strategy<Value = Outcome> {
+    (any::<[u32; 8]>(), any::<[bool; 4]>()).prop_map(|([exit, class, bits @ ..], [hurried, fault, audited, agreed])| {
+        let [confidence, cost, latency, interval, energy, temperature] = bits.map(f32::from_bits);
+        Outcome {
+            exit: exit % 4,
+            class,
+            confidence,
+            cost,
+            latency,
+            interval,
+            energy,
+            temperature,
+            hurried,
+            fault,
+            audit: match (audited, agreed) {
+                (false, _) => AuditResult::None,
+                (true, true) => AuditResult::Agreed,
+                (true, false) => AuditResult::Differed,
+            },
+        }
+    })
 }
 
 /// A view with any bits in its floats.
@@ -214,9 +282,9 @@ fn their_own_tests_pass() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
-    // Three of each: one that runs no test at all would succeed as well.
+    // A crate that runs no test at all would succeed as well.
     let passed = text
         .lines()
         .filter(|line| line.starts_with("test ") && line.ends_with("... ok"));
-    assert_eq!(passed.count(), 6, "{text}");
+    assert_eq!(passed.count(), 18, "{text}");
 }

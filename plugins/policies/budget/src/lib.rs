@@ -47,7 +47,11 @@ pub struct Budget {
 impl Budget {
     /// The worst excess by its limit; `None` where nothing is limited and measured.
     fn excess(&self, outcome: &Outcome) -> Option<f32> {
-        let watts = if self.watts.is_nan() { self.power_budget } else { self.watts };
+        let watts = if self.watts.is_nan() {
+            self.power_budget
+        } else {
+            self.watts
+        };
         let power = outcome.energy / (outcome.interval / 1e3);
         let all = [
             power / watts - 1.0,
@@ -177,7 +181,9 @@ mod tests {
         let mut sum = 0.0;
         for frame in 0..frames {
             let confidence = (frame * 37 % 100) as f32 / 100.0;
-            let exit = (0..4).find(|exit| policy.decide(&view(*exit, confidence)) == Verdict::Leave).unwrap();
+            let exit = (0..4)
+                .find(|exit| policy.decide(&view(*exit, confidence)) == Verdict::Leave)
+                .unwrap();
             let cost = (exit + 1) as f32 / 4.0;
             policy.observe(&outcome(exit, 3, cost));
             if frame >= frames / 2 {
@@ -221,7 +227,10 @@ mod tests {
         policy.observe(&drawing(5.0, 90.0));
         assert!((offset(&policy) + 0.03).abs() < 1e-6, "20 degrees too warm");
         policy.observe(&drawing(5.0, 60.0));
-        assert!((offset(&policy) + 0.025).abs() < 1e-6, "half the watts, 10 degrees below");
+        assert!(
+            (offset(&policy) + 0.025).abs() < 1e-6,
+            "half the watts, 10 degrees below"
+        );
     }
 
     #[test]

@@ -23,6 +23,8 @@ use offramp_policy_sdk::{ExitView, ModelFacts, Outcome, Parameters, Policy, Verd
 
 /// The format of the state.
 const VERSION: u8 = 1;
+/// What a network can take, in milliseconds: nothing else is learned.
+const POSSIBLE: core::ops::RangeInclusive<f32> = 1e-6..=1e7;
 /// What the latest frame counts for.
 const FRESH: f32 = 0.1;
 
@@ -82,7 +84,7 @@ impl Policy for Deadline {
 
     fn observe(&mut self, outcome: &Outcome) {
         let ms = outcome.latency / outcome.cost;
-        if self.told || !ms.is_finite() {
+        if self.told || !POSSIBLE.contains(&ms) {
             return;
         }
         self.ms = if self.ms.is_nan() {
@@ -106,7 +108,7 @@ impl Policy for Deadline {
             return Err("not a state of version 1".into());
         };
         let ms = f32::from_le_bytes([a, b, c, d]);
-        if !(ms.is_finite() && ms > 0.0) {
+        if !POSSIBLE.contains(&ms) {
             return Err("a time that cannot be".into());
         }
         if !self.told {
@@ -189,7 +191,11 @@ mod tests {
         assert_eq!(policy.decide(&hurrying(11.9)), Verdict::LeaveWithoutLearning);
         assert_eq!(policy.decide(&hurrying(12.1)), Verdict::GoOn);
         assert_eq!(policy.decide(&hurrying(-5.0)), Verdict::LeaveWithoutLearning);
-        assert_eq!(policy.decide(&hurrying(f32::NAN)), Verdict::GoOn, "there is no deadline");
+        assert_eq!(
+            policy.decide(&hurrying(f32::NAN)),
+            Verdict::GoOn,
+            "there is no deadline"
+        );
     }
 
     #[test]
@@ -201,14 +207,23 @@ mod tests {
             ..outcome(1, 3, 0.5)
         };
         policy.observe(&took(20.0));
-        assert_eq!(policy.decide(&hurrying(3.0)), Verdict::LeaveWithoutLearning, "40 ms in all");
+        assert_eq!(
+            policy.decide(&hurrying(3.0)),
+            Verdict::LeaveWithoutLearning,
+            "40 ms in all"
+        );
         policy.observe(&took(f32::NAN));
         (0..100).for_each(|_| policy.observe(&took(2.0)));
         assert_eq!(policy.decide(&hurrying(3.0)), Verdict::GoOn, "faster now");
         let mut next = configured(&[("margin", 2.5)]).unwrap();
         next.restore(&policy.save()).unwrap();
         assert_eq!(next.decide(&hurrying(3.0)), Verdict::LeaveWithoutLearning);
-        for odd in [&[][..], &[1, 0, 0, 0, 0], &[1, 0, 0, 0xc0, 0x7f], &[2, 0, 0, 0x80, 0x3f]] {
+        for odd in [
+            &[][..],
+            &[1, 0, 0, 0, 0],
+            &[1, 0, 0, 0xc0, 0x7f],
+            &[2, 0, 0, 0x80, 0x3f],
+        ] {
             assert!(next.restore(odd).is_err());
         }
     }

@@ -107,7 +107,10 @@ mod tests {
 
     #[test]
     fn what_it_does_not_know_is_refused_by_name() {
-        assert_eq!(configured(&[("limit.4", 0.5)]), Err("unknown parameter `limit.4`".into()));
+        assert_eq!(
+            configured(&[("limit.4", 0.5)]),
+            Err("unknown parameter `limit.4`".into())
+        );
         assert_eq!(
             configured(&[("limit", 1.5)]),
             Err("parameter `limit` must be a number from 0 to 1".into())

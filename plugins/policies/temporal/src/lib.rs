@@ -170,12 +170,20 @@ mod tests {
     #[test]
     fn a_still_scene_repeats_the_answer_that_a_later_exit_gave() {
         let mut policy = configured(&[]).unwrap();
-        assert_eq!(policy.decide(&still(3, f32::NAN)), Verdict::GoOn, "there is no last answer");
+        assert_eq!(
+            policy.decide(&still(3, f32::NAN)),
+            Verdict::GoOn,
+            "there is no last answer"
+        );
         policy.observe(&outcome(3, 3, 1.0));
         assert_eq!(policy.decide(&still(3, 0.05)), Verdict::LeaveWithoutLearning);
         policy.observe(&outcome(0, 3, 0.25));
         assert_eq!(policy.decide(&still(3, 0.5)), Verdict::GoOn, "something moves");
-        assert_eq!(policy.decide(&still(4, 0.05)), Verdict::GoOn, "it looks like something else");
+        assert_eq!(
+            policy.decide(&still(4, 0.05)),
+            Verdict::GoOn,
+            "it looks like something else"
+        );
         assert_eq!(policy.decide(&still(3, f32::NAN)), Verdict::GoOn);
     }
 

@@ -33,18 +33,17 @@ impl Policy for Threshold {
             .take_number("threshold", 0.0..=1.0, MEANING)?
             .map_or(DEVICE, |number| number as f32);
         let mut exits = vec![all; model.exit_costs.len()];
-        while let Some((exit, own)) =
-            parameters.take_numbered("threshold.", exits.len() as u32, 0.0..=1.0, MEANING)?
-        {
+        while let Some((exit, own)) = parameters.take_numbered("threshold.", exits.len() as u32, 0.0..=1.0, MEANING)? {
             exits[exit as usize] = own as f32;
         }
-        let mut classes = Vec::new();
+        let mut classes: Vec<(u32, f32)> = Vec::new();
         while let Some((class, own)) =
             parameters.take_numbered("threshold.class.", model.classes, 0.0..=1.0, MEANING)?
         {
-            classes.push((class, own as f32));
+            // They are few, and sorting by the library would double the policy's size.
+            let place = classes.partition_point(|(other, _)| *other < class);
+            classes.insert(place, (class, own as f32));
         }
-        classes.sort_unstable_by_key(|(class, _)| *class);
         parameters.finish()?;
         Ok(Threshold { exits, classes })
     }

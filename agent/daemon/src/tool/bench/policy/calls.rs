@@ -110,7 +110,11 @@ fn native(policy: &str, model: &sdk::ModelFacts, views: &[ExitView], batches: us
     }
     match policy {
         "threshold" => of::<offramp_policy_threshold::Threshold>(model, views, batches),
+        "entropy" => of::<offramp_policy_entropy::Entropy>(model, views, batches),
         "patience" => of::<offramp_policy_patience::Patience>(model, views, batches),
+        "temporal" => of::<offramp_policy_temporal::Temporal>(model, views, batches),
+        "budget" => of::<offramp_policy_budget::Budget>(model, views, batches),
+        "deadline" => of::<offramp_policy_deadline::Deadline>(model, views, batches),
         other => anyhow::bail!("policy {other} has no native twin in the bench"),
     }
 }
