@@ -1,4 +1,7 @@
-//! `offramp bench policy`: what a verdict of each shipped policy costs, and what a swap.
+//! `offramp bench policy`: what a verdict of each shipped policy costs, what a swap, and what
+//! the policies make of traces.
+
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
@@ -8,6 +11,7 @@ use crate::package;
 use crate::terminal::{self, Table};
 
 mod calls;
+mod fronts;
 mod swaps;
 
 /// Settings of the policy bench.
@@ -19,6 +23,13 @@ pub struct PolicyBench {
     /// Measure frame times while policies are swapped instead: so many frames with swaps, and as many without.
     #[arg(long, value_name = "FRAMES", num_args = 0..=1, default_missing_value = "10000")]
     swaps: Option<usize>,
+    /// Compare the policies on traces instead, over a sweep of their parameters: the best accuracy at most so dear. With
+    /// a path, on these traces; without, on the embedded ones.
+    #[arg(long, value_name = "PATH", num_args = 0.., conflicts_with = "swaps")]
+    traces: Option<Vec<PathBuf>>,
+    /// Draw a picture of each trace into this folder.
+    #[arg(long, value_name = "DIR", requires = "traces")]
+    pictures: Option<PathBuf>,
     /// Print one JSON array, a row for each policy; of swaps an object.
     #[arg(long)]
     json: bool,
@@ -31,6 +42,9 @@ pub struct PolicyBench {
 pub fn policy(bench: &PolicyBench) -> anyhow::Result<()> {
     if let Some(frames) = bench.swaps {
         return tell_swaps(frames, bench.json);
+    }
+    if let Some(traces) = &bench.traces {
+        return fronts::tell(traces, bench.pictures.as_ref(), bench.json);
     }
     let workshop = Workshop::new(&package::embedded()?)?;
     let calls = calls::calls(&workshop, bench.batches as usize)?;
