@@ -45,7 +45,7 @@ enum Command {
     /// Look into model packages.
     #[command(subcommand)]
     Model(Model),
-    /// Check exit policies, and try them on traces.
+    /// Make, check and try exit policies.
     #[command(subcommand)]
     Policy(Policy),
     /// Measure.
@@ -92,6 +92,12 @@ enum Model {
 
 #[derive(Subcommand)]
 enum Policy {
+    /// Make a project for a policy of your own, which builds as it is.
+    #[cfg(feature = "author")]
+    New(tool::policy::New),
+    /// Build a policy: its folder, or a core module from another language.
+    #[cfg(feature = "author")]
+    Build(tool::policy::Build),
     /// Check a component: imports, exports, contract version, size, fuel of its dearest verdict.
     Check {
         /// The component.
@@ -173,6 +179,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             tool::model::eval(&package.package, data.as_deref(), json)
         }
         Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
+        #[cfg(feature = "author")]
+        Command::Policy(Policy::New(new)) => tool::policy::new(&new),
+        #[cfg(feature = "author")]
+        Command::Policy(Policy::Build(build)) => tool::policy::build(&build),
         Command::Policy(Policy::Test(test)) => tool::policy::test(&test),
         Command::Policy(Policy::Trace(trace)) => tool::policy::trace(&trace),
         Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),

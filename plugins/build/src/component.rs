@@ -1,24 +1,57 @@
-use wit_component::ComponentEncoder;
+use wasmparser::{Parser, Payload};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// The contract.
+const WIT: &str = include_str!("../../wit/policy.wit");
+/// The world of a module that says nothing of itself: the least that a policy is.
+const WORLD: &str = "exit-policy";
 
 /// A core module that is no exit policy.
 #[derive(Debug, thiserror::Error)]
-#[error("the module is no exit policy ({reason}); does the crate call `export_policy!`?")]
+#[error(
+    "the module is no exit policy ({reason}); in Rust, does the crate call `export_policy!`? In other languages, does it \
+     export memory, `cabi_realloc` and the functions of the contract, by the names of `plugins/wit/policy.wit`?"
+)]
 pub struct ComponentError {
     reason: String,
 }
 
-/// Wraps a core module into a component, by the interface description that its bindings left in it.
+/// Wraps a core module into a component, by the interface description that its bindings left in it. A module without
+/// one, as other languages make them, is taken for one of the world `exit-policy`.
 ///
 /// # Errors
 ///
-/// When the module is malformed, carries no interface description or lacks what it promises, or when
-/// it imports functions from outside the contract.
+/// When the module is malformed, lacks what it promises, or imports functions from outside the contract.
 pub fn component(module: &[u8]) -> Result<Vec<u8>, ComponentError> {
+    let refuse = |reason: String| ComponentError { reason };
+    let mut module = module.to_vec();
+    if !is_described(&module).map_err(|error| refuse(error.to_string()))? {
+        describe(&mut module).map_err(|error| refuse(format!("{error:#}")))?;
+    }
     ComponentEncoder::default()
         .validate(true)
-        .module(module)
+        .module(&module)
         .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| ComponentError {
-            reason: format!("{error:#}"),
-        })
+        .map_err(|error| refuse(format!("{error:#}")))
+}
+
+/// Whether bindings have left their description.
+fn is_described(module: &[u8]) -> wasmparser::Result<bool> {
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::CustomSection(section) = payload?
+            && section.name().starts_with("component-type")
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn describe(module: &mut Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_source("policy.wit", WIT)?;
+    let world = resolve.select_world(&[package], Some(WORLD))?;
+    embed_component_metadata(module, &resolve, world, StringEncoding::UTF8)?;
+    Ok(())
 }

@@ -32,8 +32,8 @@ pub struct Crate {
     pub needs: Needs,
     /// What its own tests may use besides.
     pub tests_use: &'static [&'static str],
-    /// What it may depend on besides, as long as only this feature turns it on.
-    pub behind_feature: Option<(&'static str, &'static [&'static str])>,
+    /// What it may depend on besides, each as long as only this feature turns it on.
+    pub behind_features: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// What a crate may depend on.
@@ -50,7 +50,7 @@ const fn ours(name: &'static str, needs: &'static [&'static str]) -> Crate {
         name,
         needs: Needs::Only(needs),
         tests_use: &[],
-        behind_feature: None,
+        behind_features: &[],
     }
 }
 
@@ -59,7 +59,7 @@ const fn tests(name: &'static str) -> Crate {
         name,
         needs: Needs::Any,
         tests_use: &[],
-        behind_feature: None,
+        behind_features: &[],
     }
 }
 
@@ -86,8 +86,12 @@ pub const CRATES: &[Crate] = &[
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
     ours("offramp-trace", &["offramp-core", "offramp-proto"]),
     Crate {
+        // Who writes policies builds them with the agent's program, which a device does without.
         // The demo shows agent, broker and controller with one command from one binary; a device is built without it.
-        behind_feature: Some(("demo", &["offramp-broker", "offramp-fleet"])),
+        behind_features: &[
+            ("author", &["offramp-policy-build"]),
+            ("demo", &["offramp-broker", "offramp-fleet"]),
+        ],
         ..ours(
             "offramp",
             &[

@@ -55,8 +55,8 @@ fn check_edge(package: &Package, dependency: &Dependency, rule: &Crate) -> Optio
             rule,
         })
     };
-    match rule.behind_feature {
-        Some((feature, behind)) if behind.contains(&to) => {
+    match rule.behind_features.iter().find(|(_, behind)| behind.contains(&to)) {
+        Some((feature, _)) => {
             if for_tests {
                 broken(format!(
                     "the tests have {to} through the feature `{feature}`: remove the dev-dependency"
@@ -129,7 +129,7 @@ mod tests {
     const TABLE: &[Crate] = &[ours("a", &["b"]), ours("b", &[]), ours("c", &[])];
     const TABLE_WITH_DEMO: &[Crate] = &[
         Crate {
-            behind_feature: Some(("demo", &["c"])),
+            behind_features: &[("demo", &["c"])],
             ..ours("a", &["b"])
         },
         ours("b", &[]),

@@ -1,10 +1,18 @@
 //! `offramp policy`.
 
+#[cfg(feature = "author")]
+mod build;
 mod check;
+#[cfg(feature = "author")]
+mod new;
 pub(crate) mod test;
 mod trace;
 
+#[cfg(feature = "author")]
+pub use build::{Build, build};
 pub use check::{MAX_FILE, check, read};
+#[cfg(feature = "author")]
+pub use new::{New, new};
 pub use test::{Test, test};
 pub use trace::{Trace, trace};
 
