@@ -4,6 +4,7 @@ mod evolution;
 mod guests;
 mod hostile;
 mod ladder;
+mod languages;
 mod limits;
 mod shipped;
 
