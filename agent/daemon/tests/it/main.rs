@@ -7,6 +7,7 @@ mod device;
 mod fleet;
 mod kill;
 mod offload;
+mod pages;
 mod swap;
 mod tools;
 mod trace;

@@ -1,0 +1,98 @@
+//! The pages about policies, followed to the letter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use offramp::config::Config;
+use offramp::judge::{PolicySource, SHIPPED, Workshop};
+use offramp::package;
+use offramp_policy_build::Toolchain;
+use offramp_proto::Parameter;
+use offramp_test_support::temp_dir;
+
+use crate::device::offramp;
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs/policies")
+        .join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The blocks of code in a language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let begin = format!("```{language}\n");
+    page.split(begin.as_str())
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_new_user_gets_from_nothing_to_a_running_policy_by_the_page() {
+    Toolchain::find_or_install().unwrap_or_else(|error| panic!("{error}"));
+    let page = page("writing.md");
+    let folder = temp_dir();
+    let toml = blocks(&page, "toml");
+    assert_eq!(toml.len(), 1);
+    std::fs::write(folder.path().join("lead.toml"), toml[0]).unwrap();
+    let commands: Vec<&str> = blocks(&page, "sh").into_iter().flat_map(str::lines).collect();
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    let mut printed = String::new();
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        assert_eq!(words[0], "offramp");
+        let output = offramp().args(&words[1..]).current_dir(folder.path()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {errors}");
+        printed = String::from_utf8(output.stdout).unwrap();
+        match words[2] {
+            "build" => assert!(printed.contains("lead.wasm: "), "{printed}"),
+            "check" => assert!(printed.contains("is a policy that this agent runs"), "{printed}"),
+            "test" => assert!(
+                printed.contains("fashion") && printed.contains("cifar-100"),
+                "{printed}"
+            ),
+            _ => {}
+        }
+        assert!(!errors.contains("failed"), "{command}: {errors}");
+    }
+    // The last one has run the agent.
+    let predictions: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(predictions.len() > 1_000, "{} predictions", predictions.len());
+    let early = predictions.iter().filter(|prediction| prediction["exit"] == 0).count();
+    assert!(early > predictions.len() / 2, "the policy lets them go");
+}
+
+#[test]
+fn what_the_pages_of_the_shipped_policies_say_to_write_is_accepted() {
+    let package = package::embedded().unwrap();
+    let workshop = Workshop::new(&package).unwrap();
+    let overview = page("README.md");
+    for (name, _) in SHIPPED {
+        assert!(overview.contains(&format!("[{name}]({name}.md)")));
+        let page = page(&format!("{name}.md"));
+        let device = "[device]\nid = \"a\"\n[camera]\nsource = \"sample\"\n";
+        let toml = blocks(&page, "toml");
+        let config = Config::parse(Path::new("offramp.toml"), &format!("{device}{}", toml[0])).unwrap();
+        assert_eq!(config.policy.name.as_deref(), Some(name));
+        let push = page
+            .split("--parameter ")
+            .skip(1)
+            .map(|rest| rest.split([' ', '`']).next().unwrap());
+        let push: BTreeMap<String, Parameter> = push.map(|text| Parameter::parse(text).unwrap()).collect();
+        assert!(
+            !push.is_empty() && push.keys().eq(config.policy.parameters.keys()),
+            "{name}"
+        );
+        for parameters in [config.policy.parameters, push] {
+            let source = PolicySource::shipped(name, parameters).unwrap();
+            workshop
+                .prepare(&source)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}
