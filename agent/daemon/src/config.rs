@@ -315,6 +315,8 @@ pub struct Policy {
     pub name: Option<String>,
     /// A component instead of a shipped policy.
     pub file: Option<PathBuf>,
+    /// Public key (64 hexadecimal digits) whose signature the `file` must have, beside it.
+    pub trusted_key: Option<String>,
     /// Its parameters.
     pub parameters: BTreeMap<String, Parameter>,
     /// Microseconds that a verdict may take: a policy of whose last 64 more than half took longer is given up.
@@ -604,6 +606,21 @@ impl Config {
             .is_some_and(|budget| !(10..=1_000_000).contains(&budget))
         {
             return wrong("policy.budget_us", "must be between 10 and 1000000");
+        }
+        if let Some(key) = &config.policy.trusted_key {
+            if config.policy.file.is_none() {
+                return wrong(
+                    "policy.trusted_key",
+                    "goes with a `file`: the shipped policies are in the program",
+                );
+            }
+            let bytes: Option<offramp_proto::Digest> = key.parse().ok();
+            if bytes.and_then(|bytes| PublicKey::from_bytes(&bytes.0)).is_none() {
+                return wrong(
+                    "policy.trusted_key",
+                    "is no Ed25519 public key: 64 hexadecimal digits, as `offramp policy sign` prints them",
+                );
+            }
         }
         if let Some(name) = &config.policy.name {
             if config.policy.file.is_some() {

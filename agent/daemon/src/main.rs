@@ -105,10 +105,15 @@ enum Policy {
         /// A parameter, as often as needed.
         #[arg(long = "parameter", value_name = "NAME=VALUE")]
         parameters: Vec<String>,
+        /// Ask for a signature of this public key, in FILE.sig.
+        #[arg(long, value_name = "KEY")]
+        trusted: Option<String>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
+    /// Vouch for a component: write a signature beside it, which devices can ask for.
+    Sign(tool::policy::Sign),
     /// Run a policy on traces: accuracy, cost, exits used and fuel, beside the built-in rule.
     Test(tool::policy::Test),
     /// Make a labelled trace: what policies see of a package's labelled images, to the last exit.
@@ -178,12 +183,18 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(Model::Eval { package, data, json }) => {
             tool::model::eval(&package.package, data.as_deref(), json)
         }
-        Command::Policy(Policy::Check { file, parameters, json }) => tool::policy::check(&file, &parameters, json),
+        Command::Policy(Policy::Check {
+            file,
+            parameters,
+            trusted,
+            json,
+        }) => tool::policy::check(&file, &parameters, trusted.as_deref(), json),
         #[cfg(feature = "author")]
         Command::Policy(Policy::New(new)) => tool::policy::new(&new),
         #[cfg(feature = "author")]
         Command::Policy(Policy::Build(build)) => tool::policy::build(&build),
         Command::Policy(Policy::Test(test)) => tool::policy::test(&test),
+        Command::Policy(Policy::Sign(sign)) => tool::policy::sign(&sign),
         Command::Policy(Policy::Trace(trace)) => tool::policy::trace(&trace),
         Command::Bench(Bench::Cameras(bench)) => tool::bench::cameras(&bench),
         Command::Bench(Bench::Core(bench)) => tool::bench::core(&bench),

@@ -28,7 +28,7 @@ pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
     ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, CameraReport, ClassCount, Cost, Death, Desired,
     DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT,
-    ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Summary, Window,
+    ModelFacts, Parameter, PolicyReport, PolicySource, PolicyStatement, Reported, Summary, Window,
 };
 pub use sign::{PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

@@ -541,6 +541,32 @@ impl Message for Reported {
     }
 }
 
+/// What the author of a policy vouches for. Signed ([`crate::SigningKey::sign`]), it lies in a file beside the component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatement {
+    /// Name of the policy.
+    pub name: String,
+    /// Its version, which rises with every change.
+    pub version: u64,
+    /// Digest of the component.
+    pub digest: Digest,
+    /// Size of the component in bytes.
+    pub size: u64,
+    /// The contract that it is built for, e.g. `offramp:policy@1.1.0`.
+    pub contract: String,
+}
+
+impl Message for PolicyStatement {
+    const NAME: &'static str = "policy statement";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[
+            (text(&self.name) && !self.name.is_empty(), "name"),
+            (self.size <= MAX_ARTIFACT, "size"),
+            (text(&self.contract), "contract"),
+        ])
+    }
+}
+
 impl Message for Desired {
     const NAME: &'static str = "desired state";
     fn check(&self) -> Result<(), &'static str> {

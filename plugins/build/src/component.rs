@@ -5,10 +5,14 @@ use wit_parser::Resolve;
 
 /// The contract.
 const WIT: &str = include_str!("../../wit/policy.wit");
-/// The world of a module that says nothing of itself: the least that a policy is.
-const WORLD: &str = "exit-policy";
-/// The interface whose functions every policy exports.
-const GUEST: &str = "offramp:policy/guest@1.1.0";
+/// The functions of the contract, by their short names and in full.
+const FUNCTIONS: [(&str, &str); 5] = [
+    ("configure", "offramp:policy/guest@1.1.0#configure"),
+    ("decide", "offramp:policy/guest@1.1.0#decide"),
+    ("observe", "offramp:policy/observer@1.1.0#observe"),
+    ("save", "offramp:policy/state@1.1.0#save"),
+    ("restore", "offramp:policy/state@1.1.0#restore"),
+];
 
 /// A core module that is no exit policy.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +25,8 @@ pub struct ComponentError {
 }
 
 /// Wraps a core module into a component, by the interface description that its bindings left in it. A module without
-/// one, as other languages make them, is taken for one of the world `exit-policy`.
+/// one, as other languages make them, is held to the contract's own: to its world `stateful-policy` where it looks back,
+/// and otherwise to `exit-policy`. Its functions may have the names of the contract, or short ones (`decide`).
 ///
 /// # Errors
 ///
@@ -30,8 +35,9 @@ pub fn component(module: &[u8]) -> Result<Vec<u8>, ComponentError> {
     let refuse = |reason: String| ComponentError { reason };
     let mut module = module.to_vec();
     if !is_described(&module).map_err(|error| refuse(error.to_string()))? {
-        module = renamed(&module).map_err(|error| refuse(error.to_string()))?;
-        describe(&mut module).map_err(|error| refuse(format!("{error:#}")))?;
+        let (named, world) = renamed(&module).map_err(|error| refuse(error.to_string()))?;
+        module = named;
+        describe(&mut module, world).map_err(|error| refuse(format!("{error:#}")))?;
     }
     ComponentEncoder::default()
         .validate(true)
@@ -52,19 +58,27 @@ fn is_described(module: &[u8]) -> wasmparser::Result<bool> {
     Ok(false)
 }
 
-/// The module with the names of the contract, where it has the short ones: not every language can write the others.
-fn renamed(module: &[u8]) -> wasmparser::Result<Vec<u8>> {
+/// The module with the names of the contract, where it has the short ones: not every language can write the others. And
+/// the world that it is of.
+fn renamed(module: &[u8]) -> wasmparser::Result<(Vec<u8>, &'static str)> {
     let mut out = Module::new();
+    let mut world = "exit-policy";
     for payload in Parser::new(0).parse_all(module) {
         let payload = payload?;
         if let Payload::ExportSection(section) = payload {
             let mut exports = ExportSection::new();
             for export in section {
                 let export = export?;
-                let name = match (export.kind, export.name) {
-                    (ExternalKind::Func, short @ ("configure" | "decide")) => format!("{GUEST}#{short}"),
-                    (_, name) => name.to_owned(),
+                let full = FUNCTIONS
+                    .iter()
+                    .find(|(short, full)| [*short, *full].contains(&export.name));
+                let name = match (export.kind, full) {
+                    (ExternalKind::Func, Some((_, full))) => full,
+                    _ => export.name,
                 };
+                if name.contains("/observer@") || name.contains("/state@") {
+                    world = "stateful-policy";
+                }
                 let kind = match export.kind {
                     ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
                     ExternalKind::Table => ExportKind::Table,
@@ -72,7 +86,7 @@ fn renamed(module: &[u8]) -> wasmparser::Result<Vec<u8>> {
                     ExternalKind::Global => ExportKind::Global,
                     ExternalKind::Tag => ExportKind::Tag,
                 };
-                exports.export(&name, kind, export.index);
+                exports.export(name, kind, export.index);
             }
             out.section(&exports);
         } else if let Some((id, range)) = payload.as_section() {
@@ -80,13 +94,13 @@ fn renamed(module: &[u8]) -> wasmparser::Result<Vec<u8>> {
             out.section(&RawSection { id, data });
         }
     }
-    Ok(out.finish())
+    Ok((out.finish(), world))
 }
 
-fn describe(module: &mut Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+fn describe(module: &mut Vec<u8>, world: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut resolve = Resolve::default();
     let package = resolve.push_source("policy.wit", WIT)?;
-    let world = resolve.select_world(&[package], Some(WORLD))?;
+    let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(module, &resolve, world, StringEncoding::UTF8)?;
     Ok(())
 }

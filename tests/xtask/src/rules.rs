@@ -171,8 +171,16 @@ pub const NEVER_PULLED_IN: &[NeverPulledIn] = &[
     NeverPulledIn {
         package: "offramp",
         target: None,
-        never: &["offramp-fleet", "offramp-broker", "mqtt5*", "sqlx*", "axum*"],
-        why: "an agent built for a device (--no-default-features) carries neither controller nor broker",
+        never: &[
+            "offramp-fleet",
+            "offramp-broker",
+            "offramp-policy-build",
+            "mqtt5*",
+            "sqlx*",
+            "axum*",
+        ],
+        why: "an agent built for a device (--no-default-features) carries neither controller nor broker, and builds no \
+              policies",
     },
     NeverPulledIn {
         package: "offramp-fleet",

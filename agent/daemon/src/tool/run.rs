@@ -19,6 +19,7 @@ use crate::agent::{Agent, Fleet, Listener, Options, Source};
 use crate::config::{self, Config, Trace};
 use crate::judge::PolicySource;
 use crate::package;
+use crate::tool::policy::{public_key, verify};
 
 /// Largest policy component in bytes that is read from a file.
 const MAX_POLICY: u64 = 4 * 1024 * 1024;
@@ -178,9 +179,14 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
                 .file_stem()
                 .map_or_else(|| "policy".into(), |stem| stem.to_string_lossy().into_owned());
             let bytes = fs::read(path).with_context(read)?;
+            let mut named = (name, 0);
+            if let Some(key) = &config.policy.trusted_key {
+                let signed = verify(path, &bytes, &public_key(key)?)?;
+                named = (signed.name, signed.version);
+            }
             PolicySource {
-                name,
-                version: 0,
+                name: named.0,
+                version: named.1,
                 bytes,
                 parameters: config.policy.parameters.clone(),
             }

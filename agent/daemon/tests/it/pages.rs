@@ -96,3 +96,54 @@ fn what_the_pages_of_the_shipped_policies_say_to_write_is_accepted() {
         }
     }
 }
+
+#[test]
+fn a_signed_policy_is_told_from_an_altered_and_a_strangers_one() {
+    let folder = temp_dir();
+    let run = |arguments: &[&str]| {
+        let output = offramp().args(arguments).current_dir(folder.path()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let component = SHIPPED[0].1;
+    std::fs::write(folder.path().join("gate.wasm"), component).unwrap();
+    let sign = ["policy", "sign", "gate.wasm", "--key", "key", "--version", "7"];
+    let (made, _, errors) = run(&sign);
+    assert!(!made && errors.contains("--new-key"), "{errors}");
+    let (made, printed, errors) = run(&[&sign[..], &["--new-key"]].concat());
+    assert!(made, "{errors}");
+    let key = printed.lines().last().unwrap();
+    let (again, _, errors) = run(&[&sign[..], &["--new-key"]].concat());
+    assert!(
+        !again && errors.contains("cannot be made"),
+        "a key is never overwritten: {errors}"
+    );
+    let check = ["policy", "check", "gate.wasm", "--trusted", key];
+    let (good, printed, errors) = run(&check);
+    assert!(good && printed.contains("gate 7"), "{printed}{errors}");
+
+    let config = |key: &str| {
+        let text = format!(
+            "[device]\nid = \"a\"\n[camera]\nsource = \"sample\"\n[policy]\nfile = \"gate.wasm\"\ntrusted_key = \"{key}\"\n"
+        );
+        std::fs::write(folder.path().join("offramp.toml"), text).unwrap();
+    };
+    config(key);
+    let (runs, predictions, errors) = run(&["run", "--config", "offramp.toml"]);
+    assert!(runs && !predictions.is_empty(), "{errors}");
+
+    // A stranger's signature, no signature, and another component.
+    let stranger = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    config(stranger);
+    let (runs, _, errors) = run(&["run", "--config", "offramp.toml"]);
+    assert!(
+        !runs && errors.contains("signature") && errors.contains("is refused"),
+        "{errors}"
+    );
+    std::fs::write(folder.path().join("gate.wasm"), SHIPPED[1].1).unwrap();
+    let (good, _, errors) = run(&check);
+    assert!(!good && errors.contains("of another component"), "{errors}");
+    std::fs::remove_file(folder.path().join("gate.wasm.sig")).unwrap();
+    let (good, _, errors) = run(&check);
+    assert!(!good && errors.contains("has no signature"), "{errors}");
+}

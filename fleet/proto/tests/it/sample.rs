@@ -198,6 +198,16 @@ pub(crate) fn desired() -> Desired {
     }
 }
 
+pub(crate) fn policy_statement() -> PolicyStatement {
+    PolicyStatement {
+        name: "threshold".into(),
+        version: 2,
+        digest: Digest::of(b"component"),
+        size: 11_500,
+        contract: "offramp:policy@1.1.0".into(),
+    }
+}
+
 pub(crate) fn request() -> ArtifactRequest {
     ArtifactRequest {
         digest: Digest::of(b"component"),

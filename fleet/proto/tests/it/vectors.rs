@@ -44,6 +44,7 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("reported", &sample::reported());
     hold("desired", &sample::desired());
     hold_as("desired", "desired-budget", &sample::desired_with_budget());
+    hold("policy-statement", &sample::policy_statement());
     hold("request", &sample::request());
     hold("chunk", &sample::chunk());
 }

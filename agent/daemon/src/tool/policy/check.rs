@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use offramp_proto::Parameter;
 use serde_json::json;
 
+use super::{public_key, verify};
 use crate::judge::Workshop;
 use crate::{package, terminal};
 
@@ -30,8 +31,11 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Result<()> {
+pub fn check(path: &Path, parameters: &[String], trusted: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     let component = read(path)?;
+    let signed = trusted
+        .map(|key| verify(path, &component, &public_key(key)?))
+        .transpose()?;
     let parameters = parameters
         .iter()
         .map(|text| Parameter::parse(text))
@@ -45,6 +49,7 @@ pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Resul
             "digest": report.digest.to_string(), "bytes": report.bytes, "abi": report.abi.to_string(),
             "imports": report.imports, "exports": report.exports, "memory_bytes": report.memory_bytes,
             "configure_fuel": report.configure_fuel, "decide_fuel": report.decide_fuel, "views": report.views,
+            "signed": signed.map(|signed| json!({"name": signed.name, "version": signed.version})),
         });
         return Ok(terminal::line(&object.to_string())?);
     }
@@ -70,6 +75,9 @@ pub fn check(path: &Path, parameters: &[String], as_json: bool) -> anyhow::Resul
         ),
     ] {
         terminal::line(&format!("  {name:<10} {value}"))?;
+    }
+    if let Some(signed) = signed {
+        terminal::line(&format!("  {:<10} {} {}", "signed as", signed.name, signed.version))?;
     }
     Ok(())
 }

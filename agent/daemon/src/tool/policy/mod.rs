@@ -5,6 +5,7 @@ mod build;
 mod check;
 #[cfg(feature = "author")]
 mod new;
+mod sign;
 pub(crate) mod test;
 mod trace;
 
@@ -13,6 +14,7 @@ pub use build::{Build, build};
 pub use check::{MAX_FILE, check, read};
 #[cfg(feature = "author")]
 pub use new::{New, new};
+pub use sign::{Sign, public_key, sign, verify};
 pub use test::{Test, test};
 pub use trace::{Trace, trace};
 
