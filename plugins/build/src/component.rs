@@ -110,15 +110,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interface_that_modules_are_renamed_to_is_the_contracts() {
-        let version = WIT
-            .split_once("package offramp:policy@")
-            .unwrap()
-            .1
-            .split_once(';')
-            .unwrap()
-            .0;
-        assert_eq!(GUEST, format!("offramp:policy/guest@{version}"));
+    fn the_functions_that_modules_are_renamed_to_are_the_contracts() {
+        let version = WIT.split_once("package offramp:policy@").unwrap().1;
+        let version = version.split_once(';').unwrap().0;
+        for (short, full) in FUNCTIONS {
+            let interface = full.strip_prefix("offramp:policy/");
+            let (interface, rest) = interface.and_then(|rest| rest.split_once('@')).unwrap();
+            assert_eq!(rest, format!("{version}#{short}"));
+            let declared = WIT.split_once(&format!("interface {interface} {{")).unwrap().1;
+            assert!(declared.contains(&format!("    {short}: func(")), "{full}");
+        }
     }
 
     #[test]
