@@ -11,7 +11,7 @@ const MAX_NAME: usize = 64;
 
 const SDK_MANIFEST: &str = include_str!("../../../../../plugins/sdk/Cargo.toml");
 const WIT: &str = include_str!("../../../../../plugins/wit/policy.wit");
-const TEMPLATE: &str = include_str!("template/lib.rs");
+const TEMPLATE: &str = include_str!("../../../../../plugins/template/lib.rs");
 
 macro_rules! sdk {
     ($($file:literal),*) => {
