@@ -147,3 +147,51 @@ fn a_signed_policy_is_told_from_an_altered_and_a_strangers_one() {
     let (good, _, errors) = run(&check);
     assert!(!good && errors.contains("has no signature"), "{errors}");
 }
+
+/// What `offramp policy test` says of a policy on the embedded traces, by the trace's name.
+fn tested(arguments: &[&str]) -> BTreeMap<String, serde_json::Value> {
+    let output = offramp()
+        .args(["policy", "test", "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    rows.into_iter()
+        .map(|row| (row["trace"].as_str().unwrap().to_owned(), row))
+        .collect()
+}
+
+#[test]
+fn on_traces_each_shipped_policy_does_what_its_page_says() {
+    let number = |row: &serde_json::Value, field: &str| row[field].as_f64().unwrap();
+    for (name, _) in SHIPPED {
+        for (trace, row) in tested(&[name]) {
+            assert_eq!(
+                (number(&row, "unanswered"), number(&row, "faults")),
+                (0.0, 0.0),
+                "{name}, {trace}"
+            );
+            // What the built-in rule reaches at the same cost, less what is allowed for entropy on CIFAR-100.
+            let behind = number(&row, "rule_at_cost") - number(&row, "accuracy");
+            assert!(behind < 0.02, "{name} is {behind} behind the rule on {trace}");
+        }
+    }
+    let threshold = tested(&["threshold"]);
+    // Where nothing is limited and nothing is late, they are the threshold policy.
+    for same in ["budget", "deadline"] {
+        for (trace, row) in tested(&[same]) {
+            assert_eq!(row["exits"], threshold[&trace]["exits"], "{same}, {trace}");
+        }
+    }
+    for (trace, row) in tested(&["budget", "--parameter", "cost=0.3"]) {
+        // The integrator settles over the first hundreds of 2,000 frames.
+        assert!(number(&row, "cost") < 0.33, "{trace} costs {}", row["cost"]);
+    }
+    let still = "fashion, scenes";
+    let temporal = &tested(&["temporal"])[still];
+    assert!(number(temporal, "cost") < 0.7 * number(&threshold[still], "cost"));
+    assert!(number(temporal, "accuracy") > number(&threshold[still], "accuracy") - 0.015);
+    let patience = &tested(&["patience"])["fashion"];
+    assert!(number(patience, "accuracy") > number(patience, "rule_at_cost"));
+}
