@@ -33,9 +33,6 @@ fn a_new_user_gets_from_nothing_to_a_running_policy_by_the_page() {
     Toolchain::find_or_install().unwrap_or_else(|error| panic!("{error}"));
     let page = page("writing.md");
     let folder = temp_dir();
-    let toml = blocks(&page, "toml");
-    assert_eq!(toml.len(), 1);
-    std::fs::write(folder.path().join("lead.toml"), toml[0]).unwrap();
     let commands: Vec<&str> = blocks(&page, "sh").into_iter().flat_map(str::lines).collect();
     assert_eq!(commands.len(), 5, "{commands:?}");
     let mut printed = String::new();

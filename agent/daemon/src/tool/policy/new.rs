@@ -59,8 +59,12 @@ pub fn new(new: &New) -> anyhow::Result<()> {
     let mut files = vec![
         ("Cargo.toml".to_owned(), manifest(name, &sdk)),
         ("src/lib.rs".into(), TEMPLATE.into()),
+        ("offramp.toml".into(), config(name)),
         ("README.md".into(), readme(name)),
-        (".gitignore".into(), format!("/target\n/{name}.wasm\n")),
+        (
+            ".gitignore".into(),
+            format!("/target\n/{name}.wasm\n/offramp-state.redb*\n"),
+        ),
     ];
     if new.sdk.is_none() {
         files.push(("sdk/Cargo.toml".into(), sdk_manifest()));
@@ -125,6 +129,22 @@ publish = false
     )
 }
 
+/// A device that shows the embedded sample.
+fn config(name: &str) -> String {
+    format!(
+        r#"[device]
+id = "bench-1"
+
+[camera]
+source = "sample"
+
+[policy]
+file = "{name}.wasm"
+parameters = {{ lead = 0.4 }}
+"#
+    )
+}
+
 fn readme(name: &str) -> String {
     format!(
         "# {name}
@@ -137,17 +157,10 @@ cargo test                          # its unit tests, as ordinary Rust
 offramp policy build                # makes {name}.wasm; says what is missing where it cannot
 offramp policy check {name}.wasm    # as a device would: imports, exports, fuel of its dearest verdict
 offramp policy test {name}.wasm     # on recorded traces, beside the built-in rule
+offramp run --config offramp.toml   # on an agent that shows the built-in sample
 ```
 
-Then name it in a device's configuration,
-
-```toml
-[policy]
-file = \"{name}.wasm\"
-parameters = {{ lead = 0.5 }}
-```
-
-or roll it out: `offramp-fleet policy push {name}.wasm --name {name} --version 1`.
+`offramp.toml` is a device's configuration, with the policy and its parameters below `[policy]`. To roll it out to a fleet: `offramp-fleet policy push {name}.wasm --name {name} --version 1`.
 "
     )
 }
