@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::{Frame, Header, TraceError, Writer};
 
-/// Digits of a file's number.
+/// Digits of a file's number, at least.
 const DIGITS: usize = 8;
+/// No device writes so many files.
+const MAX_NUMBER: u64 = 1 << 48;
 
 /// The traces of one camera in a folder: files `NAME-NNNNNNNN.trace`, of which the oldest make room for new ones.
 ///
@@ -109,10 +111,9 @@ fn numbered(folder: &Path, name: &str) -> io::Result<Vec<(u64, PathBuf)>> {
                 .strip_suffix(".trace")?
                 .strip_prefix(name)?
                 .strip_prefix('-')?;
-            digits
-                .bytes()
-                .all(|digit| digit.is_ascii_digit())
-                .then(|| digits.parse().ok())?
+            let all_digits = digits.bytes().all(|digit| digit.is_ascii_digit());
+            // A number from which one cannot count on is not ours.
+            digits.parse().ok().filter(|number| all_digits && *number < MAX_NUMBER)
         });
         found.extend(number.map(|number| (number, path)));
     }

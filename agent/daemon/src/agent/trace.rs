@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use half::f16;
 use offramp_core::{Core, ExitView, Facts, Outcome, SplitMix64, Verdict};
@@ -22,7 +22,7 @@ use crate::package;
 /// Frames that wait to be written, of all cameras.
 const WAITING: usize = 256;
 /// How long a frame waits for its block to be full, at most.
-const FLUSH: Duration = Duration::from_secs(5);
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// Where traces go, and how much of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,11 +159,16 @@ pub(crate) fn start(
 }
 
 fn write(mut folders: Vec<Folder>, frames: &Receiver<(usize, Frame)>) -> Result<(), TraceError> {
+    let mut flushed = Instant::now();
     loop {
         match frames.recv_timeout(FLUSH) {
             Ok((camera, frame)) => folders[camera].push(&frame, unix_ms())?,
-            Err(RecvTimeoutError::Timeout) => folders.iter_mut().try_for_each(Folder::flush)?,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return folders.iter_mut().try_for_each(Folder::finish),
+        }
+        if flushed.elapsed() >= FLUSH {
+            folders.iter_mut().try_for_each(Folder::flush)?;
+            flushed = Instant::now();
         }
     }
 }

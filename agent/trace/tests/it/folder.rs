@@ -22,6 +22,7 @@ fn the_oldest_files_make_room_and_each_run_begins_its_own() {
     // Not ours.
     std::fs::write(folder.path().join("gate-notes.trace"), b"").unwrap();
     std::fs::write(folder.path().join("yard-00000000.trace"), b"").unwrap();
+    std::fs::write(folder.path().join("gate-18446744073709551615.trace"), b"").unwrap();
     let mut number = 0;
     for _run in 0..2 {
         let mut traces = Folder::open(folder.path(), header.clone(), 10_000, 3).unwrap();
@@ -37,6 +38,7 @@ fn the_oldest_files_make_room_and_each_run_begins_its_own() {
         [
             "gate-00000006.trace",
             "gate-00000007.trace",
+            "gate-18446744073709551615.trace",
             "gate-notes.trace",
             "yard-00000000.trace"
         ]

@@ -34,7 +34,7 @@ const EMBEDDED: [(&str, &[u8]); 3] = [
 ];
 /// Thresholds of the built-in rule that it is compared with.
 const THRESHOLDS: u32 = 200;
-/// Most frames of all traces that are kept in memory.
+/// Most frames of a trace that are used.
 const MAX_FRAMES: usize = 2_000_000;
 
 /// What is tested.
