@@ -167,6 +167,11 @@ impl Default for Frame {
 }
 
 impl Frame {
+    /// Whether all exits of the network are known of it.
+    pub fn is_complete(&self, header: &Header) -> bool {
+        self.exits.len() == header.exits()
+    }
+
     /// What became of the frame if it leaves at an exit: what was recorded, as far as it does not depend on the exit or
     /// the exit is the recorded one.
     pub fn outcome(&self, header: &Header, exit: usize) -> Outcome {

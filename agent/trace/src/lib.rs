@@ -4,7 +4,8 @@
 //! - [`Header`], [`Frame`], [`Seen`]: what a trace holds.
 //! - [`Writer`], [`Reader`]: the format; they know bytes, and no files.
 //! - [`Folder`]: the files of a camera's trace on a device, bounded in number and size.
-//! - [`Replay`]: runs a policy over a trace, and says what it would have cost and how often it would have been right.
+//! - [`Replay`]: runs a policy over a trace, and says what it would have cost and how often it would have been right;
+//!   [`Weights`] make up for frames of which not all is known.
 //!
 //! # Format 1
 //!
@@ -57,7 +58,7 @@ pub use error::TraceError;
 pub use folder::{Folder, files};
 pub use frame::{Frame, Header, PolicyId, Seen};
 pub use reader::Reader;
-pub use replay::{Decider, Replay};
+pub use replay::{Decider, Replay, Weights};
 pub use writer::Writer;
 
 /// The format that is written.

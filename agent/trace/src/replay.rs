@@ -17,29 +17,85 @@ impl<F: FnMut(&ExitView) -> Verdict> Decider for F {
     }
 }
 
-/// What a policy makes of the frames of a trace, added up.
+/// What each frame of a trace counts for where policies are compared.
 ///
 /// A frame from a device ends where the policy of that time let it leave: where another policy would go on, nobody knows
-/// what it would have seen. Such frames are counted as unanswered and left out of all else, never guessed; frames that
-/// were audited are complete.
+/// what it would have seen. Scoring a policy on the frames that it happens to answer flatters it, since what is left out
+/// is the hard part, and a different part for each policy. So all are scored on the same frames, the complete ones, and
+/// these stand for the others: a complete frame weighs as much as there are frames of its kind for each that is complete.
+/// The kind is the exit that was taken, and whether the frame left for want of time or as one not to learn from: such
+/// frames are never audited, and where none is complete they have no weight and are counted as not represented.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Per exit and kind: frames, and complete ones.
+    counts: Vec<(u64, u64)>,
+}
+
+impl Weights {
+    /// Weights for these frames of one trace.
+    pub fn of(header: &Header, frames: &[Frame]) -> Self {
+        let mut counts = vec![(0, 0); KINDS * header.exits() + 1];
+        for frame in frames {
+            let (all, complete) = &mut counts[kind(header, frame)];
+            *all += 1;
+            *complete += u64::from(frame.is_complete(header));
+        }
+        Self { counts }
+    }
+
+    /// What one of them counts for; 0 where it is not complete.
+    pub fn weight(&self, header: &Header, frame: &Frame) -> f64 {
+        if !frame.is_complete(header) {
+            return 0.0;
+        }
+        let (all, complete) = self.counts.get(kind(header, frame)).copied().unwrap_or_default();
+        all as f64 / complete.max(1) as f64
+    }
+
+    /// Frames that no complete one stands for.
+    pub fn not_represented(&self) -> u64 {
+        let lone = self.counts.iter().filter(|(_, complete)| *complete == 0);
+        lone.map(|(all, _)| all).sum()
+    }
+}
+
+const KINDS: usize = 2;
+
+/// The place of a frame's kind; the last is that of frames of which no policy ran.
+fn kind(header: &Header, frame: &Frame) -> usize {
+    let taken = frame.taken.map(usize::from).filter(|taken| *taken < header.exits());
+    let Some(taken) = taken else {
+        return KINDS * header.exits();
+    };
+    let verdict = frame.exits.get(taken).and_then(|seen| seen.verdict);
+    let unaudited = frame.hurried || verdict == Some(Verdict::LeaveWithoutLearning);
+    KINDS * taken + usize::from(unaudited)
+}
+
+/// What a policy makes of the frames of a trace, added up.
+///
+/// It sees all frames, in their order; cost, exits and correctness are those of frames that have a weight ([`Weights`]).
+/// Frames on which it goes on past what was recorded are counted as unanswered, and never guessed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Replay {
     /// Frames.
     pub frames: u64,
     /// Frames of which it went on past what was recorded.
     pub unanswered: u64,
-    /// Answered frames that left at each exit.
-    pub exits: Vec<u64>,
-    /// Sum of the answered frames' costs, each as a share of the whole network.
+    /// Frames that have a weight.
+    pub scored: u64,
+    /// Sum of their weights: the frames that they stand for.
+    pub weight: f64,
+    /// Weight of those that left at each exit.
+    pub exits: Vec<f64>,
+    /// Sum of their costs, each as a share of the whole network, times their weights.
     pub cost: f64,
-    /// Answered frames whose true class is known.
-    pub labelled: u64,
-    /// Of these, frames whose prediction is right.
-    pub right: u64,
-    /// Answered frames that are complete, so that the last exit's class is known.
-    pub complete: u64,
-    /// Of these, frames whose prediction is the last exit's.
-    pub agreed: u64,
+    /// Weight of those whose true class is known.
+    pub labelled: f64,
+    /// Of these, weight of those whose prediction is right.
+    pub right: f64,
+    /// Weight of those whose prediction is the last exit's.
+    pub agreed: f64,
     /// Verdicts that the policy failed to give.
     pub faults: u64,
     /// Verdicts that are recorded, up to where the frame left.
@@ -49,10 +105,11 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Runs a policy over one more frame. Gives the exit that it takes, if that is known.
-    pub fn add(&mut self, header: &Header, frame: &Frame, policy: &mut impl Decider) -> Option<usize> {
+    /// Runs a policy over one more frame of this weight, 0 for one that is not scored. Gives the exit that it takes, if
+    /// that is known.
+    pub fn add(&mut self, header: &Header, frame: &Frame, weight: f64, policy: &mut impl Decider) -> Option<usize> {
         let exits = header.exits();
-        self.exits.resize(exits, 0);
+        self.exits.resize(exits, 0.0);
         self.frames += 1;
         let mut left = None;
         for (exit, seen) in frame.exits.iter().enumerate() {
@@ -78,54 +135,69 @@ impl Replay {
         };
         policy.observe(&frame.outcome(header, exit));
         let class = frame.exits[exit].view.class;
-        self.exits[exit] += 1;
-        self.cost += f64::from(header.exit_costs[exit]);
-        if let Some(label) = frame.label {
-            self.labelled += 1;
-            self.right += u64::from(u32::from(label) == class);
-        }
-        if let Some(last) = frame.exits.get(exits - 1) {
-            self.complete += 1;
-            self.agreed += u64::from(last.view.class == class);
+        if let (Some(last), true) = (frame.exits.get(exits - 1), weight > 0.0) {
+            let given = |yes: bool| if yes { weight } else { 0.0 };
+            self.scored += 1;
+            self.weight += weight;
+            self.exits[exit] += weight;
+            self.cost += weight * f64::from(header.exit_costs[exit]);
+            self.labelled += given(frame.label.is_some());
+            self.right += given(frame.label.is_some_and(|label| u32::from(label) == class));
+            self.agreed += given(last.view.class == class);
         }
         Some(exit)
     }
 
-    /// Frames that were answered.
-    pub fn answered(&self) -> u64 {
-        self.frames - self.unanswered
+    /// Runs a policy over all frames of a trace.
+    pub fn of(header: &Header, frames: &[Frame], weights: &Weights, policy: &mut impl Decider) -> Self {
+        let mut replay = Self::default();
+        for frame in frames {
+            replay.add(header, frame, weights.weight(header, frame), policy);
+        }
+        replay
     }
 
-    /// Mean cost of an answered frame, as a share of the whole network.
-    pub fn mean_cost(&self) -> f64 {
-        self.cost / self.answered().max(1) as f64
+    /// Mean cost of a frame, as a share of the whole network; none where no frame is scored.
+    pub fn mean_cost(&self) -> Option<f64> {
+        share(self.cost, self.weight)
+    }
+
+    /// Shares of the frames that leave at each exit.
+    pub fn exit_shares(&self) -> Vec<f64> {
+        let shares = self.exits.iter().map(|taken| taken / self.weight.max(1e-9));
+        shares.collect()
     }
 
     /// Share of right predictions among labelled frames; none without labels.
     pub fn accuracy(&self) -> Option<f64> {
-        (self.labelled > 0).then(|| self.right as f64 / self.labelled as f64)
+        share(self.right, self.labelled)
     }
 
-    /// Share of predictions that are the last exit's, among complete frames; none without any.
+    /// Share of predictions that are the last exit's; none where no frame is scored.
     pub fn agreement(&self) -> Option<f64> {
-        (self.complete > 0).then(|| self.agreed as f64 / self.complete as f64)
+        share(self.agreed, self.weight)
     }
 
     /// Adds what another replay has counted.
     pub fn join(&mut self, other: &Self) {
-        self.exits.resize(self.exits.len().max(other.exits.len()), 0);
+        self.exits.resize(self.exits.len().max(other.exits.len()), 0.0);
         for (sum, more) in self.exits.iter_mut().zip(&other.exits) {
             *sum += more;
         }
         self.frames += other.frames;
         self.unanswered += other.unanswered;
+        self.scored += other.scored;
+        self.weight += other.weight;
         self.cost += other.cost;
         self.labelled += other.labelled;
         self.right += other.right;
-        self.complete += other.complete;
         self.agreed += other.agreed;
         self.faults += other.faults;
         self.recorded += other.recorded;
         self.changed += other.changed;
     }
+}
+
+fn share(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
 }

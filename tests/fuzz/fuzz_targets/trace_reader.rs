@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use offramp_core::ExitView;
-use offramp_trace::{Reader, Replay, Writer};
+use offramp_trace::{Reader, Replay, Weights, Writer};
 
 /// Puts the checksum where it belongs, so that damage gets past it.
 fn mended(data: &[u8]) -> Vec<u8> {
@@ -42,10 +42,9 @@ fn read(data: &[u8]) {
     while let Ok(Some(frame)) = reader.next_frame() {
         frames.push(frame);
     }
-    let mut replay = Replay::default();
-    for frame in &frames {
-        replay.add(&header, frame, &mut |view: &ExitView| view.rule());
-    }
+    let weights = Weights::of(&header, &frames);
+    let replay = Replay::of(&header, &frames, &weights, &mut |view: &ExitView| view.rule());
+    assert!(replay.weight <= frames.len() as f64 * (1.0 + 1e-9));
     assert_eq!(replay.frames, frames.len() as u64);
     let mut writer = Writer::new(Vec::new(), header).expect("a header that was read can be written");
     for frame in &frames {

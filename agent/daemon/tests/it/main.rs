@@ -5,6 +5,7 @@ mod context;
 mod demo;
 mod device;
 mod fleet;
+mod judge;
 mod kill;
 mod offload;
 mod pages;

@@ -89,7 +89,7 @@ fn a_trace_tells_what_was_seen_and_answered_and_replays_to_the_same_verdicts() {
     let mut replay = Replay::default();
     for frame in &frames {
         judge.start_frame();
-        let exit = replay.add(&header, frame, &mut |view: &ExitView| judge.decide(view).0);
+        let exit = replay.add(&header, frame, 1.0, &mut |view: &ExitView| judge.decide(view).0);
         assert_eq!(exit, frame.taken.map(usize::from));
     }
     assert_eq!((replay.unanswered, replay.changed), (0, 0));

@@ -10,7 +10,7 @@ use offramp_bench::TradeOff;
 use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_policy::{Fault, Instance, ModelFacts, Parameters, Policy};
 use offramp_proto::Parameter;
-use offramp_trace::{Decider, Frame, Header, Reader, Replay, files};
+use offramp_trace::{Decider, Frame, Header, Reader, Replay, Weights, files};
 use serde_json::json;
 
 use super::component;
@@ -62,6 +62,7 @@ pub(crate) struct Recorded {
     pub(crate) name: String,
     pub(crate) header: Header,
     pub(crate) frames: Vec<Frame>,
+    weights: Weights,
 }
 
 impl Recorded {
@@ -84,7 +85,13 @@ impl Recorded {
                 }
             }
         }
-        Ok(Self { name, header, frames })
+        let weights = Weights::of(&header, &frames);
+        Ok(Self {
+            name,
+            header,
+            frames,
+            weights,
+        })
     }
 
     /// The traces that were asked for, or the embedded ones.
@@ -118,11 +125,7 @@ impl Recorded {
 
     /// Runs a policy over it.
     pub(crate) fn replay(&self, policy: &mut impl Decider) -> Replay {
-        let mut replay = Replay::default();
-        for frame in &self.frames {
-            replay.add(&self.header, frame, policy);
-        }
-        replay
+        Replay::of(&self.header, &self.frames, &self.weights, policy)
     }
 
     /// Cost and accuracy of the built-in rule at many thresholds, rising in cost.
@@ -130,7 +133,7 @@ impl Recorded {
         let points = (0..=THRESHOLDS).map(|step| {
             let threshold = step as f32 / (THRESHOLDS as f32) * 1.01;
             let replay = self.replay(&mut |view: &ExitView| ExitView { threshold, ..*view }.rule());
-            (replay.mean_cost(), good(&replay))
+            point(&replay)
         });
         points.collect()
     }
@@ -139,6 +142,11 @@ impl Recorded {
     fn labelled(&self) -> bool {
         self.frames.iter().any(|frame| frame.label.is_some())
     }
+}
+
+/// Cost, and accuracy or agreement.
+pub(crate) fn point(replay: &Replay) -> (f64, f64) {
+    (replay.mean_cost().unwrap_or(f64::NAN), good(replay))
 }
 
 /// Accuracy, or, without labels, agreement with the last exit.
@@ -204,7 +212,7 @@ struct Row<'a> {
 impl Row<'_> {
     /// The rule's accuracy at the policy's cost: of what it reaches at most so dear, the best.
     fn rule_at_cost(&self) -> Option<f64> {
-        let cost = self.replay.mean_cost() + 1e-9;
+        let cost = self.replay.mean_cost()? + 1e-9;
         let within = self.rule.iter().filter(|(dear, _)| *dear <= cost);
         within.map(|(_, good)| *good).reduce(f64::max)
     }
@@ -217,12 +225,8 @@ impl Row<'_> {
     }
 
     fn exits(&self) -> String {
-        let answered = self.replay.answered().max(1) as f64;
-        let shares = self
-            .replay
-            .exits
-            .iter()
-            .map(|taken| format!("{:.0}", 100.0 * *taken as f64 / answered));
+        let shares = self.replay.exit_shares();
+        let shares = shares.iter().map(|share| format!("{:.0}", 100.0 * share));
         shares.collect::<Vec<_>>().join("/")
     }
 
@@ -230,8 +234,9 @@ impl Row<'_> {
         let replay = &self.replay;
         json!({
             "trace": self.trace.name, "model": self.trace.header.model, "frames": replay.frames,
-            "unanswered": replay.unanswered, "accuracy": replay.accuracy(), "agreement": replay.agreement(),
-            "cost": replay.mean_cost(), "exits": replay.exits, "rule_at_cost": self.rule_at_cost(),
+            "unanswered": replay.unanswered, "scored": replay.scored,
+            "not_represented": self.trace.weights.not_represented(), "accuracy": replay.accuracy(), "agreement": replay.agreement(),
+            "cost": replay.mean_cost(), "exits": replay.exit_shares(), "rule_at_cost": self.rule_at_cost(),
             "rule_cost": self.rule_cost(), "fuel_median": self.fuel.0, "fuel_most": self.fuel.1,
             "faults": replay.faults, "fault": self.fault, "recorded": replay.recorded, "changed": replay.changed,
         })
@@ -286,14 +291,14 @@ fn tell(policy: &str, rows: &[Row<'_>]) -> anyhow::Result<()> {
         "fuel, most",
         "faults",
     ]);
-    let maybe = |share: Option<f64>| share.map_or_else(|| "never".into(), percent);
+    let maybe = |share: Option<f64>| share.map_or_else(|| "-".into(), percent);
     for row in rows {
         let sign = if row.trace.labelled() { "" } else { "*" };
         table.row([
             row.trace.name.clone(),
             row.replay.frames.to_string(),
             format!("{}{sign}", percent(good(&row.replay))),
-            percent(row.replay.mean_cost()),
+            maybe(row.replay.mean_cost()),
             row.exits(),
             maybe(row.rule_at_cost()),
             maybe(row.rule_cost()),
@@ -307,10 +312,19 @@ fn tell(policy: &str, rows: &[Row<'_>]) -> anyhow::Result<()> {
     terminal::line(&table.to_string())?;
     for row in rows {
         let replay = &row.replay;
-        if replay.unanswered > 0 {
+        if replay.scored < replay.frames {
             terminal::line(&format!(
-                "{}: {} of {} frames are left out, as the policy went on past what was recorded of them",
-                row.trace.name, replay.unanswered, replay.frames
+                "{}: {} complete frames stand for the {} that were recorded; {} have none that stands for them",
+                row.trace.name,
+                replay.scored,
+                replay.frames,
+                row.trace.weights.not_represented()
+            ))?;
+        }
+        if replay.scored == 0 {
+            terminal::line(&format!(
+                "{}: no frame is complete: record with `complete_share` above 0 in [trace]",
+                row.trace.name
             ))?;
         }
         if replay.recorded > 0 {
@@ -324,7 +338,7 @@ fn tell(policy: &str, rows: &[Row<'_>]) -> anyhow::Result<()> {
         }
     }
     if rows.iter().any(|row| !row.trace.labelled()) {
-        terminal::line("* without labels: share of frames whose class is the last exit's, among complete ones")?;
+        terminal::line("* without labels: share of frames whose class is the last exit's")?;
     }
     Ok(())
 }
@@ -333,10 +347,7 @@ fn draw(path: &Path, policy: &str, rows: &[Row<'_>]) -> anyhow::Result<()> {
     let mut picture = TradeOff::new(format!("{policy} on traces, beside the built-in rule"));
     for row in rows {
         picture.line(format!("built-in rule, {}", row.trace.name), row.rule.clone());
-        picture.point(
-            format!("{policy}, {}", row.trace.name),
-            (row.replay.mean_cost(), good(&row.replay)),
-        );
+        picture.point(format!("{policy}, {}", row.trace.name), point(&row.replay));
     }
     let svg = picture.svg().map_err(anyhow::Error::msg)?;
     std::fs::write(path, svg).with_context(|| format!("picture {} cannot be written", path.display()))

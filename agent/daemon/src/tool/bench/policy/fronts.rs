@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::judge::{SHIPPED, Workshop, lower};
 use crate::terminal::{self, Table, percent};
-use crate::tool::policy::test::{Hosted, Recorded, good};
+use crate::tool::policy::test::{Hosted, Recorded, point};
 
 /// Costs at which policies are compared, as shares of the whole network.
 const COSTS: [f64; 6] = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8];
@@ -96,7 +96,7 @@ pub(super) fn tell(traces: &[PathBuf], pictures: Option<&PathBuf>, as_json: bool
                     .map(|(name, value)| ((*name).to_owned(), Parameter::Number(*value)));
                 let mut hosted = Hosted::new(&compiled, &trace.facts(), &lower(&named.collect())?)?;
                 let replay = trace.replay(&mut hosted);
-                Ok((replay.mean_cost(), good(&replay)))
+                Ok(point(&replay))
             });
             let front = front(points.collect::<anyhow::Result<_>>()?);
             let best = COSTS.map(|cost| at(&front, cost));
