@@ -17,8 +17,9 @@ use crate::artifacts::{self, Artifacts};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::ingest::Ingest;
 use crate::key::{self, KeyError};
+use crate::rollout::Conductor;
 use crate::statistics::Statistics;
-use crate::store::{Database, ReportedState, Store, StoreError, beside, now};
+use crate::store::{Act, Commanded, Database, NewRollout, ReportedState, Started, Store, StoreError, beside, now};
 use crate::web;
 
 /// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
@@ -102,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) started_at: u64,
     wake: Arc<Notify>,
+    told: Arc<Notify>,
 }
 
 impl Shared {
@@ -109,6 +111,20 @@ impl Shared {
         let pushed = desired::push(&self.store, &self.key, target, upload).await?;
         self.wake.notify_one();
         Ok(pushed)
+    }
+
+    /// Begins a rollout; the conductor takes it from there.
+    pub(crate) async fn start_rollout(&self, wanted: NewRollout) -> Result<Started, StoreError> {
+        let started = self.store.rollout_start(wanted).await?;
+        self.told.notify_one();
+        Ok(started)
+    }
+
+    /// Tells a rollout what to do.
+    pub(crate) async fn command_rollout(&self, id: u64, act: Act, who: String) -> Result<Commanded, StoreError> {
+        let done = self.store.rollout_command(id, act, who, now()).await?;
+        self.told.notify_one();
+        Ok(done)
     }
 }
 
@@ -185,11 +201,20 @@ impl Controller {
             address,
             started_at: now(),
             wake: Arc::new(Notify::new()),
+            told: Arc::new(Notify::new()),
         });
         let ingest = Ingest {
             tenant: options.tenant.clone(),
             store: store.clone(),
             requests,
+            statistics: statistics.clone(),
+            stop: stopped.clone(),
+        };
+        let conductor = Conductor {
+            store: store.clone(),
+            key: Arc::clone(&shared.key),
+            told: Arc::clone(&shared.told),
+            publish: Arc::clone(&shared.wake),
             statistics: statistics.clone(),
             stop: stopped,
         };
@@ -219,6 +244,10 @@ impl Controller {
         parts.spawn(async {
             publisher.run().await;
             "publisher"
+        });
+        parts.spawn(async {
+            conductor.run().await;
+            "rollouts"
         });
         parts.spawn(async {
             serve.await;

@@ -47,6 +47,8 @@ pub enum Target {
     All,
     /// These.
     Devices(Vec<DeviceId>),
+    /// None for now: the policy is only kept, for a rollout.
+    Nobody,
 }
 
 /// What a push did.
@@ -161,6 +163,33 @@ impl PolicyUpload {
     }
 }
 
+/// Whether a policy's parameters fit into a desired state.
+pub(crate) fn check_parameters(
+    key: &SigningKey,
+    name: &str,
+    version: u64,
+    parameters: &BTreeMap<String, Parameter>,
+) -> Result<(), PushError> {
+    let trial = Desired {
+        device: DeviceId::new("trial").expect("a valid name"),
+        generation: Generation(1),
+        issued_at: 0,
+        policy: Some(DesiredPolicy {
+            name: name.into(),
+            version,
+            digest: Digest::of(b""),
+            size: 0,
+            parameters: parameters.clone(),
+        }),
+        own_policy: false,
+        learner: LearnerSettings::default(),
+    };
+    key.sign(&trial).map(|_| ()).map_err(|source| PushError::Parameters {
+        name: name.into(),
+        source,
+    })
+}
+
 /// Keeps a policy and makes it the desired one of the target.
 pub(crate) async fn push(
     store: &Store,
@@ -176,23 +205,7 @@ pub(crate) async fn push(
         parameters,
     } = upload;
     let digest = Digest::of(&bytes);
-    let trial = Desired {
-        device: DeviceId::new("trial").expect("a valid name"),
-        generation: Generation(1),
-        issued_at: 0,
-        policy: Some(DesiredPolicy {
-            name: name.clone(),
-            version,
-            digest,
-            size: bytes.len() as u64,
-            parameters: parameters.clone(),
-        }),
-        learner: LearnerSettings::default(),
-    };
-    key.sign(&trial).map_err(|source| PushError::Parameters {
-        name: name.clone(),
-        source,
-    })?;
+    check_parameters(key, &name, version, &parameters)?;
     let draft = Draft {
         name: name.clone(),
         version,
@@ -202,6 +215,7 @@ pub(crate) async fn push(
         devices: match target {
             Target::All => None,
             Target::Devices(devices) => Some(devices),
+            Target::Nobody => Some(Vec::new()),
         },
         now: now(),
     };

@@ -9,6 +9,7 @@
 //! - A summary counts once, however often and in whatever order it arrives, and is acknowledged to the
 //!   broker only when it is on disk.
 //! - A desired state is signed, its generation rises, and it is published again at every start.
+//! - A rollout goes out in waves, stops by itself where a gate fails, and goes on where it was after a restart.
 //! - Nothing that a device sends stops the controller: what is malformed, oversized or sent in another
 //!   device's name is refused, counted and logged.
 //!
@@ -18,7 +19,7 @@
 //!   refused when a browser sends it from another site, and names other than `localhost` are refused
 //!   on a loopback address, so that no foreign page can use the operator's browser. Whoever can open a
 //!   connection from this machine can do everything.
-//! - Rollouts in steps, groups, several controllers on one database, retention of old summaries.
+//! - Groups, several controllers on one database, retention of old summaries.
 
 mod api;
 mod artifacts;
@@ -29,6 +30,7 @@ mod ingest;
 mod key;
 mod overview;
 mod page;
+mod rollout;
 mod series;
 mod statistics;
 mod store;

@@ -449,6 +449,7 @@ mod tests {
 
     fn reported(generation: u64, at: u64, refused: Option<&str>) -> Device {
         let reported = ReportedState {
+            refused_generation: None,
             at,
             generation,
             policy: "threshold".into(),

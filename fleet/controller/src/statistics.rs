@@ -19,4 +19,6 @@ pub struct Statistics {
     pub chunks: u64,
     /// Desired states that were handed to the broker, those of the start included.
     pub published: u64,
+    /// Steps of rollouts that changed something.
+    pub rollout_steps: u64,
 }

@@ -269,6 +269,11 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks for it
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// Something worth telling happened on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -305,6 +310,9 @@ pub struct Reported {
     /// Why a newer desired state is not in force, e.g. what was wrong with its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// The generation of that one, where it could be read; agents before 0.3 do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_generation: Option<Generation>,
 }
 
 /// A typed parameter of a policy.
@@ -401,6 +409,10 @@ pub struct Desired {
     /// The policy; none keeps the one in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<DesiredPolicy>,
+    /// Whether the policy of the device's own configuration is to decide again. Not beside a policy; agents before 0.3
+    /// keep the one in force.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub own_policy: bool,
     /// Settings of the learner.
     #[serde(default)]
     pub learner: LearnerSettings,
@@ -585,6 +597,7 @@ impl Message for Desired {
         });
         check(&[
             (policy, "policy"),
+            (!(self.own_policy && self.policy.is_some()), "own_policy"),
             (
                 self.learner.rate.is_none_or(|r| (0.0..4.0).contains(&r)),
                 "learner.rate",

@@ -120,7 +120,10 @@ pub(crate) struct Keeper {
     generation: Generation,
     policy: PolicyReport,
     roles: Roles,
-    refused: Option<String>,
+    /// What was refused, and why.
+    refused: Option<(Option<Generation>, String)>,
+    /// The policy of the configuration.
+    own: PolicySource,
     pending: Option<Pending>,
     sending: JoinSet<Vec<u64>>,
     telling: JoinSet<()>,
@@ -233,6 +236,7 @@ impl Keeper {
             policy: judges[0].report(0),
             roles,
             refused: None,
+            own: options.policy,
             pending: None,
             sending: JoinSet::new(),
             telling: JoinSet::new(),
@@ -600,7 +604,8 @@ impl Keeper {
             at: unix_ms(),
             generation: self.generation,
             policy: self.policy.clone(),
-            refused: self.refused.clone().map(clip),
+            refused: self.refused.clone().map(|(_, why)| clip(why)),
+            refused_generation: self.refused.as_ref().and_then(|(generation, _)| *generation),
         };
         self.tell(link, Kind::Reported, &reported, true);
     }
@@ -649,11 +654,11 @@ impl Keeper {
             Ok(desired) => {
                 let why = format!("the desired state is signed for device {}", desired.device);
                 delivery.acknowledge();
-                return self.refuse(link, why);
+                return self.refuse(link, None, why);
             }
             Err(error) => {
                 delivery.acknowledge();
-                return self.refuse(link, format!("the desired state is refused: {error}"));
+                return self.refuse(link, None, format!("the desired state is refused: {error}"));
             }
         };
         if desired.generation == self.generation {
@@ -662,17 +667,24 @@ impl Keeper {
         if desired.generation < self.generation {
             delivery.acknowledge();
             let (old, new) = (desired.generation, self.generation);
-            return self.refuse(link, format!("generation {old} is older than {new}, which is in force"));
+            let why = format!("generation {old} is older than {new}, which is in force");
+            return self.refuse(link, Some(old), why);
         }
         info!(generation = %desired.generation, "a new desired state");
         let Some(policy) = &desired.policy else {
-            self.accept(link, &desired, &signed, None);
+            if desired.own_policy {
+                let own = self.own.clone();
+                self.install(link, &desired, &signed, &own, None);
+            } else {
+                self.accept(link, &desired, &signed, None);
+            }
             return delivery.acknowledge();
         };
         let fetch = Fetch::new(policy.digest, policy.size);
         match self.store.artifact(policy.digest) {
             Ok(Some(bytes)) => {
-                self.install(link, &desired, &signed, &bytes);
+                let source = source(policy, bytes);
+                self.install(link, &desired, &signed, &source, Some(&source.bytes));
                 delivery.acknowledge();
             }
             Ok(None) => {
@@ -706,42 +718,52 @@ impl Keeper {
                 self.ask(link, &request);
             }
             Fetched::Complete(bytes) => {
-                self.install(link, &pending.desired, &pending.signed, &bytes);
+                if let Some(policy) = &pending.desired.policy {
+                    let source = source(policy, bytes);
+                    self.install(link, &pending.desired, &pending.signed, &source, Some(&source.bytes));
+                }
                 pending.delivery.acknowledge();
             }
             Fetched::Failed(why) => {
                 pending.delivery.acknowledge();
-                self.refuse(link, format!("generation {}: {why}", pending.desired.generation));
+                let generation = pending.desired.generation;
+                self.refuse(link, Some(generation), format!("generation {generation}: {why}"));
             }
         }
     }
 
-    /// Compiles and configures a policy; only one that stands goes into the store.
-    fn install(&mut self, link: &Link, desired: &Desired, signed: &[u8], bytes: &[u8]) {
-        let Some(policy) = &desired.policy else { return };
-        let source = source(policy, bytes.to_vec());
-        match self.workshop.prepare_for(&source, self.cameras.len()) {
-            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, bytes))),
+    /// Compiles and configures a policy; only one that stands goes into the store, where it came from the fleet.
+    fn install(
+        &mut self,
+        link: &Link,
+        desired: &Desired,
+        signed: &[u8],
+        source: &PolicySource,
+        component: Option<&[u8]>,
+    ) {
+        match self.workshop.prepare_for(source, self.cameras.len()) {
+            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, component))),
             Err(error) => {
-                let why = chain(&error);
-                self.refuse(
-                    link,
-                    format!("generation {}: policy {}: {why}", desired.generation, policy.name),
-                );
+                let (generation, why) = (desired.generation, chain(&error));
+                let why = format!("generation {generation}: policy {}: {why}", source.name);
+                self.refuse(link, Some(generation), why);
             }
         }
     }
 
     /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
-    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Vec<Chosen>, &[u8])>) {
+    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Vec<Chosen>, Option<&[u8]>)>) {
         let generation = desired.generation;
         let stored = || {
-            if let Some((chosen, bytes)) = &policy {
+            if let Some((chosen, component)) = &policy {
                 let digest = chosen[0].named.digest;
-                self.store.put_artifact(digest, bytes)?;
+                if let Some(bytes) = component {
+                    self.store.put_artifact(digest, bytes)?;
+                }
                 self.store.set_desired(generation.0, signed)?;
                 let roles = Roles {
-                    active: Some(digest),
+                    // The policy of the configuration needs no place in the store.
+                    active: component.map(|_| digest),
                     last_good: self.roles.active,
                     pending: None,
                 };
@@ -756,10 +778,8 @@ impl Keeper {
             Ok(roles) => self.roles = roles,
             Err(error) => {
                 let error: offramp_store::StoreError = error;
-                return self.refuse(
-                    link,
-                    format!("generation {generation} cannot be stored: {}", chain(&error)),
-                );
+                let why = format!("generation {generation} cannot be stored: {}", chain(&error));
+                return self.refuse(link, Some(generation), why);
             }
         }
         self.generation = generation;
@@ -782,11 +802,14 @@ impl Keeper {
         }
     }
 
-    fn refuse(&mut self, link: &Link, why: String) {
+    fn refuse(&mut self, link: &Link, generation: Option<Generation>, why: String) {
         warn!(why, "a desired state is refused");
-        if self.refused.as_ref() != Some(&why) {
-            self.event("desired-refused", why.clone(), &[]);
-            self.refused = Some(why);
+        let refused = Some((generation, why));
+        if self.refused != refused {
+            if let Some((_, why)) = &refused {
+                self.event("desired-refused", why.clone(), &[]);
+            }
+            self.refused = refused;
         }
         self.tell_reported(link);
     }

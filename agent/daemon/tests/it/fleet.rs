@@ -20,6 +20,7 @@ fn desired(device: &str, generation: u64) -> Desired {
         generation: Generation(generation),
         issued_at: 0,
         policy: None,
+        own_policy: false,
         learner: LearnerSettings::default(),
     }
 }

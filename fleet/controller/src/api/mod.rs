@@ -7,13 +7,14 @@ mod devices;
 mod error;
 mod events;
 mod policies;
+mod rollouts;
 mod status;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::controller::Shared;
 use crate::desired::MAX_POLICY;
@@ -33,6 +34,10 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/devices/{device}/summaries", get(devices::summaries))
         .route("/events", get(events::list))
         .route("/policies", get(policies::list).post(policies::push))
+        .route("/rollouts", get(rollouts::list).post(rollouts::start))
+        .route("/rollouts/{id}", get(rollouts::fetch))
+        .route("/rollouts/{id}/{act}", post(rollouts::command))
+        .route("/audit", get(rollouts::audit))
         // One byte more than a policy may have, so that its own check speaks.
         .layer(DefaultBodyLimit::max(MAX_POLICY + 1))
 }

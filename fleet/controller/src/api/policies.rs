@@ -68,7 +68,7 @@ struct GenerationView {
 }
 
 /// The body is the component. Query: `name`, `version`, any number of `parameter=NAME=VALUE`, any number
-/// of `device`; without a device, every one that is known.
+/// of `device`; without a device, every one that is known. With `target=none` it is only kept, for a rollout.
 pub(super) async fn push(
     State(shared): Fleet,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -100,8 +100,8 @@ pub(super) async fn push(
 }
 
 fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiError> {
-    let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE…]";
-    let (mut name, mut version, mut devices) = (None, None, Vec::new());
+    let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE… or &target=none]";
+    let (mut name, mut version, mut devices, mut nobody) = (None, None, Vec::new(), false);
     let mut parameters = std::collections::BTreeMap::new();
     for (key, value) in query {
         match key.as_str() {
@@ -121,11 +121,14 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
                 let device = DeviceId::new(value).map_err(|e| ApiError::bad_request(e.to_string(), usage))?;
                 devices.push(device);
             }
+            "target" if value == "none" => nobody = true,
             _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
         }
     }
     let missing = |what: &'static str| ApiError::bad_request(format!("{what} is missing"), usage);
-    let target = if devices.is_empty() {
+    let target = if nobody {
+        Target::Nobody
+    } else if devices.is_empty() {
         Target::All
     } else {
         Target::Devices(devices)

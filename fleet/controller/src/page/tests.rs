@@ -42,6 +42,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             }),
             capabilities: vec![text.into()],
             reported: Some(ReportedState {
+                refused_generation: None,
                 at: 50_000,
                 generation: 4,
                 policy: text.into(),

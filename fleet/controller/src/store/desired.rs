@@ -134,31 +134,45 @@ async fn insert_in_txn(
     };
     let mut generations = Vec::with_capacity(devices.len());
     for device in devices {
-        let generation = next_generation_in_txn(connection, &device).await?;
-        let desired = Desired {
-            learner: learner_in_txn(connection, key, &device).await?,
-            device: device.clone(),
-            generation,
-            issued_at: draft.now,
-            policy: Some(policy.clone()),
-        };
-        let signed = key.sign(&desired).map_err(StoreError::Sign)?;
-        sqlx::query(
-            "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(device.as_str())
-        .bind(int(generation.0))
-        .bind(int(desired.issued_at))
-        .bind(&policy.name)
-        .bind(int(policy.version))
-        .bind(signed)
-        .execute(&mut *connection)
-        .await
-        .task("keep a desired state")?;
+        let generation = issue_in_txn(connection, key, &device, Some(policy.clone()), draft.now).await?;
         generations.push((device, generation));
     }
     Ok(Drafted::Desired(generations))
+}
+
+/// Signs the next generation of a device's desired state and keeps it. Without a policy, that of the device's own
+/// configuration is to decide.
+pub(super) async fn issue_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    device: &DeviceId,
+    policy: Option<DesiredPolicy>,
+    now: u64,
+) -> Result<Generation, StoreError> {
+    let generation = next_generation_in_txn(connection, device).await?;
+    let desired = Desired {
+        learner: learner_in_txn(connection, key, device).await?,
+        device: device.clone(),
+        generation,
+        issued_at: now,
+        own_policy: policy.is_none(),
+        policy,
+    };
+    let signed = key.sign(&desired).map_err(StoreError::Sign)?;
+    sqlx::query(
+        "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(device.as_str())
+    .bind(int(generation.0))
+    .bind(int(desired.issued_at))
+    .bind(desired.policy.as_ref().map(|policy| &policy.name))
+    .bind(desired.policy.as_ref().map(|policy| int(policy.version)))
+    .bind(signed)
+    .execute(connection)
+    .await
+    .task("keep a desired state")?;
+    Ok(generation)
 }
 
 /// One more than any generation that this device was ever given or reports.

@@ -49,6 +49,8 @@ pub(crate) struct ReportedState {
     pub(crate) version: u64,
     pub(crate) source: String,
     pub(crate) refused: Option<String>,
+    /// Generation of what is refused; older agents do not tell.
+    pub(crate) refused_generation: Option<u64>,
 }
 
 /// Totals of one run of an agent, over all its summaries.
@@ -72,7 +74,7 @@ macro_rules! select_devices {
         concat!(
             "SELECT device, first_seen, last_seen, alive, boot, started_at, agent, model_name, model_version, \
              model_digest, classes, stage_macs, capabilities, reported_at, reported_generation, reported_policy, \
-             reported_version, reported_source, reported_refused FROM devices ",
+             reported_version, reported_source, reported_refused, reported_refused_generation FROM devices ",
             $rest
         )
     };
@@ -102,6 +104,7 @@ impl FromRow<'_, SqliteRow> for Device {
                 version: uint(row.try_get("reported_version")?),
                 source: row.try_get("reported_source")?,
                 refused: row.try_get("reported_refused")?,
+                refused_generation: row.try_get::<Option<i64>, _>("reported_refused_generation")?.map(uint),
             }),
         };
         Ok(Self {
@@ -296,7 +299,7 @@ pub(super) async fn reported_in_txn(
     sqlx::query(
         "UPDATE devices SET reported_at = CASE WHEN reported_raw = $8 THEN reported_at ELSE $2 END, \
          reported_generation = $3, reported_policy = $4, reported_version = $5, reported_source = $6, \
-         reported_refused = $7, reported_raw = $8 WHERE device = $1",
+         reported_refused = $7, reported_raw = $8, reported_refused_generation = $9 WHERE device = $1",
     )
     .bind(reported.device.as_str())
     .bind(int(arrival.at))
@@ -306,6 +309,7 @@ pub(super) async fn reported_in_txn(
     .bind(source(reported.policy.source))
     .bind(&reported.refused)
     .bind(&arrival.raw)
+    .bind(reported.refused_generation.map(|generation| int(generation.0)))
     .execute(connection)
     .await
     .task("keep a reported state")?;

@@ -16,6 +16,7 @@ mod artifact;
 mod desired;
 mod device;
 mod event;
+mod rollout;
 mod summary;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ pub(crate) use artifact::Policy;
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use event::{Event, EventFilter};
+pub(crate) use rollout::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started};
 pub(crate) use summary::{Guard, History, Summary, Window};
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
@@ -139,6 +141,7 @@ fn migrations() -> Migrator {
         migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
         migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
         migration(3, "cameras", include_str!("../../migrations/0003_cameras.sql")),
+        migration(4, "rollouts", include_str!("../../migrations/0004_rollouts.sql")),
     ])
 }
 

@@ -174,6 +174,7 @@ fn reported(name: &str, generation: u64, refused: Option<&str>) -> Record {
         generation: Generation(generation),
         policy: policy(),
         refused: refused.map(Into::into),
+        refused_generation: None,
     }))
 }
 

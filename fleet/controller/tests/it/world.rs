@@ -233,6 +233,7 @@ impl Device {
             generation: Generation(generation),
             policy,
             refused: refused.map(Into::into),
+            refused_generation: None,
         }
     }
 

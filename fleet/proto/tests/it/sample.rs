@@ -167,6 +167,22 @@ pub(crate) fn reported() -> Reported {
         generation: Generation(3),
         policy: policy(),
         refused: Some("generation 4: the policy asks for 4 GiB".into()),
+        refused_generation: None,
+    }
+}
+
+pub(crate) fn reported_with_generation() -> Reported {
+    Reported {
+        refused_generation: Some(Generation(4)),
+        ..reported()
+    }
+}
+
+pub(crate) fn desired_of_its_own() -> Desired {
+    Desired {
+        policy: None,
+        own_policy: true,
+        ..desired()
     }
 }
 
@@ -188,6 +204,7 @@ pub(crate) fn desired() -> Desired {
             ]
             .into(),
         }),
+        own_policy: false,
         learner: LearnerSettings {
             enabled: Some(true),
             rate: Some(0.25),

@@ -42,8 +42,10 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold_as("summary", "summary-cameras", &sample::summary_with_cameras());
     hold("event", &sample::event());
     hold("reported", &sample::reported());
+    hold_as("reported", "reported-generation", &sample::reported_with_generation());
     hold("desired", &sample::desired());
     hold_as("desired", "desired-budget", &sample::desired_with_budget());
+    hold_as("desired", "desired-own-policy", &sample::desired_of_its_own());
     hold("policy-statement", &sample::policy_statement());
     hold("request", &sample::request());
     hold("chunk", &sample::chunk());

@@ -1,0 +1,181 @@
+use serde::{Deserialize, Serialize};
+
+use super::plan::Gates;
+use crate::overview::{add_exits, share};
+
+/// What windows said, added up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sums {
+    pub(crate) frames: u64,
+    /// Frames that left before the last exit.
+    pub(crate) early: u64,
+    pub(crate) macs: u64,
+    pub(crate) full_macs: u64,
+    pub(crate) audits: u64,
+    pub(crate) disagreements: u64,
+    /// Rollbacks of the learner.
+    pub(crate) rollbacks: u64,
+    /// Verdicts that the policy failed to give.
+    pub(crate) faults: u64,
+    /// Frames taken at each exit.
+    pub(crate) exits: Vec<u64>,
+    /// Accuracy given up, as the latest window that told had it.
+    pub(crate) loss: Option<f64>,
+}
+
+impl Sums {
+    /// Adds a later one.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.frames, other.frames),
+            (&mut self.early, other.early),
+            (&mut self.macs, other.macs),
+            (&mut self.full_macs, other.full_macs),
+            (&mut self.audits, other.audits),
+            (&mut self.disagreements, other.disagreements),
+            (&mut self.rollbacks, other.rollbacks),
+            (&mut self.faults, other.faults),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        add_exits(&mut self.exits, &other.exits);
+        self.loss = other.loss.or(self.loss);
+    }
+
+    fn cost(&self) -> Option<f64> {
+        share(self.macs, self.full_macs)
+    }
+
+    /// Audits are drawn among frames that left early.
+    fn disagreement(&self) -> Option<f64> {
+        Some(share(self.disagreements, self.audits)? * share(self.early, self.frames)?)
+    }
+
+    /// A lower bound of it, one-sided 95 % (Wilson).
+    fn disagreement_at_least(&self) -> Option<f64> {
+        const Z: f64 = 1.645;
+        let (n, p) = (self.audits as f64, share(self.disagreements, self.audits)?);
+        let centre = p + Z * Z / (2.0 * n);
+        let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let bound = (centre - spread) / (1.0 + Z * Z / n);
+        Some(bound.max(0.0) * share(self.early, self.frames)?)
+    }
+}
+
+/// What a gate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    /// Within its bound.
+    Holds,
+    /// Beyond its bound.
+    Fails,
+    /// It cannot tell: too few frames, or nothing to compare with.
+    Unknown,
+}
+
+/// A gate, and what it measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Gauge {
+    /// Name of the gate, as the plan has it.
+    pub(crate) gate: String,
+    pub(crate) bound: f64,
+    pub(crate) value: Option<f64>,
+    /// What the same devices had before, where it is compared with that.
+    pub(crate) before: Option<f64>,
+    pub(crate) verdict: Verdict,
+}
+
+/// A wave as the gates see it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wave {
+    /// Devices that it will have when all of it is out.
+    pub(crate) planned: u64,
+    /// Devices that count, and of these those that failed.
+    pub(crate) devices: u64,
+    pub(crate) failed: u64,
+    pub(crate) restarts: u64,
+    pub(crate) before: Sums,
+    pub(crate) after: Sums,
+    /// Sum of the devices' losses, and how many told of one.
+    pub(crate) loss: (f64, u64),
+}
+
+/// What the gates say of a wave. Those about frames hold their tongue below `frames`, all devices of the wave together,
+/// and those that compare until there were as many before, too.
+pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
+    let (before, after) = (&wave.before, &wave.after);
+    let told = after.frames >= frames.max(1);
+    let compared = told && before.frames > 0;
+    let when = |known: bool, value: Option<f64>| value.filter(|_| known);
+    let per_device = |count: u64| share(count, wave.devices);
+    let cost = |sums: &Sums| when(compared, sums.cost());
+    let ratio = cost(after)
+        .zip(cost(before))
+        .map(|(after, before)| after / before.max(1e-9));
+    let rise = after.disagreement().zip(before.disagreement()).map(|(a, b)| a - b);
+    let mut gauges = vec![
+        gauge(
+            "failed",
+            gates.failed,
+            share(wave.failed, wave.planned.max(wave.devices)),
+            None,
+        ),
+        gauge("cost", gates.cost, ratio, cost(before)),
+        gauge("exits", gates.exits, when(compared, moved(before, after)), None),
+        gauge(
+            "disagreement",
+            gates.disagreement,
+            when(compared, rise),
+            before.disagreement(),
+        ),
+        gauge(
+            "loss",
+            gates.loss,
+            when(told && wave.loss.1 > 0, Some(wave.loss.0 / wave.loss.1.max(1) as f64)),
+            None,
+        ),
+        gauge(
+            "faults",
+            gates.faults,
+            when(told, share(after.faults, after.frames)),
+            None,
+        ),
+        gauge("rollbacks", gates.rollbacks, per_device(after.rollbacks), None),
+        gauge("restarts", gates.restarts, per_device(wave.restarts), None),
+    ];
+    // Few audits say little: this gate shuts when the rise is certain, not when it may be chance.
+    let certain = after.disagreement_at_least().zip(before.disagreement());
+    for gauge in gauges.iter_mut().flatten() {
+        let by_chance = certain.is_none_or(|(least, before)| least - before <= gauge.bound);
+        if gauge.gate == "disagreement" && gauge.verdict == Verdict::Fails && by_chance {
+            gauge.verdict = Verdict::Unknown;
+        }
+    }
+    gauges.into_iter().flatten().collect()
+}
+
+fn gauge(name: &str, bound: Option<f64>, value: Option<f64>, before: Option<f64>) -> Option<Gauge> {
+    let bound = bound?;
+    let verdict = match value {
+        None => Verdict::Unknown,
+        Some(value) if value <= bound => Verdict::Holds,
+        Some(_) => Verdict::Fails,
+    };
+    Some(Gauge {
+        gate: name.into(),
+        bound,
+        value,
+        before,
+        verdict,
+    })
+}
+
+/// Share of frames that leave at other exits.
+fn moved(before: &Sums, after: &Sums) -> Option<f64> {
+    let exits = before.exits.len().max(after.exits.len());
+    let part = |sums: &Sums, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), sums.exits.iter().sum());
+    let differences = (0..exits).map(|exit| Some((part(before, exit)? - part(after, exit)?).abs()));
+    Some(differences.sum::<Option<f64>>()? / 2.0)
+}

@@ -1,0 +1,782 @@
+//! Rollouts, their devices, and the log of who did what.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter, SigningKey};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _, SqliteConnection};
+
+use super::desired::issue_in_txn;
+use super::device::{json, list};
+use super::{Store, StoreError, Task as _, int, uint};
+use crate::overview::RECENT;
+use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
+use crate::rollout::{name, named, tally};
+
+/// A rollout that somebody wants.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRollout {
+    pub(crate) policy: String,
+    pub(crate) version: u64,
+    pub(crate) parameters: BTreeMap<String, Parameter>,
+    /// The devices that get it; none for every device that is known.
+    pub(crate) devices: Option<Vec<DeviceId>>,
+    pub(crate) plan: Plan,
+    pub(crate) who: String,
+    pub(crate) now: u64,
+}
+
+/// What became of it. Nothing has changed but where it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Started {
+    Rollout(u64),
+    /// The policy is not in the library.
+    UnknownPolicy,
+    UnknownDevices(Vec<DeviceId>),
+    /// There is no device that could get it.
+    NoDevice,
+    /// Another rollout has a device of it in hand.
+    Busy {
+        device: String,
+        rollout: u64,
+    },
+}
+
+/// What somebody tells a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Pause,
+    Resume,
+    Abort,
+    RollBack,
+}
+
+/// What became of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Commanded {
+    Done,
+    Unknown,
+    /// Not while it is in this state.
+    NotNow(State),
+}
+
+/// A rollout as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct RolloutView {
+    pub(crate) id: u64,
+    pub(crate) policy: String,
+    pub(crate) version: u64,
+    pub(crate) parameters: BTreeMap<String, Parameter>,
+    pub(crate) rollout: Rollout,
+    pub(crate) reason: Option<String>,
+    pub(crate) gauges: Vec<Gauge>,
+    pub(crate) first_row: u64,
+    pub(crate) created_at: u64,
+    pub(crate) created_by: String,
+    pub(crate) changed_at: u64,
+    /// Devices in each state.
+    pub(crate) devices: BTreeMap<MemberState, u64>,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AuditEntry {
+    pub(crate) id: u64,
+    pub(crate) at: u64,
+    pub(crate) who: String,
+    pub(crate) what: String,
+    pub(crate) subject: String,
+    pub(crate) detail: String,
+}
+
+/// Who acts where nobody told it to.
+const ITSELF: &str = "controller";
+/// Rows of evidence that are read at once.
+const MOST_ROWS: u32 = 20_000;
+
+impl Act {
+    /// As a path of the API and the log have it.
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Pause, "pause"),
+        (Self::Resume, "resume"),
+        (Self::Abort, "abort"),
+        (Self::RollBack, "roll-back"),
+    ];
+
+    /// The state that it leads to; none where it makes no sense.
+    fn from(self, state: State) -> Option<State> {
+        match (self, state) {
+            (Self::Pause, State::Running) => Some(State::Paused),
+            (Self::Resume, State::Paused) => Some(State::Running),
+            (Self::Abort, State::Running | State::Paused | State::RollingBack) => Some(State::Aborted),
+            (Self::RollBack, State::Running | State::Paused | State::Stopped | State::Aborted | State::Done) => {
+                Some(State::RollingBack)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl FromRow<'_, SqliteRow> for RolloutView {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let state: String = row.try_get("state")?;
+        let damaged = |what: &str| sqlx::Error::Decode(format!("a rollout's {what} cannot be read").into());
+        let read = |column: &str| row.try_get::<String, _>(column);
+        Ok(Self {
+            id: uint(row.try_get("id")?),
+            policy: row.try_get("policy")?,
+            version: uint(row.try_get("version")?),
+            parameters: serde_json::from_str(&read("parameters")?).map_err(|_| damaged("parameters"))?,
+            rollout: Rollout {
+                plan: serde_json::from_str(&read("plan")?).map_err(|_| damaged("plan"))?,
+                state: named(&State::ALL, &state).ok_or_else(|| damaged("state"))?,
+                wave: row
+                    .try_get::<i64, _>("wave")
+                    .map(|wave| u32::try_from(wave).unwrap_or(0))?,
+                wave_since: uint(row.try_get("wave_since")?),
+            },
+            reason: row.try_get("reason")?,
+            gauges: list(row.try_get("gauges")?),
+            first_row: uint(row.try_get("first_row")?),
+            created_at: uint(row.try_get("created_at")?),
+            created_by: row.try_get("created_by")?,
+            changed_at: uint(row.try_get("changed_at")?),
+            devices: BTreeMap::new(),
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for AuditEntry {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: uint(row.try_get("id")?),
+            at: uint(row.try_get("at")?),
+            who: row.try_get("who")?,
+            what: row.try_get("what")?,
+            subject: row.try_get("subject")?,
+            detail: row.try_get("detail")?,
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for Member {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let state: String = row.try_get("state")?;
+        let number = |column: &str| row.try_get::<Option<i64>, _>(column).map(|n| n.map_or(0, uint));
+        let boot = |column: &str| {
+            let bytes: Option<Vec<u8>> = row.try_get(column)?;
+            Ok::<_, sqlx::Error>(bytes.and_then(|b| b.try_into().ok()).map(BootId))
+        };
+        let (generation, ordered_at) = (number("generation")?, number("ordered_at")?);
+        let refused: Option<String> = row.try_get("reported_refused")?;
+        let refused_generation: Option<i64> = row.try_get("reported_refused_generation")?;
+        // An older agent does not tell what it refuses: a refusal after the order speaks of it.
+        let of = match refused_generation {
+            Some(refused) => uint(refused),
+            None if number("reported_at")? >= ordered_at => generation,
+            None => 0,
+        };
+        let source: Option<String> = row.try_get("reported_source")?;
+        let before: Option<String> = row.try_get("before")?;
+        Ok(Self {
+            device: row.try_get("device")?,
+            state: named(&MemberState::ALL, &state).unwrap_or(MemberState::Superseded),
+            wave: row
+                .try_get::<Option<i64>, _>("wave")?
+                .map(|wave| u32::try_from(wave).unwrap_or(0)),
+            why: row.try_get("why")?,
+            generation,
+            ordered_at,
+            was_alive: row.try_get("was_alive")?,
+            in_force_at: number("in_force_at")?,
+            boot: boot("boot")?,
+            restarts: number("restarts")?,
+            before: before
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
+            now: Observed {
+                alive: row.try_get("alive")?,
+                boot: boot("now_boot")?,
+                desired: number("desired")?,
+                reported: number("reported_generation")?,
+                by_desired: source.as_deref() == Some("desired"),
+                refused: refused.map(|why| (of, why)),
+                after: Sums::default(),
+            },
+        })
+    }
+}
+
+/// What a window says, from columns of its summary.
+fn sums(row: &SqliteRow) -> Result<Sums, sqlx::Error> {
+    let number = |column: &str| row.try_get(column).map(uint);
+    let exits: Vec<u64> = list(row.try_get("exits")?);
+    let audits: Option<i64> = row.try_get("guard_audits")?;
+    let loss: Option<f64> = row.try_get("guard_loss")?;
+    Ok(Sums {
+        frames: number("frames")?,
+        early: number("frames")?.saturating_sub(exits.last().copied().unwrap_or(0)),
+        macs: number("macs")?,
+        full_macs: number("full_macs")?,
+        audits: number("audits")?,
+        disagreements: number("disagreements")?,
+        rollbacks: number("rollbacks")?,
+        faults: number("faults")?,
+        exits,
+        // What is outside its range is nonsense that no gate may stumble over.
+        loss: loss
+            .filter(|_| audits.unwrap_or(0) > 0)
+            .map(|loss| loss.clamp(-1.0, 1.0)),
+    })
+}
+
+macro_rules! sum_columns {
+    () => {
+        "s.frames, s.exits, s.macs, s.full_macs, s.audits, s.disagreements, s.rollbacks, s.faults, s.guard_loss, \
+         s.guard_audits"
+    };
+}
+
+macro_rules! select_rollouts {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, policy, version, parameters, plan, state, reason, wave, wave_since, gauges, first_row, \
+             created_at, created_by, changed_at FROM rollouts ",
+            $rest
+        )
+    };
+}
+
+macro_rules! select_members {
+    ($rest:literal) => {
+        concat!(
+            "SELECT r.device, r.state, r.wave, r.why, r.generation, r.ordered_at, r.was_alive, r.in_force_at, r.boot, \
+             r.restarts, r.before, d.alive, d.boot AS now_boot, d.reported_at, d.reported_generation, \
+             d.reported_source, d.reported_refused, d.reported_refused_generation, \
+             (SELECT max(generation) FROM desired WHERE device = r.device) AS desired \
+             FROM rollout_devices r JOIN devices d ON d.device = r.device WHERE r.rollout = $1 ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// The rollouts that there is something left to do for.
+    pub(crate) async fn rollout_active(&self) -> Result<Vec<RolloutView>, StoreError> {
+        sqlx::query_as(select_rollouts!(
+            "WHERE state IN ('running', 'paused', 'rolling-back') ORDER BY id"
+        ))
+        .fetch_all(&self.readers)
+        .await
+        .task("list rollouts")
+    }
+
+    /// The rollouts, the newest first, with their devices counted.
+    pub(crate) async fn rollout_list(&self, limit: u32) -> Result<Vec<RolloutView>, StoreError> {
+        let mut rollouts: Vec<RolloutView> = sqlx::query_as(select_rollouts!("ORDER BY id DESC LIMIT $1"))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .task("list rollouts")?;
+        for rollout in &mut rollouts {
+            rollout.devices = self.count_members(rollout.id).await?;
+        }
+        Ok(rollouts)
+    }
+
+    /// One rollout.
+    pub(crate) async fn rollout_fetch(&self, id: u64) -> Result<Option<RolloutView>, StoreError> {
+        let found: Option<RolloutView> = sqlx::query_as(select_rollouts!("WHERE id = $1"))
+            .bind(int(id))
+            .fetch_optional(&self.readers)
+            .await
+            .task("read a rollout")?;
+        let Some(mut rollout) = found else {
+            return Ok(None);
+        };
+        rollout.devices = self.count_members(id).await?;
+        Ok(Some(rollout))
+    }
+
+    async fn count_members(&self, rollout: u64) -> Result<BTreeMap<MemberState, u64>, StoreError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT state, count(*) FROM rollout_devices WHERE rollout = $1 GROUP BY state")
+                .bind(int(rollout))
+                .fetch_all(&self.readers)
+                .await
+                .task("count the devices of a rollout")?;
+        let known = rows
+            .iter()
+            .filter_map(|(state, count)| Some((named(&MemberState::ALL, state)?, uint(*count))));
+        Ok(known.collect())
+    }
+
+    /// The devices of a rollout, with what is known of them but for the evidence.
+    pub(crate) async fn rollout_members(&self, rollout: u64) -> Result<Vec<Member>, StoreError> {
+        sqlx::query_as(select_members!("ORDER BY r.device"))
+            .bind(int(rollout))
+            .fetch_all(&self.readers)
+            .await
+            .task("list the devices of a rollout")
+    }
+
+    /// What the windows behind a row say of the devices of a rollout that have its policy, and the row to go on from.
+    /// As much as is read at once; the row stays where there is nothing new.
+    pub(crate) async fn rollout_evidence(
+        &self,
+        rollout: u64,
+        after: u64,
+    ) -> Result<(Vec<(String, Sums)>, u64), StoreError> {
+        let task = "read the evidence of a rollout";
+        // One transaction, so that no row comes in between.
+        let mut snapshot = self.readers.begin().await.task(task)?;
+        let last: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM summaries")
+            .fetch_one(&mut *snapshot)
+            .await
+            .task(task)?;
+        // CROSS JOIN keeps SQLite from turning the order of the tables around.
+        let rows = sqlx::query(concat!(
+            "SELECT s.rowid AS row, s.device, ",
+            sum_columns!(),
+            " FROM summaries s CROSS JOIN rollout_devices r ON r.rollout = $1 AND r.device = s.device \
+             AND s.generation >= r.generation WHERE s.rowid > $2 ORDER BY s.rowid LIMIT $3"
+        ))
+        .bind(int(rollout))
+        .bind(int(after))
+        .bind(MOST_ROWS)
+        .fetch_all(&mut *snapshot)
+        .await
+        .task(task)?;
+        let full = rows.len() == MOST_ROWS as usize;
+        let mut found = Vec::with_capacity(rows.len());
+        let mut next = last.map_or(after, uint).max(after);
+        for row in &rows {
+            if full {
+                next = uint(row.try_get("row").task(task)?);
+            }
+            found.push((row.try_get("device").task(task)?, sums(row).task(task)?));
+        }
+        Ok((found, next))
+    }
+
+    /// Begins a rollout.
+    pub(crate) async fn rollout_start(&self, wanted: NewRollout) -> Result<Started, StoreError> {
+        self.write(move |connection| Box::pin(async move { start_in_txn(connection, wanted).await }))
+            .await
+    }
+
+    /// Tells a rollout what to do.
+    pub(crate) async fn rollout_command(
+        &self,
+        id: u64,
+        act: Act,
+        who: String,
+        now: u64,
+    ) -> Result<Commanded, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let Some(state) = state_in_txn(connection, id).await? else {
+                    return Ok(Commanded::Unknown);
+                };
+                let Some(next) = act.from(state) else {
+                    return Ok(Commanded::NotNow(state));
+                };
+                enter_in_txn(connection, id, next, "", now).await?;
+                let what = format!("rollout.{}", name(&Act::ALL, act));
+                log_in_txn(connection, now, &who, &what, id, "").await?;
+                Ok(Commanded::Done)
+            })
+        })
+        .await
+    }
+
+    /// Does what a step said, all or nothing; nothing where the rollout is not any more in the state that the step saw.
+    /// Gives whether desired states have changed.
+    pub(crate) async fn rollout_apply(
+        &self,
+        key: Arc<SigningKey>,
+        id: u64,
+        seen: State,
+        changes: Vec<Change>,
+        gauges: Vec<Gauge>,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                if state_in_txn(connection, id).await? != Some(seen) {
+                    return Ok(false);
+                }
+                sqlx::query("UPDATE rollouts SET gauges = $2 WHERE id = $1")
+                    .bind(int(id))
+                    .bind(json(&gauges))
+                    .execute(&mut *connection)
+                    .await
+                    .task("keep what the gates measured")?;
+                apply_in_txn(connection, &key, id, changes, now).await
+            })
+        })
+        .await
+    }
+
+    /// The log, the last entries first; all of it, or what is about one subject.
+    pub(crate) async fn audit_list(&self, subject: Option<&str>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, at, who, what, subject, detail FROM audit WHERE $1 IS NULL OR subject = $1 \
+             ORDER BY id DESC LIMIT $2",
+        )
+        .bind(subject)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .task("read the audit log")
+    }
+}
+
+async fn state_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Option<State>, StoreError> {
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM rollouts WHERE id = $1")
+        .bind(int(id))
+        .fetch_optional(connection)
+        .await
+        .task("read the state of a rollout")?;
+    Ok(state.and_then(|state| named(&State::ALL, &state)))
+}
+
+async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> Result<Started, StoreError> {
+    let task = "start a rollout";
+    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
+        .fetch_all(&mut *connection)
+        .await
+        .task(task)?;
+    let policy: Option<i64> = sqlx::query_scalar("SELECT 1 FROM policies WHERE name = $1 AND version = $2")
+        .bind(&wanted.policy)
+        .bind(int(wanted.version))
+        .fetch_optional(&mut *connection)
+        .await
+        .task(task)?;
+    if policy.is_none() {
+        return Ok(Started::UnknownPolicy);
+    }
+    let devices = match wanted.devices {
+        None => known,
+        Some(named) => {
+            let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
+            let unknown: Vec<_> = named.iter().filter(|d| !is_known(d)).cloned().collect();
+            if !unknown.is_empty() {
+                return Ok(Started::UnknownDevices(unknown));
+            }
+            let mut named: Vec<String> = named.iter().map(ToString::to_string).collect();
+            named.sort();
+            named.dedup();
+            named
+        }
+    };
+    if devices.is_empty() {
+        return Ok(Started::NoDevice);
+    }
+    let held: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT r.device, r.rollout FROM rollout_devices r JOIN rollouts o ON o.id = r.rollout \
+         WHERE o.state IN ('running', 'paused', 'rolling-back') AND r.state <> 'superseded'",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .task(task)?;
+    let held: HashMap<String, i64> = held.into_iter().collect();
+    if let Some((device, rollout)) = devices.iter().find_map(|d| held.get_key_value(d)) {
+        return Ok(Started::Busy {
+            device: device.clone(),
+            rollout: uint(*rollout),
+        });
+    }
+    let id: i64 = sqlx::query_scalar(
+        "INSERT INTO rollouts (policy, version, parameters, plan, state, wave, wave_since, gauges, first_row, \
+         created_at, created_by, changed_at) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
+         coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5) RETURNING id",
+    )
+    .bind(&wanted.policy)
+    .bind(int(wanted.version))
+    .bind(json(&wanted.parameters))
+    .bind(json(&wanted.plan))
+    .bind(int(wanted.now))
+    .bind(&wanted.who)
+    .fetch_one(&mut *connection)
+    .await
+    .task(task)?;
+    for device in &devices {
+        sqlx::query("INSERT INTO rollout_devices (rollout, device, state) VALUES ($1, $2, 'waiting')")
+            .bind(id)
+            .bind(device)
+            .execute(&mut *connection)
+            .await
+            .task(task)?;
+    }
+    let id = uint(id);
+    let detail = format!(
+        "{} {} to {} devices, canary {}, factor {}",
+        wanted.policy,
+        wanted.version,
+        devices.len(),
+        wanted.plan.canary,
+        wanted.plan.factor
+    );
+    log_in_txn(connection, wanted.now, &wanted.who, "rollout.start", id, &detail).await?;
+    Ok(Started::Rollout(id))
+}
+
+async fn apply_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    id: u64,
+    changes: Vec<Change>,
+    now: u64,
+) -> Result<bool, StoreError> {
+    let mut policy = None;
+    let mut issued = 0_u64;
+    let mut settled = Vec::new();
+    for change in changes {
+        match change {
+            Change::Order { device, wave } => {
+                if policy.is_none() {
+                    policy = Some(policy_in_txn(connection, id).await?);
+                }
+                order_in_txn(connection, key, id, &device, wave, policy.clone(), now).await?;
+                issued += 1;
+            }
+            Change::Revert { device } => issued += u64::from(revert_in_txn(connection, key, id, &device, now).await?),
+            Change::Settle { device, state, why } => {
+                sqlx::query(
+                    "UPDATE rollout_devices SET state = $3, why = $4, \
+                     in_force_at = CASE WHEN $3 = 'in-force' THEN $5 ELSE in_force_at END \
+                     WHERE rollout = $1 AND device = $2",
+                )
+                .bind(int(id))
+                .bind(&device)
+                .bind(name(&MemberState::ALL, state))
+                .bind(&why)
+                .bind(int(now))
+                .execute(&mut *connection)
+                .await
+                .task("note how far a device is")?;
+                if let Some(why) = why {
+                    log_in_txn(
+                        connection,
+                        now,
+                        ITSELF,
+                        "device.failed",
+                        id,
+                        &format!("{device}: {why}"),
+                    )
+                    .await?;
+                }
+                settled.push(state);
+            }
+            Change::Boot { device, boot, restart } => {
+                sqlx::query(
+                    "UPDATE rollout_devices SET boot = $3, restarts = restarts + $4 WHERE rollout = $1 AND device = $2",
+                )
+                .bind(int(id))
+                .bind(&device)
+                .bind(&boot.0[..])
+                .bind(i64::from(restart))
+                .execute(&mut *connection)
+                .await
+                .task("note a restart")?;
+            }
+            Change::Wave(wave) => {
+                sqlx::query("UPDATE rollouts SET wave = $2, wave_since = $3, changed_at = $3 WHERE id = $1")
+                    .bind(int(id))
+                    .bind(wave)
+                    .bind(int(now))
+                    .execute(&mut *connection)
+                    .await
+                    .task("begin a wave")?;
+                log_in_txn(
+                    connection,
+                    now,
+                    ITSELF,
+                    "rollout.wave",
+                    id,
+                    &format!("wave {wave} begins"),
+                )
+                .await?;
+            }
+            Change::Enter { state, reason } => {
+                enter_in_txn(connection, id, state, &reason, now).await?;
+                let what = format!("rollout.{}", name(&State::ALL, state));
+                log_in_txn(connection, now, ITSELF, &what, id, &reason).await?;
+            }
+        }
+    }
+    if !settled.is_empty() {
+        tracing::debug!(rollout = id, states = ?tally(settled), "devices have moved on");
+    }
+    Ok(issued > 0)
+}
+
+async fn enter_in_txn(
+    connection: &mut SqliteConnection,
+    id: u64,
+    state: State,
+    reason: &str,
+    now: u64,
+) -> Result<(), StoreError> {
+    // A rollback's reason outlives its end; somebody's command makes it void.
+    sqlx::query(
+        "UPDATE rollouts SET state = $2, changed_at = $4, \
+         reason = CASE WHEN $3 <> '' THEN $3 WHEN $2 = 'rolled-back' THEN reason ELSE NULL END WHERE id = $1",
+    )
+    .bind(int(id))
+    .bind(name(&State::ALL, state))
+    .bind(reason)
+    .bind(int(now))
+    .execute(connection)
+    .await
+    .task("bring a rollout to another state")?;
+    Ok(())
+}
+
+/// The policy of a rollout, as devices are told of it.
+async fn policy_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<DesiredPolicy, StoreError> {
+    let task = "read the policy of a rollout";
+    let row = sqlx::query(
+        "SELECT r.policy, r.version, r.parameters, p.digest, a.size FROM rollouts r \
+         JOIN policies p ON p.name = r.policy AND p.version = r.version \
+         JOIN artifacts a ON a.digest = p.digest WHERE r.id = $1",
+    )
+    .bind(int(id))
+    .fetch_one(connection)
+    .await
+    .task(task)?;
+    let read = || {
+        let parameters: String = row.try_get("parameters")?;
+        let digest: Option<Digest> = super::device::digest(row.try_get("digest")?);
+        let damaged = |what: &str| sqlx::Error::Decode(format!("a policy's {what} cannot be read").into());
+        Ok(DesiredPolicy {
+            name: row.try_get("policy")?,
+            version: uint(row.try_get("version")?),
+            digest: digest.ok_or_else(|| damaged("digest"))?,
+            size: uint(row.try_get("size")?),
+            parameters: serde_json::from_str(&parameters).map_err(|_| damaged("parameters"))?,
+        })
+    };
+    read().task(task)
+}
+
+/// Gives a device the policy. Nothing where it does not wait for it.
+async fn order_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    id: u64,
+    device: &str,
+    wave: u32,
+    policy: Option<DesiredPolicy>,
+    now: u64,
+) -> Result<(), StoreError> {
+    let task = "give a device its policy";
+    let windows = sqlx::query(concat!(
+        "SELECT ",
+        sum_columns!(),
+        " FROM summaries s WHERE s.device = $1 ORDER BY s.sequence DESC LIMIT $2"
+    ))
+    .bind(device)
+    .bind(RECENT)
+    .fetch_all(&mut *connection)
+    .await
+    .task(task)?;
+    let mut before = Sums::default();
+    for window in windows.iter().rev() {
+        before.add(&sums(window).task(task)?);
+    }
+    let changed = sqlx::query(
+        "UPDATE rollout_devices SET state = 'ordered', wave = $3, ordered_at = $4, before = $5, \
+         was_alive = (SELECT alive FROM devices WHERE device = $2), boot = (SELECT boot FROM devices WHERE device = $2), \
+         previous = (SELECT signed FROM desired WHERE device = $2 ORDER BY generation DESC LIMIT 1) \
+         WHERE rollout = $1 AND device = $2 AND state = 'waiting'",
+    )
+    .bind(int(id))
+    .bind(device)
+    .bind(wave)
+    .bind(int(now))
+    .bind(json(&before))
+    .execute(&mut *connection)
+    .await
+    .task(task)?;
+    let Ok(named) = DeviceId::new(device) else {
+        return Ok(());
+    };
+    if changed.rows_affected() == 0 {
+        return Ok(());
+    }
+    let generation = issue_in_txn(connection, key, &named, policy, now).await?;
+    sqlx::query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
+        .bind(int(id))
+        .bind(device)
+        .bind(int(generation.0))
+        .execute(connection)
+        .await
+        .task(task)?;
+    Ok(())
+}
+
+/// Gives a device back what it had before the rollout, unless it has something else by now. Gives whether it did.
+async fn revert_in_txn(
+    connection: &mut SqliteConnection,
+    key: &SigningKey,
+    id: u64,
+    device: &str,
+    now: u64,
+) -> Result<bool, StoreError> {
+    let task = "give a device back what it had";
+    let row: Option<(Option<Vec<u8>>, i64, i64)> = sqlx::query_as(
+        "SELECT previous, generation, (SELECT max(generation) FROM desired WHERE device = $2) FROM rollout_devices \
+         WHERE rollout = $1 AND device = $2 AND state IN ('ordered', 'in-force', 'proven', 'failed')",
+    )
+    .bind(int(id))
+    .bind(device)
+    .fetch_optional(&mut *connection)
+    .await
+    .task(task)?;
+    let (Some((previous, generation, latest)), Ok(named)) = (row, DeviceId::new(device)) else {
+        return Ok(false);
+    };
+    let is_ours = latest <= generation;
+    if is_ours {
+        let previous = previous.and_then(|signed| key.public().verify::<Desired>(&signed).ok());
+        issue_in_txn(
+            connection,
+            key,
+            &named,
+            previous.and_then(|desired| desired.policy),
+            now,
+        )
+        .await?;
+    }
+    sqlx::query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
+        .bind(int(id))
+        .bind(device)
+        .bind(if is_ours { "reverted" } else { "superseded" })
+        .execute(connection)
+        .await
+        .task(task)?;
+    Ok(is_ours)
+}
+
+async fn log_in_txn(
+    connection: &mut SqliteConnection,
+    now: u64,
+    who: &str,
+    what: &str,
+    rollout: u64,
+    detail: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO audit (at, who, what, subject, detail) VALUES ($1, $2, $3, $4, $5)")
+        .bind(int(now))
+        .bind(who)
+        .bind(what)
+        .bind(format!("rollout {rollout}"))
+        .bind(detail)
+        .execute(connection)
+        .await
+        .task("write the audit log")?;
+    Ok(())
+}
