@@ -34,10 +34,13 @@ mod rollout;
 mod series;
 mod statistics;
 mod store;
+mod swarm;
 mod web;
 
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};
+pub use page::utc;
 pub use statistics::Statistics;
 pub use store::{Database, StoreError};
+pub use swarm::{FRAMES, Harm, Swarm, SwarmOptions};

@@ -77,6 +77,11 @@ impl Mosquitto {
         self.process.terminate();
     }
 
+    /// Kills it without warning: what it had not written yet is lost.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Removes what a stopped mosquitto wrote.
     ///
     /// # Panics
@@ -85,7 +90,7 @@ impl Mosquitto {
         fs::remove_file(self.directory.path().join("mosquitto.db")).expect("mosquitto should have written its state");
     }
 
-    /// Starts it again after [`Mosquitto::stop`], on the same port and with the state it wrote.
+    /// Starts it again after [`Mosquitto::stop`] or [`Mosquitto::kill`], on the same port and with the state it wrote.
     pub fn resume(&mut self) {
         self.process = run(&self.program, &self.config, self.port);
     }

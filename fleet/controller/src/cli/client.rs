@@ -11,6 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Largest answer in bytes.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
+#[derive(Clone)]
 pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
@@ -53,6 +54,40 @@ impl Client {
             request = request.query(*key, *value);
         }
         self.read(request.send(body))
+    }
+
+    /// Sends JSON to a resource; the answer is JSON text.
+    pub(super) fn post_json(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<String> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        self.read(request.content_type("application/json").send(body.to_string()))
+    }
+
+    /// [`Client::get`] away from the async runtime.
+    pub(super) async fn get_async(&self, path: &str) -> anyhow::Result<String> {
+        let (this, path) = (self.clone(), path.to_owned());
+        tokio::task::spawn_blocking(move || this.get(&path, &[])).await?
+    }
+
+    /// [`Client::post`] or [`Client::post_json`], by the resource, away from the async runtime.
+    pub(super) async fn post_async(&self, path: &str, body: Vec<u8>) -> anyhow::Result<String> {
+        let (this, path) = (self.clone(), path.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let kind = if body.starts_with(b"{") {
+                "application/json"
+            } else {
+                "application/wasm"
+            };
+            let request = this.agent.post(format!("{}{path}", this.base));
+            this.read(request.content_type(kind).send(&body[..]))
+        })
+        .await?
+    }
+
+    /// Fetches the first page, away from the async runtime.
+    pub(super) async fn page_async(&self) -> anyhow::Result<String> {
+        let this = self.clone();
+        let url = this.base.trim_end_matches("/api/v1").to_owned();
+        tokio::task::spawn_blocking(move || this.read(this.agent.get(url).call())).await?
     }
 
     fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<String> {

@@ -3,7 +3,9 @@
 mod client;
 mod devices;
 mod policy;
+mod rollout;
 mod serve;
+mod swarm;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -37,12 +39,19 @@ enum Command {
     /// Push and list exit policies.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Roll policies out in waves, with gates that stop what does harm.
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
+    /// Show who did what.
+    Audit(rollout::Audit),
+    /// Simulate devices: a benchmark, and a way to try a controller out.
+    Swarm(swarm::SwarmArgs),
     /// Print the public key with which devices verify their desired state.
     Key(Key),
 }
 
 /// Where a running controller is.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Server {
     /// Address of the controller's page and API.
     #[arg(
@@ -69,6 +78,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(),
         Command::Devices(devices) => devices.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Rollout(rollout) => rollout.run(),
+        Command::Audit(audit) => audit.run(),
+        Command::Swarm(swarm) => swarm.run(),
         Command::Key(Key { database }) => {
             let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&database))?;
             print(&format!("{:?}\n", key.public()))

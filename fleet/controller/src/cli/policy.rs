@@ -1,6 +1,6 @@
 //! `offramp-fleet policy …`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -14,7 +14,9 @@ use super::{Align, Server, print, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
-    /// Make a policy the desired one of devices.
+    /// Bring a policy to the controller, for a rollout.
+    Add(Add),
+    /// Make a policy the desired one of devices, at once.
     Push(Push),
     /// List the policies that were pushed, the newest first.
     List(List),
@@ -48,6 +50,25 @@ pub(super) struct Push {
     json: bool,
 }
 
+/// It is kept, and no device gets it: `offramp-fleet rollout start NAME VERSION` does that.
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// The policy: a WebAssembly component, at most 4 MiB.
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    name: String,
+    /// Its version. A name and version always mean the same component.
+    #[arg(long, value_name = "NUMBER")]
+    version: u64,
+    #[command(flatten)]
+    server: Server,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -59,6 +80,11 @@ pub(super) struct List {
 
 fn check_parameter(text: &str) -> Result<String, InvalidParameter> {
     Parameter::parse(text).map(|_| text.to_owned())
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    digest: String,
 }
 
 #[derive(Deserialize)]
@@ -90,23 +116,43 @@ struct ListedPolicy {
 impl Policy {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Add(add) => add.run(),
             Self::Push(push) => push.run(),
             Self::List(list) => list.run(),
         }
     }
 }
 
+/// Reads a component, if it is small enough to be one.
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let path = file.display();
+    let size = std::fs::metadata(file)
+        .with_context(|| format!("cannot read policy {path}"))?
+        .len();
+    anyhow::ensure!(
+        size <= MAX_POLICY as u64,
+        "policy {path} has {size} bytes, more than the {MAX_POLICY} allowed"
+    );
+    std::fs::read(file).with_context(|| format!("cannot read policy {path}"))
+}
+
+impl Add {
+    fn run(self) -> anyhow::Result<()> {
+        let bytes = read(&self.file)?;
+        let version = self.version.to_string();
+        let query = [("name", self.name.as_str()), ("version", &version), ("target", "none")];
+        let answer = Client::new(&self.server).post("/policies", &query, &bytes)?;
+        if self.json {
+            return print(&format!("{answer}\n"));
+        }
+        let kept: Kept = parse(&answer)?;
+        print(&format!("{} {version} {}\n", self.name, kept.digest))
+    }
+}
+
 impl Push {
     fn run(self) -> anyhow::Result<()> {
-        let path = self.file.display();
-        let size = std::fs::metadata(&self.file)
-            .with_context(|| format!("cannot read policy {path}"))?
-            .len();
-        anyhow::ensure!(
-            size <= MAX_POLICY as u64,
-            "policy {path} has {size} bytes, more than the {MAX_POLICY} allowed"
-        );
-        let bytes = std::fs::read(&self.file).with_context(|| format!("cannot read policy {path}"))?;
+        let bytes = read(&self.file)?;
         let version = self.version.to_string();
         let mut query = vec![("name", self.name.as_str()), ("version", &version)];
         query.extend(self.parameter.iter().map(|p| ("parameter", p.as_str())));

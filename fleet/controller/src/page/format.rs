@@ -71,7 +71,7 @@ pub(super) fn iso(ms: u64) -> String {
 }
 
 /// A time of day and a date, for people.
-pub(super) fn utc(ms: u64) -> String {
+pub fn utc(ms: u64) -> String {
     let iso = iso(ms);
     iso.replace('T', " ").replace('Z', " UTC")
 }

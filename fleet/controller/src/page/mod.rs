@@ -25,6 +25,8 @@ use crate::controller::Shared;
 use crate::store::{EventFilter, StoreError, now};
 use crate::web::Fleet;
 
+pub use format::utc;
+
 use device::{DevicePage, Range};
 use fleet::FleetPage;
 use layout::{Frame, layout};

@@ -7,5 +7,6 @@ mod http;
 mod ingest;
 mod page;
 mod push;
+mod rollout;
 mod start;
 mod world;
