@@ -6,11 +6,14 @@ use super::format::{bytes, count, percent};
 use super::parts::{
     age, disagreement, events, exit_bar, exit_legend, given_up, given_up_bound, life, loss, paused, policy, progress,
 };
+use super::rollout;
 use crate::overview::{DeviceOverview, Life, Overview, Progress, RECENT};
-use crate::store::{Event, Policy};
+use crate::store::{Event, Policy, RolloutView};
 
 pub(super) struct FleetPage {
     pub(super) overview: Overview,
+    /// The newest first.
+    pub(super) rollouts: Vec<RolloutView>,
     /// The newest first.
     pub(super) policies: Vec<Policy>,
     /// The last to happen first.
@@ -25,6 +28,7 @@ impl FleetPage {
         html! {
             h1 class="hidden" { "Fleet" }
             (self.answers())
+            (rollout::section(&self.rollouts, self.now))
             (self.devices())
             div class="columns" {
                 (self.policies())

@@ -55,10 +55,10 @@ fn head(title: &str) -> Markup {
     }
 }
 
-/// A page of the fleet, or of one device.
-pub(super) fn layout(frame: &Frame, device: Option<&str>, content: &Markup) -> Markup {
-    let title = match device {
-        Some(device) => format!("{device} · Offramp"),
+/// A page of the fleet, or of a device or something else of it, by its name.
+pub(super) fn layout(frame: &Frame, part: Option<&str>, content: &Markup) -> Markup {
+    let title = match part {
+        Some(part) => format!("{part} · Offramp"),
         None => format!("{} · Offramp", frame.tenant),
     };
     html! {
@@ -72,10 +72,10 @@ pub(super) fn layout(frame: &Frame, device: Option<&str>, content: &Markup) -> M
                     nav aria-label="Place" {
                         ol {
                             li {
-                                @if device.is_some() { a href="/" { (frame.tenant) } }
+                                @if part.is_some() { a href="/" { (frame.tenant) } }
                                 @else { span aria-current="page" { (frame.tenant) } }
                             }
-                            @if let Some(device) = device { li { span aria-current="page" { (device) } } }
+                            @if let Some(part) = part { li { span aria-current="page" { (part) } } }
                         }
                     }
                     p id="live" role="status" data-state="wait" { i aria-hidden="true" {} span { "Connecting" } }

@@ -9,6 +9,7 @@ mod fleet;
 mod format;
 mod layout;
 mod parts;
+mod rollout;
 
 use std::sync::{Arc, LazyLock};
 
@@ -30,6 +31,7 @@ pub use format::utc;
 use device::{DevicePage, Range};
 use fleet::FleetPage;
 use layout::{Frame, layout};
+use rollout::RolloutPage;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
@@ -41,6 +43,10 @@ const MOST_DEVICES: u32 = 500;
 const MOST_EVENTS: u32 = 20;
 /// Policies on a page.
 const MOST_POLICIES: u32 = 20;
+/// Rollouts on the first page.
+const MOST_ROLLOUTS: u32 = 3;
+/// Entries of the log on a rollout's page.
+const MOST_ENTRIES: u32 = 100;
 /// Windows behind the charts of a page.
 const MOST_WINDOWS: u32 = 20_000;
 
@@ -51,6 +57,7 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(fleet))
         .route("/devices/{device}", get(device))
+        .route("/rollouts/{id}", get(rollout))
         .route(
             "/assets/{version}/style.css",
             get(|| asset("text/css; charset=utf-8", STYLE)),
@@ -79,6 +86,7 @@ async fn fleet(State(shared): Fleet) -> Result<Markup, PageError> {
     };
     let page = FleetPage {
         overview: shared.store.overview_fetch("", MOST_DEVICES, now).await?,
+        rollouts: shared.store.rollout_list(MOST_ROLLOUTS).await?,
         policies: shared.store.policy_list(MOST_POLICIES).await?,
         events: shared.store.event_list(filter).await?,
         broker: shared.broker.to_string(),
@@ -118,6 +126,23 @@ async fn device(
         now,
     };
     Ok(layout(&Frame::of(&shared), Some(&device), &page.render()))
+}
+
+async fn rollout(State(shared): Fleet, Path(id): Path<String>) -> Result<Markup, PageError> {
+    let unknown = || PageError::NotFound("There is no such rollout.");
+    let id: u64 = id.parse().map_err(|_| unknown())?;
+    let rollout = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
+    let page = RolloutPage {
+        members: shared.store.rollout_members(id).await?,
+        log: shared
+            .store
+            .audit_list(Some(&format!("rollout {id}")), MOST_ENTRIES)
+            .await?,
+        rollout,
+        now: now(),
+    };
+    let title = format!("Rollout {id}");
+    Ok(layout(&Frame::of(&shared), Some(&title), &page.render()))
 }
 
 /// The answer when there is no page.

@@ -5,6 +5,8 @@ use offramp_proto::{BootId, CameraReport, Digest};
 use super::*;
 use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
+use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
+use crate::store::{AuditEntry, RolloutView};
 use crate::store::{DesiredState, Device, Event, Guard, History, Model, Policy, ReportedState, Run, Window};
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
@@ -118,6 +120,7 @@ fn fleet_page(text: &str) -> String {
 fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
     let page = FleetPage {
         overview: Overview { devices, cut: false },
+        rollouts: vec![rollout(text)],
         policies: vec![Policy {
             name: text.into(),
             version: 2,
@@ -137,6 +140,75 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
         refused: 3,
     };
     layout(&frame, None, &page.render()).into_string()
+}
+
+fn rollout(text: &str) -> RolloutView {
+    RolloutView {
+        id: 3,
+        policy: text.into(),
+        version: 2,
+        parameters: BTreeMap::new(),
+        rollout: Rollout {
+            plan: Plan::default(),
+            state: State::Running,
+            wave: 1,
+            wave_since: 0,
+        },
+        reason: Some(text.into()),
+        gauges: vec![Gauge {
+            gate: text.into(),
+            bound: 0.05,
+            value: Some(0.5),
+            before: None,
+            verdict: Verdict::Fails,
+        }],
+        first_row: 0,
+        created_at: 1,
+        created_by: text.into(),
+        changed_at: 2,
+        devices: [
+            (MemberState::Proven, 3),
+            (MemberState::Waiting, 9),
+            (MemberState::Failed, 1),
+        ]
+        .into(),
+    }
+}
+
+fn rollout_page(text: &str) -> String {
+    let member = Member {
+        device: text.into(),
+        state: MemberState::Failed,
+        why: Some(text.into()),
+        wave: Some(1),
+        generation: 4,
+        ordered_at: 1,
+        was_alive: true,
+        in_force_at: 0,
+        boot: None,
+        restarts: 0,
+        before: Sums::default(),
+        now: Observed::default(),
+    };
+    let page = RolloutPage {
+        rollout: rollout(text),
+        members: vec![member],
+        log: vec![AuditEntry {
+            id: 1,
+            at: 1,
+            who: text.into(),
+            what: text.into(),
+            subject: "rollout 3".into(),
+            detail: text.into(),
+        }],
+        now: 100_000,
+    };
+    let frame = Frame {
+        tenant: "tenant".into(),
+        trouble: None,
+        refused: 0,
+    };
+    layout(&frame, Some("Rollout 3"), &page.render()).into_string()
 }
 
 fn window(sequence: u64, policy: &str) -> Window {
@@ -212,6 +284,7 @@ fn first_page_without_devices_says_what_to_do() {
             devices: vec![],
             cut: false,
         },
+        rollouts: vec![],
         policies: vec![],
         events: vec![],
         broker: "mqtt://localhost:1883".into(),
@@ -225,13 +298,25 @@ fn first_page_without_devices_says_what_to_do() {
 #[test]
 fn nothing_that_a_device_says_becomes_markup() {
     let swap = vec![window(1, "a"), window(2, HOSTILE), window(3, HOSTILE)];
-    for page in [fleet_page(HOSTILE), device_page(HOSTILE, swap)] {
+    for page in [fleet_page(HOSTILE), device_page(HOSTILE, swap), rollout_page(HOSTILE)] {
         assert!(page.contains("&lt;script&gt;alert"));
         // The only script is ours, in the head.
         assert_eq!(page.matches("<script").count(), 1);
         assert!(page.matches("alert('x')</script>").count() == 0);
         assert!(!page.contains("\"&\""));
     }
+}
+
+#[test]
+fn a_rollout_is_told_in_words_and_its_failures_by_name() {
+    let (first, own) = (fleet_page("entropy"), rollout_page("entropy"));
+    for page in [&first, &own] {
+        assert!(page.contains("3 of 13 proven, 1 failed"), "{page}");
+        assert!(page.contains("running"));
+    }
+    assert!(first.contains("href=\"/rollouts/3\""));
+    assert!(own.contains("offramp-fleet rollout pause 3"));
+    assert!(own.contains("fails") && own.contains("Who did what"));
 }
 
 #[test]

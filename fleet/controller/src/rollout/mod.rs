@@ -17,7 +17,7 @@ mod plan;
 mod step;
 
 pub(crate) use conductor::{Conductor, progress};
-pub(crate) use gauge::{Gauge, Sums};
+pub(crate) use gauge::{Gauge, Sums, Verdict};
 pub(crate) use plan::Plan;
 pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, name, named, tally};
 
