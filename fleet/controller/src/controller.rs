@@ -20,6 +20,7 @@ use crate::key::{self, KeyError};
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
 use crate::store::{Act, Commanded, Database, NewRollout, ReportedState, Started, Store, StoreError, beside, now};
+use crate::totals::TotalsCache;
 use crate::web;
 
 /// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
@@ -102,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) followers: Arc<Semaphore>,
     pub(crate) address: SocketAddr,
     pub(crate) started_at: u64,
+    pub(crate) totals: TotalsCache,
     wake: Arc<Notify>,
     told: Arc<Notify>,
 }
@@ -200,6 +202,7 @@ impl Controller {
             followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
             address,
             started_at: now(),
+            totals: TotalsCache::default(),
             wake: Arc::new(Notify::new()),
             told: Arc::new(Notify::new()),
         });

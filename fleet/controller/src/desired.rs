@@ -232,6 +232,15 @@ pub(crate) async fn push(
     }
 }
 
+/// What the broker has been handed.
+#[derive(Debug, Default)]
+struct Published {
+    /// Everything up to this row of the database.
+    row: u64,
+    /// And these generations of devices behind it.
+    ahead: HashMap<String, u64>,
+}
+
 /// What the publishing task works with.
 pub(crate) struct Publisher {
     pub(crate) tenant: TenantId,
@@ -246,7 +255,7 @@ impl Publisher {
     pub(crate) async fn run(self) {
         let mut state = self.link.state();
         state.mark_changed();
-        let mut published = HashMap::<String, u64>::new();
+        let mut published = Published::default();
         let (mut connected, mut complete) = (false, true);
         loop {
             tokio::select! {
@@ -259,7 +268,7 @@ impl Publisher {
                     match *state {
                         State::Closed => return,
                         // A broker that forgot the session may have forgotten what it retained.
-                        State::Connected { session_resumed: false } => published.clear(),
+                        State::Connected { session_resumed: false } => published = Published::default(),
                         State::Connected { .. } | State::Connecting | State::Disconnected { .. } => {}
                     }
                 }
@@ -273,9 +282,9 @@ impl Publisher {
     }
 
     /// Publishes what is not published yet. False when something is left over.
-    async fn publish(&self, published: &mut HashMap<String, u64>) -> bool {
-        let mut desired = match self.store.desired_list().await {
-            Ok(desired) => desired,
+    async fn publish(&self, published: &mut Published) -> bool {
+        let (mut desired, row) = match self.store.desired_since(published.row).await {
+            Ok(found) => found,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -284,7 +293,7 @@ impl Publisher {
                 return false;
             }
         };
-        desired.retain(|d| published.get(&d.device) != Some(&d.generation));
+        desired.retain(|d| published.ahead.get(&d.device) != Some(&d.generation));
         let wanted = desired.len();
         let sent = futures_util::stream::iter(desired)
             .map(|desired| async move {
@@ -303,11 +312,17 @@ impl Publisher {
             .collect::<Vec<_>>()
             .await;
         let count = sent.len();
-        published.extend(sent);
         if count > 0 {
             self.statistics.send_modify(|s| s.published += count as u64);
         }
-        count == wanted
+        let complete = count == wanted;
+        if complete {
+            published.row = row;
+            published.ahead.clear();
+        } else {
+            published.ahead.extend(sent);
+        }
+        complete
     }
 }
 

@@ -35,6 +35,7 @@ mod series;
 mod statistics;
 mod store;
 mod swarm;
+mod totals;
 mod web;
 
 pub use controller::{Answer, Controller, Options, StartError, key_path};

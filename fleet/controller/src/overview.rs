@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use offramp_proto::CameraReport;
 
-use crate::store::{DesiredState, Device, Guard, Run, Store, StoreError, Window};
+use crate::store::{DesiredState, Device, Guard, Run, Span, Store, StoreError, Window};
 
 /// Windows of a device that count as now.
 pub(crate) const RECENT: u32 = 10;
@@ -111,7 +111,7 @@ pub(crate) struct Running {
     pub(crate) source: Option<String>,
 }
 
-/// Everything about the fleet.
+/// Everything about some devices, in the order of their names.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Overview {
     pub(crate) devices: Vec<DeviceOverview>,
@@ -300,61 +300,6 @@ fn progress(device: &Device, desired: Option<&DesiredState>) -> Progress {
     }
 }
 
-impl Overview {
-    /// Devices that live in this way.
-    pub(crate) fn count(&self, life: Life) -> usize {
-        self.devices.iter().filter(|d| d.life == life).count()
-    }
-
-    /// Cost of the whole fleet now, over the devices that sent anything.
-    pub(crate) fn cost(&self) -> Option<f64> {
-        let sum = |part: fn(&Recent) -> u64| {
-            self.devices
-                .iter()
-                .fold(0u64, |sum, d| sum.saturating_add(part(&d.recent)))
-        };
-        share(sum(|r| r.macs), sum(|r| r.full_macs))
-    }
-
-    /// Disagreement over the fleet, each device weighing as many frames as it gave lately.
-    pub(crate) fn disagreement(&self) -> Option<f64> {
-        self.mean(|d| Some(d.disagreement?.estimate))
-    }
-
-    /// The device with the highest bound of its disagreement.
-    pub(crate) fn riskiest(&self) -> Option<(&DeviceOverview, f64)> {
-        self.highest(|d| Some(d.disagreement?.bound))
-    }
-
-    /// Accuracy given up over the fleet, each device weighing as many frames as it gave lately.
-    pub(crate) fn loss(&self) -> Option<f64> {
-        self.mean(|d| Some(d.loss()?.estimate))
-    }
-
-    /// The device with the highest bound of the accuracy that it gives up.
-    pub(crate) fn most_lossy(&self) -> Option<(&DeviceOverview, f64)> {
-        self.highest(|d| Some(d.loss()?.bound))
-    }
-
-    fn mean(&self, value: impl Fn(&DeviceOverview) -> Option<f64>) -> Option<f64> {
-        let (mut sum, mut frames) = (0.0, 0.0);
-        for device in &self.devices {
-            if let Some(value) = value(device) {
-                sum += value * device.recent.frames as f64;
-                frames += device.recent.frames as f64;
-            }
-        }
-        (frames > 0.0).then(|| sum / frames)
-    }
-
-    fn highest(&self, value: impl Fn(&DeviceOverview) -> Option<f64>) -> Option<(&DeviceOverview, f64)> {
-        self.devices
-            .iter()
-            .filter_map(|d| Some((d, value(d)?)))
-            .max_by(|(_, a), (_, b)| a.total_cmp(b))
-    }
-}
-
 impl Store {
     /// Everything about at most `limit` devices, from the one after `after` on, at a time in milliseconds
     /// since 1970.
@@ -362,10 +307,17 @@ impl Store {
         let mut devices = self.device_list(after, limit.saturating_add(1)).await?;
         let cut = devices.len() > limit as usize;
         devices.truncate(limit as usize);
-        let windows = self.window_latest(None, RECENT).await?;
-        let runs = self.run_list(None).await?;
+        let (Some(first), Some(last)) = (devices.first(), devices.last()) else {
+            return Ok(Overview { devices: vec![], cut });
+        };
+        let these = Span {
+            first: &first.device,
+            last: &last.device,
+        };
+        let windows = self.window_latest(these, RECENT).await?;
+        let runs = self.run_list(these).await?;
         let mut desired: BTreeMap<String, DesiredState> = self
-            .desired_list()
+            .desired_list(these)
             .await?
             .into_iter()
             .map(|d| (d.device.clone(), d))
@@ -391,8 +343,8 @@ impl Store {
         let Some(found) = self.device_fetch(device).await? else {
             return Ok(None);
         };
-        let windows = self.window_latest(Some(device), RECENT).await?;
-        let runs = self.run_list(Some(device)).await?;
+        let windows = self.window_latest(Span::one(device), RECENT).await?;
+        let runs = self.run_list(Span::one(device)).await?;
         let desired = self.desired_fetch(device).await?;
         let windows = windows.get(device).map(Vec::as_slice).unwrap_or_default();
         Ok(Some(DeviceOverview::of(found, windows, runs.get(device), desired, now)))
@@ -403,6 +355,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::store::ReportedState;
+    use crate::totals::Totals;
 
     const NOW: u64 = 1_000_000_000;
 
@@ -591,6 +544,12 @@ mod tests {
         assert_eq!((odd.estimate, odd.bound), (-1.0, 1.0));
     }
 
+    fn totals(devices: &[DeviceOverview]) -> Totals {
+        let mut totals = Totals::default();
+        devices.iter().for_each(|device| totals.add(device));
+        totals
+    }
+
     #[test]
     fn fleet_weighs_devices_by_their_frames_and_names_the_riskiest() {
         let run = |disagreements| Run {
@@ -600,32 +559,25 @@ mod tests {
             disagreements,
             ..Run::default()
         };
-        let fleet = Overview {
-            devices: vec![
-                overview("a", &[window(1000, 300, 0.2)], run(1)),
-                overview("b", &[window(1000, 100, 0.4)], run(5)),
-                overview("c", &[], Run::default()),
-            ],
-            cut: false,
-        };
+        let fleet = totals(&[
+            overview("a", &[window(1000, 300, 0.2)], run(1)),
+            overview("b", &[window(1000, 100, 0.4)], run(5)),
+            overview("c", &[], Run::default()),
+        ]);
         assert!((fleet.disagreement().unwrap() - (0.1 * 300.0 + 0.5 * 100.0) / 400.0).abs() < 1e-12);
-        assert_eq!(fleet.riskiest().unwrap().0.device.device, "b");
+        assert_eq!(fleet.riskiest.as_ref().unwrap().0, "b");
         assert_eq!(fleet.cost(), Some(0.3));
-        assert_eq!(fleet.count(Life::Alive), 3);
+        assert_eq!(fleet.alive, 3);
     }
 
     #[test]
     fn fleet_tells_the_accuracy_given_up_and_where_most() {
-        let fleet = Overview {
-            devices: vec![
-                guarded("a", 300, guard(0.02, 0.03, 256, false)),
-                guarded("b", 100, guard(-0.02, 0.05, 50, false)),
-                overview("old", &[window(1000, 600, 0.2)], Run::default()),
-            ],
-            cut: false,
-        };
+        let fleet = totals(&[
+            guarded("a", 300, guard(0.02, 0.03, 256, false)),
+            guarded("b", 100, guard(-0.02, 0.05, 50, false)),
+            overview("old", &[window(1000, 600, 0.2)], Run::default()),
+        ]);
         assert!((fleet.loss().unwrap() - 0.01).abs() < 1e-12);
-        let (device, bound) = fleet.most_lossy().unwrap();
-        assert_eq!((device.device.device.as_str(), bound), ("b", 0.05));
+        assert_eq!(fleet.most_lossy, Some(("b".into(), 0.05)));
     }
 }

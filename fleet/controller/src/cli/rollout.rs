@@ -499,7 +499,7 @@ impl Audit {
                 ]
             })
             .collect();
-        let heads = ["WHEN (UTC)", "WHO", "WHAT", "SUBJECT", "DETAIL"].map(|head| (head, Align::Left));
+        let heads = ["WHEN", "WHO", "WHAT", "SUBJECT", "DETAIL"].map(|head| (head, Align::Left));
         print(&table(&heads, &rows))
     }
 }

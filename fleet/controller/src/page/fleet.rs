@@ -1,5 +1,7 @@
 //! The first page: is everything alive, what does it cost and at what risk, what runs where.
 
+use std::sync::Arc;
+
 use maud::{Markup, html};
 
 use super::format::{bytes, count, percent};
@@ -7,11 +9,15 @@ use super::parts::{
     age, disagreement, events, exit_bar, exit_legend, given_up, given_up_bound, life, loss, paused, policy, progress,
 };
 use super::rollout;
-use crate::overview::{DeviceOverview, Life, Overview, Progress, RECENT};
+use crate::overview::{DeviceOverview, Overview, RECENT};
 use crate::store::{Event, Policy, RolloutView};
+use crate::totals::{Named, Totals};
 
 pub(super) struct FleetPage {
+    pub(super) totals: Arc<Totals>,
+    /// The devices of this page, from the one after `after` on.
     pub(super) overview: Overview,
+    pub(super) after: String,
     /// The newest first.
     pub(super) rollouts: Vec<RolloutView>,
     /// The newest first.
@@ -54,12 +60,11 @@ impl FleetPage {
     }
 
     fn alive(&self) -> Markup {
-        let all = &self.overview.devices;
-        let alive = self.overview.count(Life::Alive);
-        let silent = self.named(|d| d.life == Life::Silent);
-        let gone = self.named(|d| d.life == Life::Gone);
+        let (all, alive) = (self.totals.devices, self.totals.alive);
+        let silent = linked(&self.totals.silent);
+        let gone = linked(&self.totals.gone);
         let class = match (&silent, &gone) {
-            _ if all.is_empty() => "",
+            _ if all == 0 => "",
             (_, Some(_)) => "bad",
             (Some(_), None) => "warn",
             (None, None) => "good",
@@ -67,9 +72,9 @@ impl FleetPage {
         html! {
             article class={ "tile " (class) } {
                 h2 { "Alive" }
-                p class="big" { (count(alive as u64)) small { " of " (count(all.len() as u64)) @if self.overview.cut { "+" } } }
+                p class="big" { (count(alive)) small { " of " (count(all)) } }
                 p class="sub" {
-                    @if all.is_empty() { "No device has been heard of yet" }
+                    @if all == 0 { "No device has been heard of yet" }
                     @else if silent.is_none() && gone.is_none() { "Every device is heard from" }
                     @if let Some(gone) = &gone { span { "gone: " (gone) } " " }
                     @if let Some(silent) = &silent { span { "silent: " (silent) } }
@@ -78,24 +83,8 @@ impl FleetPage {
         }
     }
 
-    /// Links to the devices that a condition holds for, the first by name; none when there are none.
-    fn named(&self, holds: impl Fn(&DeviceOverview) -> bool) -> Option<Markup> {
-        let found: Vec<&str> = self
-            .overview
-            .devices
-            .iter()
-            .filter(|d| holds(d))
-            .map(|d| d.device.device.as_str())
-            .collect();
-        let (first, more) = found.split_first()?;
-        Some(html! {
-            a href={ "/devices/" (first) } { (first) }
-            @if !more.is_empty() { " and " (count(more.len() as u64)) " more" }
-        })
-    }
-
     fn cost(&self) -> Markup {
-        let cost = self.overview.cost();
+        let cost = self.totals.cost();
         html! {
             article class="tile" {
                 h2 { "Cost now" }
@@ -121,14 +110,14 @@ impl FleetPage {
             article class="tile" {
                 h2 { "Disagreement with last exit" }
                 p class="big" {
-                    @match self.overview.disagreement() {
+                    @match self.totals.disagreement() {
                         Some(share) => { (percent(share)) small { " of frames" } },
                         None => span class="none" { "–" },
                     }
                 }
                 p class="sub" {
-                    @match self.overview.riskiest() {
-                        Some((device, bound)) => { "≤\u{202f}" (percent(bound)) (self.on(device)) " (95\u{202f}%)" },
+                    @match &self.totals.riskiest {
+                        Some((device, bound)) => { "≤\u{202f}" (percent(*bound)) (self.on(device)) " (95\u{202f}%)" },
                         None => "No audits yet",
                     }
                 }
@@ -137,8 +126,8 @@ impl FleetPage {
     }
 
     fn given_up(&self) -> Markup {
-        let paused = self.named(DeviceOverview::is_paused);
-        let loss = self.overview.loss();
+        let paused = linked(&self.totals.paused);
+        let loss = self.totals.loss();
         html! {
             article class={ "tile " (if paused.is_some() { "warn" } else { "" }) } {
                 h2 { "Accuracy given up" }
@@ -149,8 +138,8 @@ impl FleetPage {
                     }
                 }
                 p class="sub" {
-                    @match self.overview.most_lossy() {
-                        Some((device, bound)) => { (given_up_bound(loss.unwrap_or(0.0), bound)) (self.on(device)) " (95\u{202f}%)" },
+                    @match &self.totals.most_lossy {
+                        Some((device, bound)) => { (given_up_bound(loss.unwrap_or(0.0), *bound)) (self.on(device)) " (95\u{202f}%)" },
                         None => "No audits yet",
                     }
                 }
@@ -160,19 +149,16 @@ impl FleetPage {
     }
 
     /// Names a device, where there are others.
-    fn on(&self, overview: &DeviceOverview) -> Markup {
-        let name = &overview.device.device;
+    fn on(&self, name: &str) -> Markup {
         html! {
-            @if self.overview.devices.len() > 1 { " on " a href={ "/devices/" (name) } { (name) } }
+            @if self.totals.devices > 1 { " on " a href={ "/devices/" (name) } { (name) } }
         }
     }
 
     fn in_force(&self) -> Markup {
-        let devices = &self.overview.devices;
-        let managed = devices.iter().filter(|d| d.progress != Progress::Unmanaged).count();
-        let in_force = devices.iter().filter(|d| d.progress == Progress::InForce).count();
-        let refused = self.named(|d| matches!(d.progress, Progress::Refused(_)));
-        let pending = self.named(|d| d.progress == Progress::Pending);
+        let (managed, in_force) = (self.totals.managed, self.totals.in_force);
+        let refused = linked(&self.totals.refused);
+        let pending = linked(&self.totals.pending);
         let class = match (&pending, &refused) {
             _ if managed == 0 => "",
             (_, Some(_)) => "bad",
@@ -184,7 +170,7 @@ impl FleetPage {
                 h2 { "Desired policy in force" }
                 p class="big" {
                     @if managed == 0 { span class="none" { "–" } }
-                    @else { (count(in_force as u64)) small { " of " (count(managed as u64)) } }
+                    @else { (count(in_force)) small { " of " (count(managed)) } }
                 }
                 p class="sub" {
                     @if managed == 0 { "Nothing was pushed yet" }
@@ -230,9 +216,21 @@ impl FleetPage {
                             tbody { @for device in devices { (self.row(device)) } }
                         }
                     }
-                    @if self.overview.cut {
-                        p class="note" { "The first " (count(devices.len() as u64)) " devices by name; the API lists all." }
-                    }
+                    (self.pages())
+                }
+            }
+        }
+    }
+
+    /// The way to the other devices.
+    fn pages(&self) -> Markup {
+        let last = self.overview.devices.last().filter(|_| self.overview.cut);
+        html! {
+            @if last.is_some() || !self.after.is_empty() {
+                nav class="note pages" aria-label="Pages" {
+                    (count(self.overview.devices.len() as u64)) " of " (count(self.totals.devices)) " devices, by name"
+                    @if !self.after.is_empty() { a href="/" { "First" } }
+                    @if let Some(last) = last { a href={ "/?after=" (last.device.device) "#devices" } { "Next" } }
                 }
             }
         }
@@ -312,6 +310,15 @@ impl FleetPage {
             }
         }
     }
+}
+
+/// A link to the first of some devices, and how many more there are; none when there are none.
+fn linked(devices: &Named) -> Option<Markup> {
+    let first = devices.first.as_ref()?;
+    Some(html! {
+        a href={ "/devices/" (first) } { (first) }
+        @if devices.count > 1 { " and " (count(devices.count - 1)) " more" }
+    })
 }
 
 /// What runs, and what should run where that is something else.

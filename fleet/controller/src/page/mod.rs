@@ -37,8 +37,8 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
 const ICON: &str = include_str!("icon.svg");
 
-/// Devices on the first page; the API has all.
-const MOST_DEVICES: u32 = 500;
+/// Devices on a page.
+const MOST_DEVICES: u32 = 100;
 /// Events on a page.
 const MOST_EVENTS: u32 = 20;
 /// Policies on a page.
@@ -77,15 +77,23 @@ async fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
     (headers, content)
 }
 
-async fn fleet(State(shared): Fleet) -> Result<Markup, PageError> {
+#[derive(Deserialize)]
+struct FleetQuery {
+    after: Option<String>,
+}
+
+async fn fleet(State(shared): Fleet, Query(query): Query<FleetQuery>) -> Result<Markup, PageError> {
     let now = now();
     let filter = EventFilter {
         device: None,
         since: 0,
         limit: MOST_EVENTS,
     };
+    let after = query.after.unwrap_or_default();
     let page = FleetPage {
-        overview: shared.store.overview_fetch("", MOST_DEVICES, now).await?,
+        totals: shared.totals.fetch(&shared.store).await?,
+        overview: shared.store.overview_fetch(&after, MOST_DEVICES, now).await?,
+        after,
         rollouts: shared.store.rollout_list(MOST_ROLLOUTS).await?,
         policies: shared.store.policy_list(MOST_POLICIES).await?,
         events: shared.store.event_list(filter).await?,

@@ -40,7 +40,7 @@ pub(super) fn section(rollouts: &[RolloutView], now: u64) -> Markup {
                             }
                             (bar(rollout))
                             span class="sub" { (words(rollout)) " · " (age(rollout.changed_at, now)) }
-                            @if let Some(reason) = &rollout.reason {
+                            @if let Some(reason) = rollout.reason.as_ref().filter(|_| rollout.rollout.state != State::Done) {
                                 p class="reason sub" { (reason) }
                             }
                         }

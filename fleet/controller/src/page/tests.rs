@@ -8,6 +8,7 @@ use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
 use crate::store::{AuditEntry, RolloutView};
 use crate::store::{DesiredState, Device, Event, Guard, History, Model, Policy, ReportedState, Run, Window};
+use crate::totals::Totals;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
 
@@ -88,6 +89,12 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
     }
 }
 
+fn totals(devices: &[DeviceOverview]) -> Arc<Totals> {
+    let mut totals = Totals::default();
+    devices.iter().for_each(|device| totals.add(device));
+    Arc::new(totals)
+}
+
 fn event(text: &str) -> Event {
     Event {
         device: "cam-1".into(),
@@ -119,7 +126,9 @@ fn fleet_page(text: &str) -> String {
 
 fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
     let page = FleetPage {
+        totals: totals(&devices),
         overview: Overview { devices, cut: false },
+        after: String::new(),
         rollouts: vec![rollout(text)],
         policies: vec![Policy {
             name: text.into(),
@@ -280,10 +289,12 @@ fn first_page_answers_the_questions() {
 #[test]
 fn first_page_without_devices_says_what_to_do() {
     let page = FleetPage {
+        totals: totals(&[]),
         overview: Overview {
             devices: vec![],
             cut: false,
         },
+        after: String::new(),
         rollouts: vec![],
         policies: vec![],
         events: vec![],

@@ -49,11 +49,14 @@ impl Store {
     pub(crate) async fn policy_list(&self, limit: u32) -> Result<Vec<Policy>, StoreError> {
         sqlx::query_as(
             "SELECT p.name, p.version, p.digest, a.size, p.added_at, \
-             (SELECT count(*) FROM desired d WHERE d.policy = p.name AND d.policy_version = p.version \
-              AND d.generation = (SELECT max(generation) FROM desired WHERE device = d.device)) AS desired, \
-             (SELECT count(*) FROM devices d WHERE d.reported_policy = p.name \
-              AND d.reported_version = p.version) AS reported \
+             coalesce(d.devices, 0) AS desired, coalesce(r.devices, 0) AS reported \
              FROM policies p JOIN artifacts a ON a.digest = p.digest \
+             LEFT JOIN (SELECT policy, policy_version, count(*) AS devices FROM desired d \
+             WHERE generation = (SELECT max(generation) FROM desired WHERE device = d.device) \
+             GROUP BY policy, policy_version) d ON d.policy = p.name AND d.policy_version = p.version \
+             LEFT JOIN (SELECT reported_policy, reported_version, count(*) AS devices FROM devices \
+             GROUP BY reported_policy, reported_version) r \
+             ON r.reported_policy = p.name AND r.reported_version = p.version \
              ORDER BY p.added_at DESC, p.name, p.version DESC LIMIT $1",
         )
         .bind(limit)

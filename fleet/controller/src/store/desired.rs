@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
-use super::{Store, StoreError, Task as _, int, uint};
+use super::{Span, Store, StoreError, Task as _, int, uint};
 
 /// The desired state of a device that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,12 +71,30 @@ macro_rules! select_desired {
 }
 
 impl Store {
-    /// The desired state in force of every device that has one.
-    pub(crate) async fn desired_list(&self) -> Result<Vec<DesiredState>, StoreError> {
-        sqlx::query_as(select_desired!("ORDER BY device"))
+    /// The desired states in force of some devices.
+    pub(crate) async fn desired_list(&self, devices: Span<'_>) -> Result<Vec<DesiredState>, StoreError> {
+        sqlx::query_as(select_desired!("AND device BETWEEN $1 AND $2 ORDER BY device"))
+            .bind(devices.first)
+            .bind(devices.last)
             .fetch_all(&self.readers)
             .await
             .task("list desired states")
+    }
+
+    /// The desired states signed since `row`, the last of each device, and the row to go on from.
+    pub(crate) async fn desired_since(&self, row: u64) -> Result<(Vec<DesiredState>, u64), StoreError> {
+        let task = "list new desired states";
+        let mut snapshot = self.readers.begin().await.task(task)?;
+        let last: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM desired")
+            .fetch_one(&mut *snapshot)
+            .await
+            .task(task)?;
+        let new = sqlx::query_as(select_desired!("AND rowid > $1 ORDER BY rowid"))
+            .bind(int(row))
+            .fetch_all(&mut *snapshot)
+            .await
+            .task(task)?;
+        Ok((new, last.map_or(row, uint)))
     }
 
     /// The desired state in force of one device.

@@ -10,7 +10,7 @@ use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
-use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
+use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,13 +158,14 @@ impl Store {
             .task("list devices")
     }
 
-    /// Totals of every run, by device and boot.
-    pub(crate) async fn run_list(&self, device: Option<&str>) -> Result<RunsByDevice, StoreError> {
+    /// Totals of every run of some devices, by device and boot.
+    pub(crate) async fn run_list(&self, devices: Span<'_>) -> Result<RunsByDevice, StoreError> {
         let rows = sqlx::query(
             "SELECT device, boot, summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
-             WHERE $1 IS NULL OR device = $1",
+             WHERE device BETWEEN $1 AND $2",
         )
-        .bind(device)
+        .bind(devices.first)
+        .bind(devices.last)
         .fetch_all(&self.readers)
         .await
         .task("list runs")?;

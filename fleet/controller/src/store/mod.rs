@@ -115,6 +115,23 @@ impl<T> Task<T> for Result<T, sqlx::Error> {
     }
 }
 
+/// Devices from one to another by name, both included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) first: &'a str,
+    pub(crate) last: &'a str,
+}
+
+impl<'a> Span<'a> {
+    /// One device.
+    pub(crate) fn one(device: &'a str) -> Self {
+        Self {
+            first: device,
+            last: device,
+        }
+    }
+}
+
 /// What the writer is told.
 enum Order {
     Run(Job),

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::device::{self, Run, json, list, outcome, source};
-use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
+use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A summary as it is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,22 +173,23 @@ impl Store {
         .task("list summaries")
     }
 
-    /// The latest `count` windows of each device, or of one, by device, the latest first.
+    /// The latest `count` windows of each of some devices, by device, the latest first.
     ///
     /// Latest by sequence, which rises whatever the device's clock does.
     pub(crate) async fn window_latest(
         &self,
-        device: Option<&str>,
+        devices: Span<'_>,
         count: u32,
     ) -> Result<BTreeMap<String, Vec<Window>>, StoreError> {
         let windows: Vec<Window> = sqlx::query_as(concat!(
             "SELECT ",
             window_columns!(),
             " FROM summaries WHERE rowid IN (SELECT s.rowid FROM devices d JOIN summaries s ON s.rowid IN \
-             (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $2) \
-             WHERE $1 IS NULL OR d.device = $1) ORDER BY device, sequence DESC"
+             (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) \
+             WHERE d.device BETWEEN $1 AND $2) ORDER BY device, sequence DESC"
         ))
-        .bind(device)
+        .bind(devices.first)
+        .bind(devices.last)
         .bind(count)
         .fetch_all(&self.readers)
         .await

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+const ALL: Span<'static> = Span { first: "", last: "~" };
+
 /// A database in a folder of its own.
 struct Fixture {
     store: Store,
@@ -254,7 +256,7 @@ proptest! {
             }
             let found: std::collections::BTreeMap<_, _> = fixture
                 .store
-                .run_list(None)
+                .run_list(ALL)
                 .await
                 .unwrap()
                 .into_iter()
@@ -320,7 +322,7 @@ async fn totals_saturate_instead_of_failing() {
     };
     fixture.insert(vec![huge(1), huge(2)]).await;
     fixture.insert(vec![huge(3)]).await;
-    let runs = fixture.store.run_list(Some("cam")).await.unwrap();
+    let runs = fixture.store.run_list(Span::one("cam")).await.unwrap();
     let run = runs["cam"][&vec![1; 16]];
     assert_eq!(run.full_macs, i64::MAX as u64);
     assert_eq!(run.summaries, 3);
@@ -545,11 +547,11 @@ async fn latest_windows_are_the_ones_with_the_highest_sequence() {
     arrivals.push(live(Record::Summary(Box::new(late))));
     arrivals.push(live(summarised("b", 1, 3, 8)));
     fixture.insert(arrivals).await;
-    let latest = fixture.store.window_latest(None, 3).await.unwrap();
+    let latest = fixture.store.window_latest(ALL, 3).await.unwrap();
     let sequences = |name| latest[name].iter().map(|w| w.sequence).collect::<Vec<_>>();
     assert_eq!(sequences("a"), [9, 7, 6]);
     assert_eq!(sequences("b"), [3]);
-    let one = fixture.store.window_latest(Some("b"), 3).await.unwrap();
+    let one = fixture.store.window_latest(Span::one("b"), 3).await.unwrap();
     assert_eq!(one.len(), 1);
 }
 
@@ -596,7 +598,7 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone() {
     );
     let second = push(2, Some(&["b"])).await.unwrap();
     assert_eq!(second, Drafted::Desired(vec![(device("b"), Generation(2))]));
-    let current = fixture.store.desired_list().await.unwrap();
+    let current = fixture.store.desired_list(ALL).await.unwrap();
     let found: Vec<_> = current.iter().map(|d| (d.device.as_str(), d.generation)).collect();
     assert_eq!(found, [("a", 1), ("b", 2)]);
     let desired: offramp_proto::Desired = key().public().verify(&current[1].signed).unwrap();
@@ -629,14 +631,14 @@ async fn name_and_version_always_mean_the_same_bytes() {
         .unwrap();
     assert_eq!(refused, Drafted::Taken(Digest::of(b"one")));
     assert_eq!(fixture.store.artifact_part(Digest::of(b"two"), 0).await.unwrap(), None);
-    assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 1);
+    assert_eq!(fixture.store.desired_list(ALL).await.unwrap()[0].generation, 1);
     // The same bytes again are a new generation, not a new policy.
     fixture
         .store
         .desired_insert(key(), draft(1, b"one", None))
         .await
         .unwrap();
-    assert_eq!(fixture.store.desired_list().await.unwrap()[0].generation, 2);
+    assert_eq!(fixture.store.desired_list(ALL).await.unwrap()[0].generation, 2);
     assert_eq!(fixture.store.policy_list(10).await.unwrap().len(), 1);
 }
 
@@ -650,7 +652,7 @@ async fn push_to_an_unknown_device_changes_nothing() {
         .await
         .unwrap();
     assert_eq!(drafted, Drafted::Unknown(vec![device("z")]));
-    assert!(fixture.store.desired_list().await.unwrap().is_empty());
+    assert!(fixture.store.desired_list(ALL).await.unwrap().is_empty());
     assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
 }
 
@@ -699,8 +701,8 @@ async fn everything_is_there_after_a_restart() {
     store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
     store.close().await;
     let store = open(&folder).await.unwrap();
-    assert_eq!(store.run_list(None).await.unwrap()["cam"][&vec![1; 16]].frames, 40);
-    assert_eq!(store.desired_list().await.unwrap()[0].generation, 1);
+    assert_eq!(store.run_list(ALL).await.unwrap()["cam"][&vec![1; 16]].frames, 40);
+    assert_eq!(store.desired_list(ALL).await.unwrap()[0].generation, 1);
     let again = store
         .arrival_insert(vec![live(summarised("cam", 1, 1, 40))].into())
         .await
