@@ -1,8 +1,10 @@
 //! Answers devices that ask for parts of artifacts.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use offramp_link::{Link, Publication};
 use offramp_proto::{ArtifactChunk, DeviceId, Digest, Kind, TenantId, Topic, encode};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -11,9 +13,11 @@ use crate::statistics::Statistics;
 use crate::store::Store;
 
 /// Requests that may wait; more are dropped, and their devices ask again.
-pub(crate) const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 16 * 1024;
 /// Answers on their way to the broker at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
+/// Parts that are held ready: what is rolled out, every device of a wave asks for.
+const HELD: usize = 64;
 /// A device that has not taken an answer by then has asked again.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -33,6 +37,27 @@ pub(crate) struct Artifacts {
     pub(crate) store: Store,
     pub(crate) link: Link,
     pub(crate) statistics: watch::Sender<Statistics>,
+    pub(crate) held: Held,
+}
+
+/// Answers that were given lately, as they go out.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<VecDeque<((Digest, u64), Bytes)>>);
+
+impl Held {
+    fn get(&self, part: (Digest, u64)) -> Option<Bytes> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = held.iter().find(|(key, _)| *key == part);
+        found.map(|(_, answer)| answer.clone())
+    }
+
+    fn put(&self, part: (Digest, u64), answer: Bytes) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() == HELD {
+            held.pop_front();
+        }
+        held.push_back((part, answer));
+    }
 }
 
 impl Artifacts {
@@ -63,23 +88,7 @@ impl Artifacts {
             tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
             return;
         };
-        let part = match self.store.artifact_part(request.digest, request.offset).await {
-            Ok(part) => part,
-            Err(error) => {
-                tracing::error!(%device, error = &error as &dyn std::error::Error, "artifact cannot be read");
-                return;
-            }
-        };
-        // Nothing of nothing: the controller does not have it, or not that far.
-        let (total, data) = part.map_or((0, Vec::new()), |part| (part.total, part.bytes));
-        let chunk = ArtifactChunk {
-            digest: request.digest,
-            offset: if data.is_empty() { 0 } else { request.offset },
-            total,
-            hash: Digest::of(&data),
-            data,
-        };
-        let sent = match encode(&chunk) {
+        let sent = match self.part(&request).await {
             Ok(bytes) => {
                 let mut publication = Publication::new(topic, bytes).expires_after(EXPIRY);
                 if let Some(correlation) = request.correlation {
@@ -87,12 +96,38 @@ impl Artifacts {
                 }
                 self.link.publish(publication).await.map_err(|e| e.to_string())
             }
-            Err(error) => Err(error.to_string()),
+            Err(reason) => Err(reason),
         };
         match sent {
             Ok(()) => self.statistics.send_modify(|s| s.chunks += 1),
             Err(reason) => tracing::warn!(%device, reason, "part of an artifact was not sent"),
         }
+    }
+
+    /// The answer to a request, as it goes out.
+    async fn part(&self, request: &Request) -> Result<Bytes, String> {
+        let key = (request.digest, request.offset);
+        if let Some(held) = self.held.get(key) {
+            return Ok(held);
+        }
+        let read = self.store.artifact_part(request.digest, request.offset).await;
+        let part = read.map_err(|error| format!("it cannot be read: {error}"))?;
+        // Nothing of nothing: the controller does not have it, or not that far.
+        let (total, data) = part.map_or((0, Vec::new()), |part| (part.total, part.bytes));
+        let absent = data.is_empty();
+        let chunk = ArtifactChunk {
+            digest: request.digest,
+            offset: if absent { 0 } else { request.offset },
+            total,
+            hash: Digest::of(&data),
+            data,
+        };
+        let answer: Bytes = encode(&chunk).map_err(|error| error.to_string())?.into();
+        // It may be there a moment later.
+        if !absent {
+            self.held.put(key, answer.clone());
+        }
+        Ok(answer)
     }
 }
 

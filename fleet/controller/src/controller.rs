@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::artifacts::{self, Artifacts};
+use crate::artifacts::{self, Artifacts, Held};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::ingest::Ingest;
 use crate::key::{self, KeyError};
@@ -25,6 +25,8 @@ use crate::web;
 
 /// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
 const WINDOW: u16 = 512;
+/// Messages that may wait here beyond that, of brokers that send more than they may: about 50 MB of summaries.
+const BACKLOG: usize = 64 * 1024;
 /// How long the parts get to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pages that may wait for news at once.
@@ -167,6 +169,7 @@ impl Controller {
         let mut config = Config::new(options.broker.clone(), format!("offramp-controller-{}", options.tenant));
         config.subscriptions = vec![Topic::uplink_filter(&options.tenant)];
         config.window = WINDOW;
+        config.backlog = BACKLOG;
 
         let (path, temporary) = match options.database {
             Database::File(path) => (path, None),
@@ -226,6 +229,7 @@ impl Controller {
             store: store.clone(),
             link: link.clone(),
             statistics: statistics.clone(),
+            held: Held::default(),
         };
         let publisher = Publisher {
             tenant: options.tenant,

@@ -81,14 +81,15 @@ impl Ingest {
             received: deliveries.len() as u64,
             ..Statistics::default()
         };
+        let mut dropped = 0;
         let mut batch = Vec::with_capacity(deliveries.len());
         for delivery in &deliveries {
             match understand(&self.tenant, &delivery.message) {
                 Ok(Understood::Record(arrival)) => batch.push(arrival),
                 // A device that gets no answer asks again: better than to hold up the summaries.
                 Ok(Understood::Request(request)) => {
-                    if let Err(error) = self.requests.try_send(request) {
-                        tracing::warn!(%error, "request for an artifact dropped");
+                    if self.requests.try_send(request).is_err() {
+                        dropped += 1;
                     }
                 }
                 Ok(Understood::Nothing) => {}
@@ -98,6 +99,12 @@ impl Ingest {
                     tracing::warn!(topic, reason = %refusal, "message refused");
                 }
             }
+        }
+        if dropped > 0 {
+            tracing::warn!(
+                requests = dropped,
+                "too many devices ask for artifacts at once; those that get no answer ask again"
+            );
         }
         let batch: Arc<[Arrival]> = batch.into();
         if !batch.is_empty() {

@@ -184,7 +184,7 @@ impl Driver {
                             Err(_) => return End::Stopped,
                         },
                         () = goodbye.progress(&client) => return End::Stopped,
-                        _ = self.inbox.reserve_many(2 * self.window), if overrun => break Err(Interrupt::Room),
+                        _ = self.inbox.reserve_many(self.inbox.max_capacity()), if overrun => break Err(Interrupt::Room),
                         event = timeout_at(deadline, &mut poll) => break match event {
                             Ok(event) => event.map_err(Interrupt::Lost),
                             Err(_) => Err(Interrupt::Silence),

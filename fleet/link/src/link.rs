@@ -65,7 +65,8 @@ impl Link {
         let (state_sender, state) = watch::channel(State::Connecting);
         let (stop, stop_receiver) = watch::channel(false);
         // Room for what one connection may bring while what an earlier one brought is still here.
-        let (inbox_sender, inbox) = mpsc::channel(2 * usize::from(config.window));
+        let window = usize::from(config.window);
+        let (inbox_sender, inbox) = mpsc::channel(window + config.backlog.max(window));
         let driver = Driver::new(config, options, live_sender, state_sender, stop_receiver, inbox_sender);
         tokio::spawn(driver.run());
         let link = Self(Arc::new(Shared {

@@ -28,7 +28,7 @@ impl VolatileSession {
             client_id: config.client_id.clone(),
             clean_start: false,
             session_expiry_interval: Some(seconds(config.session_expiry)),
-            outgoing_inflight_upper_limit: Some(config.window),
+            outgoing_inflight_upper_limit: Some(config.outgoing()),
             ack_mode: PersistedAckMode::Manual,
             last_pkid: 0,
             last_puback: 0,

@@ -42,14 +42,14 @@ pub(super) struct Serve {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Text,
     Json,
 }
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        start_log(self.log);
+        start_log(self.log, "info");
         let options = Options {
             broker: self.broker,
             tenant: self.tenant,
@@ -86,8 +86,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
 }
 
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+pub(super) fn start_log(format: LogFormat, usual: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

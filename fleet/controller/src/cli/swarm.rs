@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Client, parse};
+use super::serve::{LogFormat, start_log};
 use super::{Server, print};
 
 /// A broker or a controller that does not come up by then will not.
@@ -81,6 +82,7 @@ impl Drop for Mosquitto {
 
 impl SwarmArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        start_log(LogFormat::Text, "warn");
         ensure!(self.devices > 0 && self.devices <= 100_000, "use 1 to 100000 devices");
         ensure!(self.rate > 0.0, "use a rate above 0");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -306,7 +308,7 @@ impl Mosquitto {
         write!(
             file,
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-             max_queued_messages 0\nmax_inflight_messages 1000\nlog_dest stderr\nlog_type error\n"
+             max_queued_messages 0\nmax_inflight_messages 500\nlog_dest stderr\nlog_type error\n"
         )?;
         let child = Command::new(&program)
             .arg("-c")

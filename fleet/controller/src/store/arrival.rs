@@ -70,39 +70,41 @@ async fn insert_in_txn(connection: &mut SqliteConnection, batch: &[Arrival]) -> 
             *last = arrival.at.max(*last);
         }
     }
-    for (device, (first, last)) in seen {
-        device::touch_in_txn(connection, device, first, last).await?;
+    let seen: Vec<_> = seen.into_iter().collect();
+    device::touch_in_txn(connection, &seen).await?;
+
+    // Nearly all of a large fleet's messages are summaries: these go together. Nothing else of a batch depends on them.
+    let mut outcomes = vec![Outcome::Repeated; batch.len()];
+    let summaries: Vec<(usize, &Summary, &Arrival)> = batch
+        .iter()
+        .enumerate()
+        .filter_map(|(place, arrival)| match &arrival.record {
+            Record::Summary(summary) => Some((place, &**summary, arrival)),
+            _ => None,
+        })
+        .collect();
+    for (place, outcome) in summary::insert_in_txn(connection, &summaries).await? {
+        outcomes[place] = outcome;
     }
 
-    let mut outcomes = Vec::with_capacity(batch.len());
-    let mut totals = summary::Totals::default();
     // Runs that spoke after whatever was heard of their death.
     let mut signs_of_life = BTreeSet::new();
-    for arrival in batch {
+    for (arrival, outcome) in batch.iter().zip(&mut outcomes) {
         let origin = arrival.record.origin();
         if matches!(arrival.record, Record::Death(_)) {
             signs_of_life.remove(&origin);
         } else if !arrival.retained {
             signs_of_life.insert(origin);
         }
-        outcomes.push(match &arrival.record {
+        *outcome = match &arrival.record {
             Record::Birth(birth) => device::birth_in_txn(connection, birth, arrival).await?,
             Record::Death(death) => device::death_in_txn(connection, death).await?,
-            Record::Summary(record) => {
-                let outcome = summary::insert_in_txn(connection, record, arrival).await?;
-                if outcome == Outcome::Stored {
-                    totals.add(record);
-                    event::pause_in_txn(connection, record, arrival).await?;
-                }
-                outcome
-            }
+            Record::Summary(_) => continue,
             Record::Event(record) => event::insert_in_txn(connection, record, arrival).await?,
             Record::Reported(reported) => device::reported_in_txn(connection, reported, arrival).await?,
-        });
+        };
     }
-    totals.add_in_txn(connection).await?;
-    for (device, boot) in signs_of_life {
-        device::alive_in_txn(connection, device, boot).await?;
-    }
+    let signs_of_life: Vec<_> = signs_of_life.into_iter().collect();
+    device::alive_in_txn(connection, &signs_of_life).await?;
     Ok(outcomes)
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
+use sqlx::{FromRow, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
+use super::many::parts;
 use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
@@ -179,23 +180,28 @@ impl Store {
     }
 }
 
-/// Makes a device known, and notes when it was last seen.
+/// Makes devices known, and notes when each was first and last seen.
 pub(super) async fn touch_in_txn(
     connection: &mut SqliteConnection,
-    device: &DeviceId,
-    first: u64,
-    last: u64,
+    seen: &[(&DeviceId, (u64, u64))],
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO devices (device, first_seen, last_seen, alive) VALUES ($1, $2, $3, 0) \
-         ON CONFLICT (device) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)",
-    )
-    .bind(device.as_str())
-    .bind(int(first))
-    .bind(int(last))
-    .execute(connection)
-    .await
-    .task("note when a device was last seen")?;
+    for part in parts(seen) {
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO devices (device, first_seen, last_seen, alive) ");
+        query.push_values(part, |mut row, (device, (first, last))| {
+            row.push_bind(device.as_str());
+            row.push_bind(int(*first));
+            row.push_bind(int(*last));
+            row.push("0");
+        });
+        query.push(
+            " ON CONFLICT (device) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > last_seen",
+        );
+        let query = query.build();
+        query
+            .execute(&mut *connection)
+            .await
+            .task("note when devices were last seen")?;
+    }
     Ok(())
 }
 
@@ -267,26 +273,42 @@ pub(super) async fn death_in_txn(connection: &mut SqliteConnection, death: &Deat
     Ok(outcome(changed.rows_affected()))
 }
 
-/// Notes that a run speaks. The device lives if no other run was born after it.
+/// Notes that runs speak. A device lives if no other run was born after the one that does.
 pub(super) async fn alive_in_txn(
     connection: &mut SqliteConnection,
-    device: &DeviceId,
-    boot: BootId,
+    speaking: &[(&DeviceId, BootId)],
 ) -> Result<(), StoreError> {
-    let task = "note that a device lives";
-    note_run_in_txn(connection, device, boot).await?;
-    sqlx::query("UPDATE runs SET died = 0 WHERE device = $1 AND boot = $2 AND died = 1")
-        .bind(device.as_str())
-        .bind(&boot.0[..])
-        .execute(&mut *connection)
-        .await
-        .task(task)?;
-    sqlx::query("UPDATE devices SET alive = 1 WHERE device = $1 AND (boot = $2 OR boot IS NULL) AND alive = 0")
-        .bind(device.as_str())
-        .bind(&boot.0[..])
-        .execute(connection)
-        .await
-        .task(task)?;
+    let task = "note that devices live";
+    for part in parts(speaking) {
+        // Most are known to live, and nothing is to be written.
+        let mut query = QueryBuilder::<Sqlite>::new("WITH spoke (device, boot) AS (");
+        query.push_values(part, |mut row, (device, boot)| {
+            row.push_bind(device.as_str());
+            row.push_bind(&boot.0[..]);
+        });
+        query.push(
+            ") SELECT s.device, s.boot FROM spoke s LEFT JOIN runs r ON r.device = s.device AND r.boot = s.boot \
+             LEFT JOIN devices d ON d.device = s.device \
+             WHERE r.boot IS NULL OR r.died = 1 OR d.alive = 0 AND (d.boot = s.boot OR d.boot IS NULL)",
+        );
+        let changed: Vec<(String, Vec<u8>)> = query.build_query_as().fetch_all(&mut *connection).await.task(task)?;
+        for (device, boot) in changed {
+            sqlx::query(
+                "INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT (device, boot) DO UPDATE SET died = 0",
+            )
+            .bind(&device)
+            .bind(&boot)
+            .execute(&mut *connection)
+            .await
+            .task(task)?;
+            sqlx::query("UPDATE devices SET alive = 1 WHERE device = $1 AND (boot = $2 OR boot IS NULL) AND alive = 0")
+                .bind(&device)
+                .bind(&boot)
+                .execute(&mut *connection)
+                .await
+                .task(task)?;
+        }
+    }
     Ok(())
 }
 

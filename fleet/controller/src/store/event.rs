@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::device::{json, outcome};
-use super::{Arrival, Outcome, Store, StoreError, Task as _, int, summary, uint};
+use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// An event as it is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,14 +99,14 @@ pub(super) async fn pause_in_txn(
     connection: &mut SqliteConnection,
     summary: &Summary,
     arrival: &Arrival,
+    paused: bool,
 ) -> Result<(), StoreError> {
-    let (kind, message) = match summary::pause_change_in_txn(connection, summary).await? {
-        None => return Ok(()),
-        Some(true) => (
+    let (kind, message) = match paused {
+        true => (
             "learning-paused",
             "what was learned did harm again and again; it is dropped, and nothing more is learned",
         ),
-        Some(false) => ("learning-resumed", "learning goes on after a pause"),
+        false => ("learning-resumed", "learning goes on after a pause"),
     };
     let event = Message {
         device: summary.device.clone(),

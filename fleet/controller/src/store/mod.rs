@@ -16,6 +16,7 @@ mod artifact;
 mod desired;
 mod device;
 mod event;
+mod many;
 mod rollout;
 mod summary;
 

@@ -1,12 +1,14 @@
 //! Summaries, and the totals of runs that they add up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use offramp_proto::{BootId, CameraReport, DeviceId, Summary as Message};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
+use sqlx::{FromRow, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
-use super::device::{self, Run, json, list, outcome, source};
+use super::device::{self, Run, json, list, source};
+use super::event;
+use super::many::parts;
 use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A summary as it is kept.
@@ -259,6 +261,21 @@ fn early(frames: u64, last_exit: Option<u64>) -> u64 {
 }
 
 impl Run {
+    /// Adds another one's.
+    fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.summaries, other.summaries),
+            (&mut self.frames, other.frames),
+            (&mut self.early, other.early),
+            (&mut self.macs, other.macs),
+            (&mut self.full_macs, other.full_macs),
+            (&mut self.audits, other.audits),
+            (&mut self.disagreements, other.disagreements),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
     /// Takes a window out of the totals that it was added to.
     fn remove(&mut self, window: &Window) {
         self.summaries = self.summaries.saturating_sub(1);
@@ -273,136 +290,212 @@ impl Run {
 
 /// Sums of new summaries by run, kept aside until the end of a batch: one update a run.
 #[derive(Debug, Default)]
-pub(super) struct Totals(BTreeMap<(DeviceId, BootId), Run>);
+struct Totals<'a>(BTreeMap<(&'a DeviceId, BootId), Run>);
 
-impl Totals {
-    pub(super) fn add(&mut self, summary: &Message) {
-        let run = self.0.entry((summary.device.clone(), summary.boot)).or_default();
+impl<'a> Totals<'a> {
+    fn add(&mut self, summary: &'a Message) {
+        let run = self.0.entry((&summary.device, summary.boot)).or_default();
         let last_exit = summary.exits.last().map(|e| e.taken);
-        run.summaries += 1;
-        run.frames = run.frames.saturating_add(summary.frames);
-        run.early = run.early.saturating_add(early(summary.frames, last_exit));
-        run.macs = run.macs.saturating_add(summary.cost.macs);
-        run.full_macs = run.full_macs.saturating_add(summary.cost.full_macs);
-        run.audits = run.audits.saturating_add(summary.audits.run);
-        run.disagreements = run.disagreements.saturating_add(summary.audits.disagreements);
+        run.add(&Run {
+            summaries: 1,
+            frames: summary.frames,
+            early: early(summary.frames, last_exit),
+            macs: summary.cost.macs,
+            full_macs: summary.cost.full_macs,
+            audits: summary.audits.run,
+            disagreements: summary.audits.disagreements,
+        });
     }
 
     /// Adds the sums to the totals. SQLite's own addition would turn into a float on overflow.
-    pub(super) async fn add_in_txn(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        for ((device, boot), new) in self.0 {
-            let old = device::run_in_txn(connection, device.as_str(), boot.0.as_slice()).await?;
-            sqlx::query(
-                "INSERT INTO runs (device, boot, summaries, frames, early, macs, full_macs, audits, disagreements) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (device, boot) DO UPDATE SET \
-                 summaries = excluded.summaries, frames = excluded.frames, early = excluded.early, \
-                 macs = excluded.macs, full_macs = excluded.full_macs, audits = excluded.audits, \
-                 disagreements = excluded.disagreements",
-            )
-            .bind(device.as_str())
-            .bind(&boot.0[..])
-            .bind(int(old.summaries.saturating_add(new.summaries)))
-            .bind(int(old.frames.saturating_add(new.frames)))
-            .bind(int(old.early.saturating_add(new.early)))
-            .bind(int(old.macs.saturating_add(new.macs)))
-            .bind(int(old.full_macs.saturating_add(new.full_macs)))
-            .bind(int(old.audits.saturating_add(new.audits)))
-            .bind(int(old.disagreements.saturating_add(new.disagreements)))
-            .execute(&mut *connection)
-            .await
-            .task("add to the totals of a run")?;
+    async fn add_in_txn(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let task = "add to the totals of runs";
+        let new: Vec<((&DeviceId, BootId), Run)> = self.0.into_iter().collect();
+        for part in parts(&new) {
+            let mut query = QueryBuilder::<Sqlite>::new("WITH new (device, boot) AS (");
+            query.push_values(part, |mut row, ((device, boot), _)| {
+                row.push_bind(device.as_str());
+                row.push_bind(&boot.0[..]);
+            });
+            query.push(
+                ") SELECT r.device, r.boot, r.summaries, r.frames, r.early, r.macs, r.full_macs, r.audits, \
+                 r.disagreements FROM new n JOIN runs r ON r.device = n.device AND r.boot = n.boot",
+            );
+            let rows = query.build().fetch_all(&mut *connection).await.task(task)?;
+            let mut old = BTreeMap::<(String, Vec<u8>), Run>::new();
+            for row in &rows {
+                let read = || Ok((row.try_get("device")?, row.try_get("boot")?, Run::from_row(row)?));
+                let (device, boot, run) = read().task(task)?;
+                old.insert((device, boot), run);
+            }
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO runs (device, boot, summaries, frames, early, macs, full_macs, audits, disagreements) ",
+            );
+            query.push_values(part, |mut row, ((device, boot), new)| {
+                let key = (device.to_string(), boot.0.to_vec());
+                let mut sum = old.get(&key).copied().unwrap_or_default();
+                sum.add(new);
+                row.push_bind(key.0);
+                row.push_bind(key.1);
+                row.push_bind(int(sum.summaries));
+                row.push_bind(int(sum.frames));
+                row.push_bind(int(sum.early));
+                row.push_bind(int(sum.macs));
+                row.push_bind(int(sum.full_macs));
+                row.push_bind(int(sum.audits));
+                row.push_bind(int(sum.disagreements));
+            });
+            query.push(
+                " ON CONFLICT (device, boot) DO UPDATE SET summaries = excluded.summaries, frames = excluded.frames, \
+                 early = excluded.early, macs = excluded.macs, full_macs = excluded.full_macs, \
+                 audits = excluded.audits, disagreements = excluded.disagreements",
+            );
+            query.build().execute(&mut *connection).await.task(task)?;
         }
         Ok(())
     }
 }
 
-/// Keeps a summary unless it is here already.
+/// Keeps summaries unless they are here already, with what follows from them: totals, and events where learning pauses
+/// or goes on. Gives what became of each, by its place.
 pub(super) async fn insert_in_txn(
     connection: &mut SqliteConnection,
-    summary: &Message,
-    arrival: &Arrival,
-) -> Result<Outcome, StoreError> {
-    let exits: Vec<u64> = summary.exits.iter().map(|e| e.taken).collect();
-    let classes: Vec<(u32, u64)> = summary.classes.iter().map(|c| (c.class, c.count)).collect();
-    let guard = summary.guard.as_ref();
-    let done = sqlx::query(
+    summaries: &[(usize, &Message, &Arrival)],
+) -> Result<Vec<(usize, Outcome)>, StoreError> {
+    let mut paused = paused_in_txn(connection, summaries).await?;
+    let mut outcomes = Vec::with_capacity(summaries.len());
+    let mut totals = Totals::default();
+    for part in parts(summaries) {
+        let mut stored = keep_in_txn(connection, part).await?;
+        for (place, summary, arrival) in part {
+            // A summary that is twice in a batch was stored once.
+            let is_new = stored.remove(&(summary.device.to_string(), summary.sequence.0, summary.boot.0.to_vec()));
+            let outcome = if is_new { Outcome::Stored } else { Outcome::Repeated };
+            outcomes.push((*place, outcome));
+            if is_new {
+                totals.add(summary);
+                if let Some(change) = pause_change(&mut paused, summary) {
+                    event::pause_in_txn(connection, summary, arrival, change).await?;
+                }
+            }
+        }
+    }
+    totals.add_in_txn(connection).await?;
+    Ok(outcomes)
+}
+
+/// Keeps the summaries that are not here already; gives device, sequence and boot of those that were not.
+async fn keep_in_txn(
+    connection: &mut SqliteConnection,
+    summaries: &[(usize, &Message, &Arrival)],
+) -> Result<BTreeSet<(String, u64, Vec<u8>)>, StoreError> {
+    let task = "keep summaries";
+    let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO summaries (device, sequence, boot, received_at, window_start, window_end, generation, frames, \
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
          gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
          guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, guard_paused, \
-         guard_contexts, guard_bytes, hurried, cameras, engines) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40) \
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(summary.device.as_str())
-    .bind(int(summary.sequence.0))
-    .bind(&summary.boot.0[..])
-    .bind(int(arrival.at))
-    .bind(int(summary.window.start))
-    .bind(int(summary.window.end))
-    .bind(int(summary.generation.0))
-    .bind(int(summary.frames))
-    .bind(int(summary.dropped))
-    .bind(json(&exits))
-    .bind(int(summary.cost.macs))
-    .bind(int(summary.cost.audit_macs))
-    .bind(int(summary.cost.full_macs))
-    .bind(int(summary.cost.stage_us))
-    .bind(int(summary.cost.overhead_us))
-    .bind(int(summary.audits.run))
-    .bind(int(summary.audits.disagreements))
-    .bind(f64::from(summary.audits.bound))
-    .bind(int(summary.learner.updates))
-    .bind(int(summary.learner.gated))
-    .bind(int(summary.learner.rollbacks))
-    .bind(json(&classes))
-    .bind(&summary.policy.name)
-    .bind(int(summary.policy.version))
-    .bind(source(summary.policy.source))
-    .bind(int(summary.policy.faults))
-    .bind(int(summary.outbox))
-    .bind(summary.temperature.map(f64::from))
-    .bind(&arrival.raw)
-    .bind(guard.map(|g| f64::from(g.threshold)))
-    .bind(guard.map(|g| f64::from(g.loss)))
-    .bind(guard.map(|g| f64::from(g.loss_bound)))
-    .bind(guard.map(|g| int(g.audits)))
-    .bind(guard.map(|g| int(g.promotions)))
-    .bind(guard.map(|g| g.paused))
-    .bind(guard.map(|g| int(g.contexts)))
-    .bind(guard.map(|g| int(g.bytes)))
-    .bind(int(summary.hurried))
-    .bind((!summary.cameras.is_empty()).then(|| json(&summary.cameras)))
-    .bind((!summary.engines.is_empty()).then(|| json(&summary.engines)))
-    .execute(connection)
-    .await
-    .task("keep a summary")?;
-    Ok(outcome(done.rows_affected()))
+         guard_contexts, guard_bytes, hurried, cameras, engines) ",
+    );
+    query.push_values(summaries, |mut row, (_, summary, arrival)| {
+        let exits: Vec<u64> = summary.exits.iter().map(|e| e.taken).collect();
+        let classes: Vec<(u32, u64)> = summary.classes.iter().map(|c| (c.class, c.count)).collect();
+        let guard = summary.guard.as_ref();
+        row.push_bind(summary.device.as_str());
+        row.push_bind(int(summary.sequence.0));
+        row.push_bind(&summary.boot.0[..]);
+        row.push_bind(int(arrival.at));
+        row.push_bind(int(summary.window.start));
+        row.push_bind(int(summary.window.end));
+        row.push_bind(int(summary.generation.0));
+        row.push_bind(int(summary.frames));
+        row.push_bind(int(summary.dropped));
+        row.push_bind(json(&exits));
+        row.push_bind(int(summary.cost.macs));
+        row.push_bind(int(summary.cost.audit_macs));
+        row.push_bind(int(summary.cost.full_macs));
+        row.push_bind(int(summary.cost.stage_us));
+        row.push_bind(int(summary.cost.overhead_us));
+        row.push_bind(int(summary.audits.run));
+        row.push_bind(int(summary.audits.disagreements));
+        row.push_bind(f64::from(summary.audits.bound));
+        row.push_bind(int(summary.learner.updates));
+        row.push_bind(int(summary.learner.gated));
+        row.push_bind(int(summary.learner.rollbacks));
+        row.push_bind(json(&classes));
+        row.push_bind(&summary.policy.name);
+        row.push_bind(int(summary.policy.version));
+        row.push_bind(source(summary.policy.source));
+        row.push_bind(int(summary.policy.faults));
+        row.push_bind(int(summary.outbox));
+        row.push_bind(summary.temperature.map(f64::from));
+        row.push_bind(&arrival.raw[..]);
+        row.push_bind(guard.map(|g| f64::from(g.threshold)));
+        row.push_bind(guard.map(|g| f64::from(g.loss)));
+        row.push_bind(guard.map(|g| f64::from(g.loss_bound)));
+        row.push_bind(guard.map(|g| int(g.audits)));
+        row.push_bind(guard.map(|g| int(g.promotions)));
+        row.push_bind(guard.map(|g| g.paused));
+        row.push_bind(guard.map(|g| int(g.contexts)));
+        row.push_bind(guard.map(|g| int(g.bytes)));
+        row.push_bind(int(summary.hurried));
+        row.push_bind((!summary.cameras.is_empty()).then(|| json(&summary.cameras)));
+        row.push_bind((!summary.engines.is_empty()).then(|| json(&summary.engines)));
+    });
+    query.push(" ON CONFLICT DO NOTHING RETURNING device, sequence, boot");
+    let stored: Vec<(String, i64, Vec<u8>)> = query.build_query_as().fetch_all(connection).await.task(task)?;
+    Ok(stored
+        .into_iter()
+        .map(|(device, sequence, boot)| (device, uint(sequence), boot))
+        .collect())
 }
 
-/// Whether a device's learning has paused (true) or goes on again (false) with a summary that is kept
-/// already; none when the summary before it said the same.
+/// Of each device the last window that told of the guard: its sequence, and whether learning had paused.
+type Paused = BTreeMap<String, (u64, bool)>;
+
+async fn paused_in_txn(
+    connection: &mut SqliteConnection,
+    summaries: &[(usize, &Message, &Arrival)],
+) -> Result<Paused, StoreError> {
+    let telling = summaries.iter().filter(|(_, summary, _)| summary.guard.is_some());
+    let devices: BTreeSet<&DeviceId> = telling.map(|(_, summary, _)| &summary.device).collect();
+    let devices: Vec<&DeviceId> = devices.into_iter().collect();
+    let mut paused = Paused::new();
+    for part in parts(&devices) {
+        let mut query = QueryBuilder::<Sqlite>::new("WITH those (device) AS (");
+        query.push_values(part, |mut row, device| {
+            row.push_bind(device.as_str());
+        });
+        query.push(
+            ") SELECT s.device, s.sequence, s.guard_paused FROM those t JOIN summaries s ON s.rowid = \
+             (SELECT rowid FROM summaries WHERE device = t.device AND guard_paused IS NOT NULL \
+             ORDER BY sequence DESC LIMIT 1)",
+        );
+        let rows: Vec<(String, i64, bool)> = query
+            .build_query_as()
+            .fetch_all(&mut *connection)
+            .await
+            .task("compare summaries with those before them")?;
+        paused.extend(
+            rows.into_iter()
+                .map(|(device, sequence, was)| (device, (uint(sequence), was))),
+        );
+    }
+    Ok(paused)
+}
+
+/// Whether a device's learning pauses (true) or goes on again (false) with a new summary; none when the summary before
+/// it said the same.
 ///
 /// A summary that comes late says nothing of this: a later one has been heard.
-pub(super) async fn pause_change_in_txn(
-    connection: &mut SqliteConnection,
-    summary: &Message,
-) -> Result<Option<bool>, StoreError> {
-    let Some(guard) = &summary.guard else {
-        return Ok(None);
-    };
-    let other: Option<(i64, bool)> = sqlx::query_as(
-        "SELECT sequence, guard_paused FROM summaries WHERE device = $1 AND guard_paused IS NOT NULL \
-         AND NOT (sequence = $2 AND boot = $3) ORDER BY sequence DESC LIMIT 1",
-    )
-    .bind(summary.device.as_str())
-    .bind(int(summary.sequence.0))
-    .bind(&summary.boot.0[..])
-    .fetch_optional(connection)
-    .await
-    .task("compare a summary with the one before it")?;
-    let late = other.is_some_and(|(sequence, _)| uint(sequence) > summary.sequence.0);
-    let was = other.is_some_and(|(_, paused)| paused);
-    Ok((!late && was != guard.paused).then_some(guard.paused))
+fn pause_change(paused: &mut Paused, summary: &Message) -> Option<bool> {
+    let now = summary.guard.as_ref()?.paused;
+    let before = paused.get(summary.device.as_str()).copied();
+    let late = before.is_some_and(|(sequence, _)| sequence > summary.sequence.0);
+    if late {
+        return None;
+    }
+    paused.insert(summary.device.to_string(), (summary.sequence.0, now));
+    let was = before.is_some_and(|(_, was)| was);
+    (was != now).then_some(now)
 }
