@@ -362,8 +362,7 @@ impl Controller {
 
 fn answer(reported: ReportedState, generation: Generation, issued_at: u64) -> Option<Answer> {
     let in_force = reported.generation >= generation.0;
-    // A refusal from before the desired state was signed speaks of another one.
-    let refused = reported.refused.is_some() && reported.at >= issued_at;
+    let refused = reported.refuses(generation.0, issued_at);
     (in_force || refused).then_some(Answer {
         generation: Generation(reported.generation),
         policy: (reported.policy, reported.version),

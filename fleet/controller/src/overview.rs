@@ -294,8 +294,7 @@ fn progress(device: &Device, desired: Option<&DesiredState>) -> Progress {
     };
     match &reported.refused {
         _ if reported.generation >= desired.generation => Progress::InForce,
-        // A refusal from before this desired state was signed speaks of another one.
-        Some(reason) if reported.at >= desired.issued_at => Progress::Refused(reason.clone()),
+        Some(reason) if reported.refuses(desired.generation, desired.issued_at) => Progress::Refused(reason.clone()),
         _ => Progress::Pending,
     }
 }

@@ -89,8 +89,36 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
             .await
             .unwrap_or_else(|_| panic!("{refusal:?} was not reported"));
         assert_eq!(reported.generation, Generation(generation), "{refusal:?}");
+        // What cannot be trusted has no generation.
+        let told = reported.refused_generation;
+        assert_eq!(told, refusal.filter(|why| why.contains("older")).map(|_| Generation(8)));
+        assert_eq!(reported.policy.name, "threshold");
     }
     assert_eq!(agent.show([device.frame(1)]).len(), 1, "frames go on");
+    // The policy of the configuration takes over again, as a swap between two frames.
+    let of_its_own = Desired {
+        own_policy: true,
+        ..desired("wary", 10)
+    };
+    link.publish(Publication::new(topic, key.sign(&of_its_own).unwrap()))
+        .await
+        .unwrap();
+    let swapped = async {
+        loop {
+            agent.show([device.frame(2)]);
+            let Ok(delivery) = timeout(Duration::from_millis(20), inbox.recv()).await else {
+                continue;
+            };
+            let delivery = delivery.expect("the link lives");
+            let reported: Reported = decode(&delivery.message.payload).unwrap();
+            delivery.acknowledge();
+            if reported.generation == Generation(10) {
+                return reported;
+            }
+        }
+    };
+    let reported = timeout(PATIENCE, swapped).await.unwrap();
+    assert_eq!((reported.policy.name.as_str(), reported.refused), ("threshold", None));
     agent.end();
     link.shutdown().await;
 }

@@ -54,6 +54,18 @@ pub(crate) struct ReportedState {
     pub(crate) refused_generation: Option<u64>,
 }
 
+impl ReportedState {
+    /// Whether the device refuses this generation, which was signed at that time.
+    pub(crate) fn refuses(&self, generation: u64, issued_at: u64) -> bool {
+        let speaks_of_it = match self.refused_generation {
+            Some(refused) => refused == generation,
+            // Older agents do not tell: a refusal from before it was signed speaks of another one.
+            None => self.at >= issued_at,
+        };
+        self.refused.is_some() && speaks_of_it
+    }
+}
+
 /// Totals of one run of an agent, over all its summaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Run {
