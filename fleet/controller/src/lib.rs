@@ -28,6 +28,7 @@ mod controller;
 mod desired;
 mod ingest;
 mod key;
+mod metrics;
 mod overview;
 mod page;
 mod rollout;

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{self, ApiError};
 use crate::controller::Shared;
+use crate::metrics;
 use crate::page;
 
 /// How long an answer may take, reading the request's body included.
@@ -48,6 +49,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/changes", get(changes))
+        .route("/metrics", get(metrics::fetch))
         .merge(page::router())
         .nest("/api/v1", api::router())
         .fallback(missing)

@@ -35,6 +35,15 @@ struct Device {
     frames: u64,
     recent: Recent,
     disagreement: Option<Disagreement>,
+    guard: Option<Guard>,
+}
+
+/// Of the learner's guard what a line has room for.
+#[derive(Deserialize)]
+struct Guard {
+    loss: f64,
+    loss_bound: f64,
+    audits: u64,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +107,7 @@ impl Devices {
             ("FRAMES", Align::Right),
             ("COST", Align::Right),
             ("DISAGREEMENT", Align::Right),
+            ("GIVEN UP", Align::Right),
         ];
         print(&table(&heads, &rows))
     }
@@ -133,5 +143,11 @@ fn row(device: Device) -> Vec<String> {
         device.disagreement.map_or_else(none, |d| {
             format!("{:.1} % (<= {:.1} %)", d.estimate * 100.0, d.bound * 100.0)
         }),
+        device
+            .guard
+            .filter(|guard| guard.audits > 0)
+            .map_or_else(none, |guard| {
+                format!("{:.1} % (<= {:.1} %)", guard.loss * 100.0, guard.loss_bound * 100.0)
+            }),
     ]
 }

@@ -384,3 +384,35 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and
         assert!(stored["frames"].as_u64().unwrap() <= sent * FRAMES, "{device}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_devices_cost_and_rollouts() {
+    let world = World::new().await;
+    let address = world.address();
+    add(address).await;
+    let swarm = swarm(&world, 3).await;
+    let id = roll_out(address, Harm::None, &plan()).await;
+    until(&world, id, is_over).await;
+    let answer = get(address, "/metrics").await;
+    assert!(
+        answer
+            .head
+            .to_ascii_lowercase()
+            .contains("application/openmetrics-text"),
+        "{}",
+        answer.head
+    );
+    let has = |line: &str| {
+        assert!(
+            answer.body.lines().any(|l| l == line),
+            "{line} is not in\n{}",
+            answer.body
+        )
+    };
+    has("offramp_devices{state=\"alive\"} 3");
+    has("offramp_desired_devices{progress=\"in-force\"} 3");
+    has("offramp_cost_share 0.4");
+    has("offramp_rollout_devices{rollout=\"1\",policy=\"entropy 7\",rollout_state=\"done\",state=\"proven\"} 3");
+    swarm.finish().await;
+    world.controller.shutdown().await;
+}
