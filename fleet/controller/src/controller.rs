@@ -17,6 +17,7 @@ use crate::artifacts::{self, Artifacts, Held};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::ingest::Ingest;
 use crate::key::{self, KeyError};
+use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
 use crate::store::{Act, Commanded, Database, NewRollout, ReportedState, Started, Store, StoreError, beside, now};
@@ -46,6 +47,8 @@ pub struct Options {
     /// Where page and API are served. There is no login yet: anything but a loopback address opens
     /// them to the network. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// For how long summaries and events are kept; none for ever. Totals stay.
+    pub keep: Option<Duration>,
 }
 
 impl Options {
@@ -57,6 +60,7 @@ impl Options {
             database: Database::Temporary,
             key: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            keep: None,
         }
     }
 }
@@ -222,8 +226,13 @@ impl Controller {
             told: Arc::clone(&shared.told),
             publish: Arc::clone(&shared.wake),
             statistics: statistics.clone(),
-            stop: stopped,
+            stop: stopped.clone(),
         };
+        let retention = options.keep.map(|keep| Retention {
+            store: store.clone(),
+            keep,
+            stop: stopped,
+        });
         let artifacts = Artifacts {
             tenant: options.tenant.clone(),
             store: store.clone(),
@@ -256,6 +265,12 @@ impl Controller {
             conductor.run().await;
             "rollouts"
         });
+        if let Some(retention) = retention {
+            parts.spawn(async {
+                retention.run().await;
+                "retention"
+            });
+        }
         parts.spawn(async {
             serve.await;
             "page"

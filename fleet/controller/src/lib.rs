@@ -19,7 +19,7 @@
 //!   refused when a browser sends it from another site, and names other than `localhost` are refused
 //!   on a loopback address, so that no foreign page can use the operator's browser. Whoever can open a
 //!   connection from this machine can do everything.
-//! - Groups, several controllers on one database, retention of old summaries.
+//! - Groups, several controllers on one database, downsampling of old summaries.
 
 mod api;
 mod artifacts;
@@ -31,6 +31,7 @@ mod key;
 mod metrics;
 mod overview;
 mod page;
+mod retention;
 mod rollout;
 mod series;
 mod statistics;

@@ -2,6 +2,7 @@
 
 mod client;
 mod devices;
+mod events;
 mod policy;
 mod rollout;
 mod serve;
@@ -10,7 +11,7 @@ mod swarm;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 const DATABASE: &str = "offramp-fleet.db";
 
@@ -36,6 +37,10 @@ enum Command {
     Serve(serve::Serve),
     /// List the devices of a running controller.
     Devices(devices::Devices),
+    /// Show the state of a running controller: broker, messages, summaries.
+    Status(events::Status),
+    /// Show what devices found worth telling, the last first.
+    Events(events::Events),
     /// Push and list exit policies.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -46,6 +51,8 @@ enum Command {
     Audit(rollout::Audit),
     /// Simulate devices: a benchmark, and a way to try a controller out.
     Swarm(swarm::SwarmArgs),
+    /// Print what a shell needs to complete this program's commands.
+    Completion(Completion),
     /// Print the public key with which devices verify their desired state.
     Key(Key),
 }
@@ -63,6 +70,13 @@ struct Server {
     url: String,
 }
 
+/// E.g. `source <(offramp-fleet completion bash)`.
+#[derive(Debug, Args)]
+struct Completion {
+    /// The shell.
+    shell: clap_complete::Shell,
+}
+
 /// Prints 64 hexadecimal digits: give them to devices, in their configuration, as the key of their fleet.
 /// The key is made when there is none.
 #[derive(Debug, Args)]
@@ -77,10 +91,17 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Devices(devices) => devices.run(),
+        Command::Status(status) => status.run(),
+        Command::Events(events) => events.run(),
         Command::Policy(policy) => policy.run(),
         Command::Rollout(rollout) => rollout.run(),
         Command::Audit(audit) => audit.run(),
         Command::Swarm(swarm) => swarm.run(),
+        Command::Completion(Completion { shell }) => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "offramp-fleet", &mut text);
+            print(&String::from_utf8(text)?)
+        }
         Command::Key(Key { database }) => {
             let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&database))?;
             print(&format!("{:?}\n", key.public()))
@@ -134,7 +155,6 @@ mod tests {
 
     #[test]
     fn command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

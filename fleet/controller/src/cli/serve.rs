@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -11,6 +12,8 @@ use offramp_link::BrokerUrl;
 use offramp_proto::TenantId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -36,6 +39,9 @@ pub(super) struct Serve {
     /// Name of the fleet on the broker.
     #[arg(long, value_name = "NAME", default_value = "default", env = "OFFRAMP_TENANT")]
     tenant: TenantId,
+    /// Days for which summaries and events are kept; 0 for ever. Totals, desired states and the audit log stay.
+    #[arg(long, value_name = "DAYS", default_value_t = 30, env = "OFFRAMP_FLEET_KEEP")]
+    keep: u32,
     /// How to write the log. What is logged follows RUST_LOG, e.g. `offramp_fleet=debug`.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log: LogFormat,
@@ -56,6 +62,7 @@ impl Serve {
             database: Database::File(self.database),
             key: None,
             listen: self.listen,
+            keep: (self.keep > 0).then(|| DAY * self.keep),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.context("cannot start the runtime")?.block_on(serve(options))

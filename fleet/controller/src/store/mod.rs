@@ -17,6 +17,7 @@ mod desired;
 mod device;
 mod event;
 mod many;
+mod retention;
 mod rollout;
 mod summary;
 

@@ -766,3 +766,43 @@ async fn file_that_is_no_database_is_refused() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn what_is_old_goes_and_totals_and_the_last_row_stay() {
+    let fixture = Fixture::new().await;
+    let at = |time: u64, record: Record| Arrival {
+        at: time,
+        ..live(record)
+    };
+    let old = (1..=5000).map(|sequence| at(1000 + sequence, summarised("cam", 1, sequence, 10)));
+    for part in old.collect::<Vec<_>>().chunks(500) {
+        fixture.insert(part.to_vec()).await;
+    }
+    fixture
+        .insert(vec![
+            at(9000, summarised("cam", 1, 5001, 10)),
+            at(1, event("cam", 6000)),
+        ])
+        .await;
+    let mut removed = 0;
+    loop {
+        let now = fixture.store.remove_before(4001).await.unwrap();
+        removed += now;
+        if now == 0 {
+            break;
+        }
+    }
+    // Summaries of 1001 to 4000; the only event is the last row of its table.
+    assert_eq!(removed, 3000);
+    let left = fixture.store.summary_list("cam", 0, 10_000).await.unwrap();
+    assert_eq!(left.len(), 2001);
+    let runs = fixture.store.run_list(ALL).await.unwrap();
+    assert_eq!(runs["cam"].values().map(|run| run.summaries).sum::<u64>(), 5001);
+    while fixture.store.remove_before(u64::MAX).await.unwrap() > 0 {}
+    assert_eq!(fixture.store.summary_list("cam", 0, 10).await.unwrap().len(), 1);
+    // And is still known.
+    assert_eq!(
+        fixture.insert(vec![at(9001, summarised("cam", 1, 5001, 10))]).await,
+        [Outcome::Repeated]
+    );
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use offramp_broker::Broker;
+use offramp_fleet::{Swarm, SwarmOptions};
 use offramp_proto::{Kind, encode};
 
 use crate::world::{Device, World, broker, component, soon};
@@ -187,6 +188,88 @@ async fn commands_talk_to_a_running_controller() {
         stdout(&run(command).await),
         format!("{:?}\n", world.controller.public_key())
     );
+    world.controller.shutdown().await;
+}
+
+/// Runs a command against a controller.
+async fn tell(url: &str, arguments: &[&str]) -> Output {
+    let mut command = fleet();
+    command.args(arguments).args(["--url", url]).env("USER", "ada");
+    run(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_is_started_followed_and_looked_at() {
+    let world = World::new().await;
+    let url = format!("http://{}", world.address());
+    let options = SwarmOptions {
+        broker: crate::world::url(&world.broker),
+        tenant: crate::world::tenant(),
+        key: world.controller.public_key(),
+        devices: 3,
+        interval: std::time::Duration::from_millis(50),
+    };
+    let swarm = soon("the swarm", Swarm::start(&options, || ())).await.unwrap();
+    swarm.send(true);
+    world.until("the windows before", |s| s.ingested >= 30).await;
+    let file = world.folder.path().join("night.wasm");
+    std::fs::write(&file, component()).unwrap();
+    let file = file.to_str().unwrap();
+    for (name, version) in [("night", "1"), ("day", "1")] {
+        let added = tell(&url, &["policy", "add", file, "--name", name, "--version", version]).await;
+        assert!(stdout(&added).starts_with(&format!("{name} 1 ")));
+    }
+    let quick = ["--watch", "0s", "--frames", "200", "--patience", "30s", "--follow"];
+
+    let done = tell(
+        &url,
+        &[&["rollout", "start", "night", "1", "--canary", "1"][..], &quick].concat(),
+    )
+    .await;
+    let text = stdout(&done);
+    assert!(
+        text.starts_with("rollout 1: night 1, done, wave 1, by ada\n3 of 3 proven"),
+        "{text}"
+    );
+    assert!(text.contains("GATE") && text.contains("holds"), "{text}");
+
+    // One that costs more: it says so, and fails.
+    let dear = ["rollout", "start", "day", "1", "--parameter", "simulate=cost"];
+    let bad = tell(&url, &[&dear[..], &quick].concat()).await;
+    assert_eq!(bad.status.code(), Some(1));
+    let (out, error) = (
+        String::from_utf8(bad.stdout).unwrap(),
+        String::from_utf8(bad.stderr).unwrap(),
+    );
+    assert!(out.contains("gate `cost`") && out.contains("fails"), "{out}");
+    assert!(
+        error.contains("rollout 2 did not end well: it is rolled-back"),
+        "{error}"
+    );
+    // With its gate open it goes through.
+    let open = ["--gate", "cost=off", "--gate", "exits=off", "--as", "eve"];
+    let forced = tell(&url, &[&dear[..], &open, &quick].concat()).await;
+    assert!(stdout(&forced).contains("day 1, done, wave 1, by eve"), "{forced:?}");
+
+    let list = stdout(&tell(&url, &["rollout", "list"]).await);
+    let states: Vec<&str> = list
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(3).unwrap())
+        .collect();
+    assert_eq!(states, ["done", "rolled-back", "done"], "{list}");
+    let shown: serde_json::Value =
+        serde_json::from_str(&stdout(&tell(&url, &["rollout", "show", "2", "--json"]).await)).unwrap();
+    assert_eq!(shown["devices"]["reverted"], 1);
+    let late = tell(&url, &["rollout", "pause", "1"]).await;
+    assert_eq!(late.status.code(), Some(1));
+    assert!(String::from_utf8(late.stderr).unwrap().contains("rollout 1 is done"));
+    let log = stdout(&tell(&url, &["audit", "--rollout", "3"]).await);
+    assert!(log.contains("eve") && log.contains("rollout.start"), "{log}");
+    let status = stdout(&tell(&url, &["status"]).await);
+    assert!(status.contains("connected") && status.contains("ingested"), "{status}");
+    assert!(tell(&url, &["events"]).await.status.success());
+    swarm.finish().await;
     world.controller.shutdown().await;
 }
 

@@ -403,11 +403,8 @@ async fn metrics_tell_of_devices_cost_and_rollouts() {
         answer.head
     );
     let has = |line: &str| {
-        assert!(
-            answer.body.lines().any(|l| l == line),
-            "{line} is not in\n{}",
-            answer.body
-        )
+        let found = answer.body.lines().any(|l| l == line);
+        assert!(found, "{line} is not in\n{}", answer.body);
     };
     has("offramp_devices{state=\"alive\"} 3");
     has("offramp_desired_devices{progress=\"in-force\"} 3");

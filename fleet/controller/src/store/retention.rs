@@ -1,0 +1,40 @@
+//! What is old makes room.
+
+use super::{Store, StoreError, Task as _, int};
+
+/// Rows that are looked at in one transaction: the writer has other work, too.
+const BATCH: u32 = 2000;
+
+impl Store {
+    /// Removes summaries and events that arrived before a time, a batch at a time. Totals, desired states and the audit
+    /// log stay. Gives how many went; ask again until there are none.
+    ///
+    /// The last row of a table stays however old it is: rows are numbered on from it.
+    pub(crate) async fn remove_before(&self, time: u64) -> Result<u64, StoreError> {
+        let task = "remove what is old";
+        self.write(move |connection| {
+            Box::pin(async move {
+                let mut removed = 0;
+                // Rows are numbered as they arrive: the oldest are the first, and only those are looked at.
+                for sql in [
+                    "DELETE FROM summaries WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, received_at \
+                     FROM summaries ORDER BY rowid LIMIT $2) WHERE received_at < $1) \
+                     AND rowid < (SELECT max(rowid) FROM summaries)",
+                    "DELETE FROM events WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, received_at \
+                     FROM events ORDER BY rowid LIMIT $2) WHERE received_at < $1) \
+                     AND rowid < (SELECT max(rowid) FROM events)",
+                ] {
+                    let done = sqlx::query(sql)
+                        .bind(int(time))
+                        .bind(BATCH)
+                        .execute(&mut *connection)
+                        .await
+                        .task(task)?;
+                    removed += done.rows_affected();
+                }
+                Ok(removed)
+            })
+        })
+        .await
+    }
+}
