@@ -92,6 +92,9 @@ pub(crate) struct Gauge {
 pub(crate) struct Wave {
     /// Devices that it will have when all of it is out.
     pub(crate) planned: u64,
+    /// Share of all devices that have the policy which failed, those of earlier waves included: a device can give up
+    /// long after its wave has passed.
+    pub(crate) failed_overall: Option<f64>,
     /// Devices that count, and of these those that failed.
     pub(crate) devices: u64,
     pub(crate) failed: u64,
@@ -109,6 +112,8 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let told = after.frames >= frames.max(1);
     let compared = told && before.frames > 0;
     let when = |known: bool, value: Option<f64>| value.filter(|_| known);
+    let of_wave = share(wave.failed, wave.planned.max(wave.devices));
+    let failed = of_wave.map(|share| share.max(wave.failed_overall.unwrap_or(0.0)));
     let per_device = |count: u64| share(count, wave.devices);
     let cost = |sums: &Sums| when(compared, sums.cost());
     let ratio = cost(after)
@@ -116,12 +121,7 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
         .map(|(after, before)| after / before.max(1e-9));
     let rise = after.disagreement().zip(before.disagreement()).map(|(a, b)| a - b);
     let mut gauges = vec![
-        gauge(
-            "failed",
-            gates.failed,
-            share(wave.failed, wave.planned.max(wave.devices)),
-            None,
-        ),
+        gauge("failed", gates.failed, failed, None),
         gauge("cost", gates.cost, ratio, cost(before)),
         gauge("exits", gates.exits, when(compared, moved(before, after)), None),
         gauge(

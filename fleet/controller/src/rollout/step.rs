@@ -4,6 +4,7 @@ use offramp_proto::BootId;
 
 use super::gauge::{Gauge, Sums, Verdict, Wave, gauges};
 use super::plan::Plan;
+use crate::overview::share;
 
 /// Where a rollout stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +242,9 @@ fn watch(plan: &Plan, member: &mut Member, now: u64, changes: &mut Vec<Change>) 
 /// What the gates say of the wave that is out.
 fn measure(rollout: &Rollout, members: &[Member]) -> Vec<Gauge> {
     let reach = |wave: u32| rollout.plan.reach(wave, members.len()) as u64;
+    let failed = members.iter().filter(|m| m.state == MemberState::Failed).count() as u64;
     let mut wave = Wave {
+        failed_overall: share(failed, reach(rollout.wave)),
         planned: reach(rollout.wave) - rollout.wave.checked_sub(1).map_or(0, reach),
         ..Wave::default()
     };
@@ -282,9 +285,7 @@ fn failure(rollout: &Rollout, members: &[Member], gauges: &[Gauge]) -> Option<St
     if shut.gate != "failed" {
         return Some(reason);
     }
-    let failed = members
-        .iter()
-        .filter(|m| m.wave == Some(rollout.wave) && m.state == MemberState::Failed);
+    let failed = members.iter().filter(|m| m.state == MemberState::Failed);
     let names: Vec<&str> = failed.take(5).map(|m| m.device.as_str()).collect();
     Some(format!("{reason} ({})", names.join(", ")))
 }

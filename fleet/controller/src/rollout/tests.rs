@@ -390,6 +390,20 @@ fn one_bad_device_of_many_does_not_stop_a_wave() {
 }
 
 #[test]
+fn devices_that_give_up_after_their_wave_has_passed_stop_the_next() {
+    let late = Habit {
+        gives_up: Some(40),
+        ..GOOD
+    };
+    let mut habits = vec![GOOD; 20];
+    habits[..2].fill(late);
+    let mut fleet = Fleet::new(plan(), habits);
+    assert_eq!(fleet.run(), State::RolledBack, "{}", fleet.reason);
+    assert!(fleet.reason.contains("wave 1: gate `failed`"), "{}", fleet.reason);
+    assert!(fleet.reason.contains("cam-000"), "{}", fleet.reason);
+}
+
+#[test]
 fn while_it_is_paused_nothing_goes_out_but_a_failing_canary_is_still_taken_back() {
     let mut fleet = Fleet::new(plan(), vec![Habit { dearer: 2.0, ..GOOD }; 10]);
     fleet.tick();
