@@ -614,8 +614,7 @@ impl Config {
                     "goes with a `file`: the shipped policies are in the program",
                 );
             }
-            let bytes: Option<offramp_proto::Digest> = key.parse().ok();
-            if bytes.and_then(|bytes| PublicKey::from_bytes(&bytes.0)).is_none() {
+            if key.parse::<PublicKey>().is_err() {
                 return wrong(
                     "policy.trusted_key",
                     "is no Ed25519 public key: 64 hexadecimal digits, as `offramp policy sign` prints them",
@@ -709,8 +708,7 @@ impl Config {
 impl Fleet {
     /// The controller's key.
     pub fn key(&self) -> Option<PublicKey> {
-        let digest: offramp_proto::Digest = self.controller_key.parse().ok()?;
-        PublicKey::from_bytes(&digest.0)
+        self.controller_key.parse().ok()
     }
 }
 

@@ -177,25 +177,6 @@ impl Replay {
     pub fn agreement(&self) -> Option<f64> {
         share(self.agreed, self.weight)
     }
-
-    /// Adds what another replay has counted.
-    pub fn join(&mut self, other: &Self) {
-        self.exits.resize(self.exits.len().max(other.exits.len()), 0.0);
-        for (sum, more) in self.exits.iter_mut().zip(&other.exits) {
-            *sum += more;
-        }
-        self.frames += other.frames;
-        self.unanswered += other.unanswered;
-        self.scored += other.scored;
-        self.weight += other.weight;
-        self.cost += other.cost;
-        self.labelled += other.labelled;
-        self.right += other.right;
-        self.agreed += other.agreed;
-        self.faults += other.faults;
-        self.recorded += other.recorded;
-        self.changed += other.changed;
-    }
 }
 
 fn share(part: f64, whole: f64) -> Option<f64> {

@@ -53,6 +53,10 @@ impl Held {
 
     fn put(&self, part: (Digest, u64), answer: Bytes) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Several ask for the same part before the first has been read.
+        if held.iter().any(|(key, _)| *key == part) {
+            return;
+        }
         if held.len() == HELD {
             held.pop_front();
         }
@@ -88,30 +92,32 @@ impl Artifacts {
             tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
             return;
         };
-        let sent = match self.part(&request).await {
-            Ok(bytes) => {
-                let mut publication = Publication::new(topic, bytes).expires_after(EXPIRY);
-                if let Some(correlation) = request.correlation {
-                    publication = publication.correlated_by(correlation);
-                }
-                self.link.publish(publication).await.map_err(|e| e.to_string())
+        let bytes = match self.part(&request).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let error: &dyn std::error::Error = &*error;
+                tracing::error!(%device, error, "artifact cannot be read");
+                return;
             }
-            Err(reason) => Err(reason),
         };
+        let mut publication = Publication::new(topic, bytes).expires_after(EXPIRY);
+        if let Some(correlation) = request.correlation {
+            publication = publication.correlated_by(correlation);
+        }
+        let sent = self.link.publish(publication).await;
         match sent {
             Ok(()) => self.statistics.send_modify(|s| s.chunks += 1),
-            Err(reason) => tracing::warn!(%device, reason, "part of an artifact was not sent"),
+            Err(error) => tracing::warn!(%device, %error, "part of an artifact was not sent"),
         }
     }
 
     /// The answer to a request, as it goes out.
-    async fn part(&self, request: &Request) -> Result<Bytes, String> {
+    async fn part(&self, request: &Request) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
         let key = (request.digest, request.offset);
         if let Some(held) = self.held.get(key) {
             return Ok(held);
         }
-        let read = self.store.artifact_part(request.digest, request.offset).await;
-        let part = read.map_err(|error| format!("it cannot be read: {error}"))?;
+        let part = self.store.artifact_part(request.digest, request.offset).await?;
         // Nothing of nothing: the controller does not have it, or not that far.
         let (total, data) = part.map_or((0, Vec::new()), |part| (part.total, part.bytes));
         let absent = data.is_empty();
@@ -122,7 +128,7 @@ impl Artifacts {
             hash: Digest::of(&data),
             data,
         };
-        let answer: Bytes = encode(&chunk).map_err(|error| error.to_string())?.into();
+        let answer: Bytes = encode(&chunk)?.into();
         // It may be there a moment later.
         if !absent {
             self.held.put(key, answer.clone());

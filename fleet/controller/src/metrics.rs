@@ -114,7 +114,7 @@ fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, co
                 ),
                 ("state", state_name.to_owned()),
             ];
-            let count = rollout.devices.get(&state).copied().unwrap_or(0);
+            let count = rollout.count(state);
             members.get_or_create(&labels).set(count as i64);
         }
     }

@@ -158,7 +158,7 @@ impl TotalsCache {
             }
             return Ok(Arc::clone(&held.totals));
         }
-        // Whoever else asks waits here, and finds what was read.
+        // Whoever else asks meanwhile waits: it is quick, or the first time.
         let (totals, took) = timed(store).await?;
         *held = Some(Held {
             totals: Arc::clone(&totals),

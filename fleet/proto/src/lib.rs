@@ -30,7 +30,7 @@ pub use message::{
     DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT,
     ModelFacts, Parameter, PolicyReport, PolicySource, PolicyStatement, Reported, Summary, Window,
 };
-pub use sign::{PublicKey, SignError, SigningKey, VerifyError};
+pub use sign::{InvalidKey, PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};
 
 /// Version of the protocol that this crate speaks; the second level of every topic.

@@ -310,7 +310,7 @@ pub struct Reported {
     /// Why a newer desired state is not in force, e.g. what was wrong with its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// The generation of that one, where it could be read; agents before 0.3 do not tell.
+    /// The generation of that one, where it could be read; older agents do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_generation: Option<Generation>,
 }
@@ -409,7 +409,7 @@ pub struct Desired {
     /// The policy; none keeps the one in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<DesiredPolicy>,
-    /// Whether the policy of the device's own configuration is to decide again. Not beside a policy; agents before 0.3
+    /// Whether the policy of the device's own configuration is to decide again. Not beside a policy; older agents
     /// keep the one in force.
     #[serde(default, skip_serializing_if = "is_false")]
     pub own_policy: bool,

@@ -74,6 +74,21 @@ impl core::fmt::Debug for SigningKey {
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
+/// Text that is no Ed25519 public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no Ed25519 public key: 64 hexadecimal digits")]
+pub struct InvalidKey;
+
+impl core::str::FromStr for PublicKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        // A digest is 32 bytes in hexadecimal, too.
+        let bytes: crate::Digest = text.parse().map_err(|_| InvalidKey)?;
+        Self::from_bytes(&bytes.0).ok_or(InvalidKey)
+    }
+}
+
 impl PublicKey {
     /// A key from its 32 bytes; none when they are no point of the curve.
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {

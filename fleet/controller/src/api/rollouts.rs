@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiError, MOST, limit};
 use crate::desired::{self, PushError};
-use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState, name, named, progress};
+use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState, name, named};
 use crate::store::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started, now};
 use crate::web::Fleet;
 
@@ -45,8 +45,7 @@ pub(super) struct View {
 
 impl From<RolloutView> for View {
     fn from(view: RolloutView) -> Self {
-        let count = |state: MemberState| view.devices.get(&state).copied().unwrap_or(0);
-        let devices = MemberState::ALL.map(|(state, name)| (name, count(state)));
+        let devices = MemberState::ALL.map(|(state, name)| (name, view.count(state)));
         Self {
             id: view.id,
             policy: view.policy,
@@ -119,10 +118,9 @@ pub(super) async fn fetch(State(shared): Fleet, id: Result<Path<u64>, PathReject
     let id = number(id)?;
     let view = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
     let members = shared.store.rollout_members(id).await?;
-    let progress = progress(&view);
     Ok(Json(Whole {
+        proven_share: view.count(MemberState::Proven) as f64 / view.own().max(1) as f64,
         view: view.into(),
-        proven_share: progress.proven as f64 / progress.devices.max(1) as f64,
         members: members.into_iter().map(MemberView::from).collect(),
     }))
 }

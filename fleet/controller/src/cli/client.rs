@@ -62,32 +62,39 @@ impl Client {
         self.read(request.content_type("application/json").send(body.to_string()))
     }
 
-    /// [`Client::get`] away from the async runtime.
-    pub(super) async fn get_async(&self, path: &str) -> anyhow::Result<String> {
-        let (this, path) = (self.clone(), path.to_owned());
-        tokio::task::spawn_blocking(move || this.get(&path, &[])).await?
+    /// Every device, page by page.
+    pub(super) fn devices(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        #[derive(Deserialize)]
+        struct Page {
+            devices: Vec<serde_json::Value>,
+            next: Option<String>,
+        }
+        let mut devices = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page: Page = parse(&self.get("/devices", &[("limit", "1000"), ("after", &after)])?)?;
+            devices.extend(page.devices);
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(devices),
+            }
+        }
     }
 
-    /// [`Client::post`] or [`Client::post_json`], by the resource, away from the async runtime.
-    pub(super) async fn post_async(&self, path: &str, body: Vec<u8>) -> anyhow::Result<String> {
-        let (this, path) = (self.clone(), path.to_owned());
-        tokio::task::spawn_blocking(move || {
-            let kind = if body.starts_with(b"{") {
-                "application/json"
-            } else {
-                "application/wasm"
-            };
-            let request = this.agent.post(format!("{}{path}", this.base));
-            this.read(request.content_type(kind).send(&body[..]))
-        })
-        .await?
+    /// Fetches the first page.
+    pub(super) fn page(&self) -> anyhow::Result<String> {
+        let url = self.base.trim_end_matches("/api/v1");
+        self.read(self.agent.get(url).call())
     }
 
-    /// Fetches the first page, away from the async runtime.
-    pub(super) async fn page_async(&self) -> anyhow::Result<String> {
+    /// Does something with it away from the async runtime.
+    pub(super) async fn away<T, F>(&self, ask: F) -> anyhow::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    {
         let this = self.clone();
-        let url = this.base.trim_end_matches("/api/v1").to_owned();
-        tokio::task::spawn_blocking(move || this.read(this.agent.get(url).call())).await?
+        tokio::task::spawn_blocking(move || ask(&this)).await?
     }
 
     fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<String> {

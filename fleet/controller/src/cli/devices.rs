@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Deserialize;
 
-use super::client::{Client, parse};
+use super::client::Client;
 use super::{Align, Server, print, table};
 
 /// One line a device: whether it lives, what it runs, what it costs now and how far its predictions are
@@ -15,12 +15,6 @@ pub(super) struct Devices {
     /// Print one JSON array instead of a table.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    devices: Vec<serde_json::Value>,
-    next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,17 +69,7 @@ struct Disagreement {
 
 impl Devices {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let client = Client::new(&self.server);
-        let mut devices = Vec::new();
-        let mut after = String::new();
-        loop {
-            let page: Page = parse(&client.get("/devices", &[("limit", "1000"), ("after", &after)])?)?;
-            devices.extend(page.devices);
-            match page.next {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
+        let devices = Client::new(&self.server).devices()?;
         if self.json {
             return print(&format!("{}\n", serde_json::Value::Array(devices)));
         }

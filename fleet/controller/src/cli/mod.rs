@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use offramp_proto::{InvalidParameter, Parameter};
 
 const DATABASE: &str = "offramp-fleet.db";
 
@@ -107,6 +108,11 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             print(&format!("{:?}\n", key.public()))
         }
     }
+}
+
+/// Whether text is a parameter of a policy.
+fn check_parameter(text: &str) -> Result<String, InvalidParameter> {
+    Parameter::parse(text).map(|_| text.to_owned())
 }
 
 /// Writes data to standard output.

@@ -6,11 +6,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use offramp_fleet::MAX_POLICY;
 use offramp_proto::DeviceId;
-use offramp_proto::{InvalidParameter, Parameter};
 use serde::Deserialize;
 
 use super::client::{Client, parse};
-use super::{Align, Server, print, table};
+use super::{Align, Server, check_parameter, print, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
@@ -76,10 +75,6 @@ pub(super) struct List {
     /// Print the controller's answer as JSON.
     #[arg(long)]
     json: bool,
-}
-
-fn check_parameter(text: &str) -> Result<String, InvalidParameter> {
-    Parameter::parse(text).map(|_| text.to_owned())
 }
 
 #[derive(Deserialize)]

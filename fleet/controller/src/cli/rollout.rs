@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use offramp_proto::{DeviceId, InvalidParameter, Parameter};
+use offramp_proto::{DeviceId, Parameter};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Client, parse};
-use super::{Align, Server, print, table};
+use super::{Align, Server, check_parameter, print, table};
 
 /// Between two looks at a rollout that is followed.
 const PACE: Duration = Duration::from_secs(1);
@@ -150,10 +150,6 @@ pub(super) struct Audit {
     /// Print the controller's answer as JSON.
     #[arg(long)]
     json: bool,
-}
-
-fn check_parameter(text: &str) -> Result<String, InvalidParameter> {
-    Parameter::parse(text).map(|_| text.to_owned())
 }
 
 /// A time as people write it, in seconds.

@@ -1,5 +1,6 @@
 //! `offramp-fleet swarm`
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use offramp_fleet::{Controller, Database, FRAMES, Options, Swarm, SwarmOptions};
 use offramp_link::BrokerUrl;
-use offramp_proto::{Digest, PublicKey, TenantId};
+use offramp_proto::TenantId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -91,12 +92,12 @@ impl SwarmArgs {
 
     async fn measure(self) -> anyhow::Result<()> {
         let mut place = self.place().await?;
-        let status: Value = parse(&place.client.get_async("/status").await?)?;
+        let status: Value = parse(&place.client.away(|client| client.get("/status", &[])).await?)?;
         let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
         let options = SwarmOptions {
             broker: place.broker.clone(),
             tenant: TenantId::new(text("tenant")).context("the controller names no tenant")?,
-            key: key(&text("public_key")).context("the controller names no key")?,
+            key: text("public_key").parse().context("the controller names no key")?,
             devices: self.devices,
             interval: Duration::from_secs_f64(self.devices as f64 / self.rate),
         };
@@ -130,7 +131,7 @@ impl SwarmArgs {
         let after = place.frames().await?;
         let (mut stored, mut lost, mut doubled) = (0, 0, 0);
         for (device, sent) in &sent_by_device {
-            let frames = |of: &std::collections::HashMap<String, u64>| of.get(device.as_str()).copied().unwrap_or(0);
+            let frames = |of: &HashMap<String, u64>| of.get(device.as_str()).copied().unwrap_or(0);
             let kept = frames(&after).saturating_sub(frames(&before)) / FRAMES;
             stored += kept;
             lost += sent.saturating_sub(kept);
@@ -191,26 +192,18 @@ impl SwarmArgs {
 
 impl Place {
     /// Frames of every device, over all its runs.
-    async fn frames(&self) -> anyhow::Result<std::collections::HashMap<String, u64>> {
-        let mut frames = std::collections::HashMap::new();
-        let mut after = String::new();
-        loop {
-            let path = format!("/devices?limit=1000&after={after}");
-            let page: Value = parse(&self.client.get_async(&path).await?)?;
-            for device in page["devices"].as_array().into_iter().flatten() {
-                let name = device["device"].as_str().unwrap_or_default().to_owned();
-                frames.insert(name, device["frames"].as_u64().unwrap_or(0));
-            }
-            match page["next"].as_str() {
-                Some(next) => after = next.to_owned(),
-                None => return Ok(frames),
-            }
-        }
+    async fn frames(&self) -> anyhow::Result<HashMap<String, u64>> {
+        let devices = self.client.away(Client::devices).await?;
+        let frames = devices.iter().map(|device| {
+            let name = device["device"].as_str().unwrap_or_default().to_owned();
+            (name, device["frames"].as_u64().unwrap_or(0))
+        });
+        Ok(frames.collect())
     }
 
     /// Summaries that the controller has stored since it started.
     async fn stored(&self) -> anyhow::Result<u64> {
-        let status: Value = parse(&self.client.get_async("/status").await?)?;
+        let status: Value = parse(&self.client.away(|client| client.get("/status", &[])).await?)?;
         status["statistics"]["ingested"]
             .as_u64()
             .context("the controller does not count")
@@ -240,24 +233,26 @@ impl Place {
         let mut component = b"\0asm\x0d\0\x01\0".to_vec();
         component.extend((0..20_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8));
         component.extend(version.to_be_bytes());
-        let query = format!("/policies?name=swarm&version={version}&target=none");
-        self.client.post_async(&query, component).await?;
+        let text = version.to_string();
+        let add = move |client: &Client| {
+            let query = [("name", "swarm"), ("version", text.as_str()), ("target", "none")];
+            client.post("/policies", &query, &component)
+        };
+        self.client.away(add).await?;
         let begin = Instant::now();
         // Nothing is watched here: what is measured is the way to the devices and back.
         let wanted = json!({
             "policy": "swarm", "version": version, "who": "swarm",
             "plan": {"canary": 10, "factor": 1000, "watch": 0, "frames": 0, "patience": 600},
         });
-        let answer = self
-            .client
-            .post_async("/rollouts", wanted.to_string().into_bytes())
-            .await?;
+        let start = move |client: &Client| client.post_json("/rollouts", &wanted);
+        let answer = self.client.away(start).await?;
         let id = parse::<Value>(&answer)?["id"]
             .as_u64()
             .context("the controller gave no number")?;
         loop {
             // Without its devices: that answer is long.
-            let listed: Value = parse(&self.client.get_async("/rollouts").await?)?;
+            let listed: Value = parse(&self.client.away(|client| client.get("/rollouts", &[])).await?)?;
             let rollouts = listed["rollouts"].as_array();
             let ours = rollouts.and_then(|all| all.iter().find(|rollout| rollout["id"] == id));
             let state = ours.and_then(|rollout| rollout["state"].as_str()).unwrap_or("lost");
@@ -276,19 +271,13 @@ async fn watch_page(client: Client, time: Duration) -> f64 {
     let mut times = Vec::new();
     while begin.elapsed() < time {
         let start = Instant::now();
-        if client.page_async().await.is_ok() {
+        if client.away(Client::page).await.is_ok() {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         tokio::time::sleep(PAGE).await;
     }
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn key(hex: &str) -> Option<PublicKey> {
-    // A digest is 32 bytes in hexadecimal, too.
-    let bytes: Digest = hex.parse().ok()?;
-    PublicKey::from_bytes(&bytes.0)
 }
 
 impl Mosquitto {

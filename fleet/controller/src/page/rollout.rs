@@ -71,20 +71,11 @@ fn state(state: State) -> Markup {
     html! { span class={ "chip " (class) } { (name(&State::ALL, state)) } }
 }
 
-fn counted(rollout: &RolloutView, state: MemberState) -> u64 {
-    rollout.devices.get(&state).copied().unwrap_or(0)
-}
-
-/// Devices that are the rollout's own.
-fn all(rollout: &RolloutView) -> u64 {
-    PARTS.iter().map(|(state, _, _)| counted(rollout, *state)).sum()
-}
-
 fn words(rollout: &RolloutView) -> String {
-    let proven = counted(rollout, MemberState::Proven);
-    let mut words = format!("{} of {} proven", count(proven), count(all(rollout)));
+    let proven = rollout.count(MemberState::Proven);
+    let mut words = format!("{} of {} proven", count(proven), count(rollout.own()));
     for (state, what, _) in &PARTS[1..5] {
-        let devices = counted(rollout, *state);
+        let devices = rollout.count(*state);
         if devices > 0 {
             words.push_str(&format!(", {} {what}", count(devices)));
         }
@@ -93,10 +84,10 @@ fn words(rollout: &RolloutView) -> String {
 }
 
 fn bar(rollout: &RolloutView) -> Markup {
-    let all = all(rollout).max(1) as f64;
+    let all = rollout.own().max(1) as f64;
     let mut start = 0.0;
     let parts = PARTS.map(|(state, _, class)| {
-        let share = counted(rollout, state) as f64 / all;
+        let share = rollout.count(state) as f64 / all;
         start += share;
         (class, start - share, share)
     });

@@ -287,6 +287,29 @@ fn first_page_answers_the_questions() {
 }
 
 #[test]
+fn devices_that_do_not_fit_are_a_page_away() {
+    let devices = vec![overview("cam-1", "a"), overview("cam-2", "a")];
+    let mut page = FleetPage {
+        totals: totals(&devices),
+        overview: Overview { devices, cut: true },
+        after: String::new(),
+        rollouts: vec![],
+        policies: vec![],
+        events: vec![],
+        broker: String::new(),
+        now: 70_000,
+    };
+    let first = page.render().into_string();
+    assert!(
+        first.contains("href=\"/?after=cam-2#devices\"") && !first.contains(">First<"),
+        "{first}"
+    );
+    (page.after, page.overview.cut) = ("cam-0".into(), false);
+    let last = page.render().into_string();
+    assert!(last.contains(">First<") && !last.contains("after=cam-2"), "{last}");
+}
+
+#[test]
 fn first_page_without_devices_says_what_to_do() {
     let page = FleetPage {
         totals: totals(&[]),

@@ -6,9 +6,9 @@ use offramp_proto::SigningKey;
 use tokio::sync::{Notify, watch};
 
 use super::gauge::Sums;
-use super::step::{Change, MemberState, State, step};
+use super::step::{Change, State, step};
 use crate::statistics::Statistics;
-use crate::store::{RolloutView, Store, StoreError, now};
+use crate::store::{Store, StoreError, now};
 
 /// Pause between two looks at rollouts under way.
 const PACE: Duration = Duration::from_secs(1);
@@ -72,22 +72,19 @@ impl Conductor {
 
     /// One step of one rollout. Gives whether the next one can follow at once.
     async fn advance(&self, id: u64, evidence: &mut Evidence) -> Result<bool, StoreError> {
-        let Some(view) = self.store.rollout_fetch(id).await? else {
+        let Some(view) = self.store.rollout_read(id).await? else {
             return Ok(false);
         };
         if !view.rollout.state.is_active() {
             return Ok(false);
         }
-        loop {
-            let (news, row) = self.store.rollout_evidence(id, evidence.row).await?;
-            let done = news.is_empty();
-            for (device, sums) in news {
+        let mut more = true;
+        while more {
+            let found = self.store.rollout_evidence(id, evidence.row).await?;
+            for (device, sums) in found.windows {
                 evidence.by_device.entry(device).or_default().add(&sums);
             }
-            evidence.row = row;
-            if done {
-                break;
-            }
+            (evidence.row, more) = (found.row, found.more);
         }
         let mut members = self.store.rollout_members(id).await?;
         for member in &mut members {
@@ -119,38 +116,5 @@ impl Conductor {
         }
         self.statistics.send_modify(|s| s.rollout_steps += 1);
         Ok(again)
-    }
-}
-
-/// How far a rollout is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Devices that are its own, those that were given something else left out.
-    pub(crate) devices: u64,
-    /// Of these, those that have the policy, or should.
-    pub(crate) out: u64,
-    /// Of these, those in which it is in force.
-    pub(crate) in_force: u64,
-    /// Of these, those that have proven it.
-    pub(crate) proven: u64,
-    pub(crate) failed: u64,
-    /// Devices that were given back what they had.
-    pub(crate) reverted: u64,
-}
-
-/// How far a rollout is.
-pub(crate) fn progress(view: &RolloutView) -> Progress {
-    use MemberState::{Failed, InForce, Ordered, Proven, Reverted, Waiting};
-    let count = |states: &[MemberState]| {
-        let counts = states.iter().map(|state| view.devices.get(state).copied().unwrap_or(0));
-        counts.sum()
-    };
-    Progress {
-        devices: count(&[Waiting, Ordered, InForce, Proven, Failed, Reverted]),
-        out: count(&[Ordered, InForce, Proven, Failed]),
-        in_force: count(&[InForce, Proven]),
-        proven: count(&[Proven]),
-        failed: count(&[Failed]),
-        reverted: count(&[Reverted]),
     }
 }

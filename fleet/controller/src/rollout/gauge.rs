@@ -2,18 +2,15 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Gates;
 use crate::overview::{add_exits, share};
+use crate::store::Run;
 
 /// What windows said, added up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Sums {
-    pub(crate) frames: u64,
-    /// Frames that left before the last exit.
-    pub(crate) early: u64,
-    pub(crate) macs: u64,
-    pub(crate) full_macs: u64,
-    pub(crate) audits: u64,
-    pub(crate) disagreements: u64,
+    /// What is added up of a run, too.
+    #[serde(flatten)]
+    pub(crate) run: Run,
     /// Rollbacks of the learner.
     pub(crate) rollbacks: u64,
     /// Verdicts that the policy failed to give.
@@ -27,39 +24,25 @@ pub(crate) struct Sums {
 impl Sums {
     /// Adds a later one.
     pub(crate) fn add(&mut self, other: &Self) {
-        for (sum, more) in [
-            (&mut self.frames, other.frames),
-            (&mut self.early, other.early),
-            (&mut self.macs, other.macs),
-            (&mut self.full_macs, other.full_macs),
-            (&mut self.audits, other.audits),
-            (&mut self.disagreements, other.disagreements),
-            (&mut self.rollbacks, other.rollbacks),
-            (&mut self.faults, other.faults),
-        ] {
-            *sum = sum.saturating_add(more);
-        }
+        self.run.add(&other.run);
+        self.rollbacks = self.rollbacks.saturating_add(other.rollbacks);
+        self.faults = self.faults.saturating_add(other.faults);
         add_exits(&mut self.exits, &other.exits);
         self.loss = other.loss.or(self.loss);
     }
 
     fn cost(&self) -> Option<f64> {
-        share(self.macs, self.full_macs)
+        share(self.run.macs, self.run.full_macs)
     }
 
-    /// Audits are drawn among frames that left early.
-    fn disagreement(&self) -> Option<f64> {
-        Some(share(self.disagreements, self.audits)? * share(self.early, self.frames)?)
-    }
-
-    /// A lower bound of it, one-sided 95 % (Wilson).
+    /// A lower bound of the disagreement, one-sided 95 % (Wilson).
     fn disagreement_at_least(&self) -> Option<f64> {
         const Z: f64 = 1.645;
-        let (n, p) = (self.audits as f64, share(self.disagreements, self.audits)?);
+        let (n, p) = (self.run.audits as f64, share(self.run.disagreements, self.run.audits)?);
         let centre = p + Z * Z / (2.0 * n);
         let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
         let bound = (centre - spread) / (1.0 + Z * Z / n);
-        Some(bound.max(0.0) * share(self.early, self.frames)?)
+        Some(bound.max(0.0) * share(self.run.early, self.run.frames)?)
     }
 }
 
@@ -109,8 +92,8 @@ pub(crate) struct Wave {
 /// and those that compare until there were as many before, too.
 pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let (before, after) = (&wave.before, &wave.after);
-    let told = after.frames >= frames.max(1);
-    let compared = told && before.frames > 0;
+    let told = after.run.frames >= frames.max(1);
+    let compared = told && before.run.frames > 0;
     let when = |known: bool, value: Option<f64>| value.filter(|_| known);
     let of_wave = share(wave.failed, wave.planned.max(wave.devices));
     let failed = of_wave.map(|share| share.max(wave.failed_overall.unwrap_or(0.0)));
@@ -119,7 +102,11 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let ratio = cost(after)
         .zip(cost(before))
         .map(|(after, before)| after / before.max(1e-9));
-    let rise = after.disagreement().zip(before.disagreement()).map(|(a, b)| a - b);
+    let rise = after
+        .run
+        .disagreement()
+        .zip(before.run.disagreement())
+        .map(|(a, b)| a - b);
     let mut gauges = vec![
         gauge("failed", gates.failed, failed, None),
         gauge("cost", gates.cost, ratio, cost(before)),
@@ -128,7 +115,7 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
             "disagreement",
             gates.disagreement,
             when(compared, rise),
-            before.disagreement(),
+            before.run.disagreement(),
         ),
         gauge(
             "loss",
@@ -139,14 +126,14 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
         gauge(
             "faults",
             gates.faults,
-            when(told, share(after.faults, after.frames)),
+            when(told, share(after.faults, after.run.frames)),
             None,
         ),
         gauge("rollbacks", gates.rollbacks, per_device(after.rollbacks), None),
         gauge("restarts", gates.restarts, per_device(wave.restarts), None),
     ];
     // Few audits say little: this gate shuts when the rise is certain, not when it may be chance.
-    let certain = after.disagreement_at_least().zip(before.disagreement());
+    let certain = after.disagreement_at_least().zip(before.run.disagreement());
     for gauge in gauges.iter_mut().flatten() {
         let by_chance = certain.is_none_or(|(least, before)| least - before <= gauge.bound);
         if gauge.gate == "disagreement" && gauge.verdict == Verdict::Fails && by_chance {

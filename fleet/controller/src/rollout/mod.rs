@@ -16,10 +16,10 @@ mod gauge;
 mod plan;
 mod step;
 
-pub(crate) use conductor::{Conductor, progress};
+pub(crate) use conductor::Conductor;
 pub(crate) use gauge::{Gauge, Sums, Verdict};
 pub(crate) use plan::Plan;
-pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, name, named, tally};
+pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, name, named};
 
 #[cfg(test)]
 mod tests;

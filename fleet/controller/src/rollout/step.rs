@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use offramp_proto::BootId;
 
 use super::gauge::{Gauge, Sums, Verdict, Wave, gauges};
@@ -208,12 +206,12 @@ fn watch(plan: &Plan, member: &mut Member, now: u64, changes: &mut Vec<Change>) 
             }
             InForce => {
                 let watched = now.saturating_sub(member.in_force_at);
-                if watched >= plan.watch * 1000 && seen.after.frames >= plan.frames {
+                if watched >= plan.watch * 1000 && seen.after.run.frames >= plan.frames {
                     Proven
                 } else if watched > plan.watch * 1000 + patience {
                     why = Some(format!(
                         "it gave {} frames of {} within {} s",
-                        seen.after.frames,
+                        seen.after.run.frames,
                         plan.frames,
                         plan.watch + plan.patience
                     ));
@@ -261,7 +259,7 @@ fn measure(rollout: &Rollout, members: &[Member]) -> Vec<Gauge> {
         wave.failed += u64::from(member.state == MemberState::Failed);
         wave.restarts += member.restarts;
         let after = &member.now.after;
-        if after.frames > 0 {
+        if after.run.frames > 0 {
             wave.before.add(&member.before);
             wave.after.add(after);
         }
@@ -374,13 +372,4 @@ pub(crate) fn name<T: Copy + PartialEq>(all: &[(T, &'static str)], state: T) -> 
 /// The state of that name.
 pub(crate) fn named<T: Copy>(all: &[(T, &'static str)], name: &str) -> Option<T> {
     all.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
-}
-
-/// Devices by state.
-pub(crate) fn tally(members: impl IntoIterator<Item = MemberState>) -> BTreeMap<MemberState, u64> {
-    let mut tally = BTreeMap::new();
-    for state in members {
-        *tally.entry(state).or_default() += 1;
-    }
-    tally
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use offramp_proto::BootId;
 use proptest::prelude::*;
 
+use crate::store::Run;
+
 use super::gauge::{Gauge, Sums, Verdict};
 use super::plan::{Gates, Plan};
 use super::step::{Change, Member, MemberState, Observed, Rollout, State, step};
@@ -66,12 +68,15 @@ fn windows(frames: u64, habit: &Habit) -> Sums {
         (frames * 7 / 10, frames * 3 / 10)
     };
     Sums {
-        frames,
-        early: first,
-        macs: (frames as f64 * 40.0 * habit.dearer) as u64,
-        full_macs: frames * 100,
-        audits: frames / 10,
-        disagreements: habit.disagreements * frames / 1000,
+        run: Run {
+            summaries: 1,
+            frames,
+            early: first,
+            macs: (frames as f64 * 40.0 * habit.dearer) as u64,
+            full_macs: frames * 100,
+            audits: frames / 10,
+            disagreements: habit.disagreements * frames / 1000,
+        },
         rollbacks: habit.rollbacks,
         faults: habit.faults * frames / 1000,
         exits: vec![first, frames - first - last, last],

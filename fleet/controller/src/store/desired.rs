@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
+use super::device::target_in_txn;
 use super::{Span, Store, StoreError, Task as _, int, uint};
 
 /// The desired state of a device that is in force.
@@ -118,22 +119,9 @@ async fn insert_in_txn(
     key: &SigningKey,
     draft: Draft,
 ) -> Result<Drafted, StoreError> {
-    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
-        .fetch_all(&mut *connection)
-        .await
-        .task("list devices")?;
-    let devices = match draft.devices {
-        None => known.into_iter().filter_map(|name| DeviceId::new(name).ok()).collect(),
-        Some(mut devices) => {
-            devices.sort();
-            devices.dedup();
-            let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
-            let unknown: Vec<_> = devices.iter().filter(|d| !is_known(d)).cloned().collect();
-            if !unknown.is_empty() {
-                return Ok(Drafted::Unknown(unknown));
-            }
-            devices
-        }
+    let devices = match target_in_txn(connection, draft.devices).await? {
+        Ok(devices) => devices,
+        Err(unknown) => return Ok(Drafted::Unknown(unknown)),
     };
     if let Some(other) = policy_digest_in_txn(connection, &draft.name, draft.version).await?
         && other != draft.digest

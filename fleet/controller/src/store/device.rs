@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
@@ -67,7 +68,8 @@ impl ReportedState {
 }
 
 /// Totals of one run of an agent, over all its summaries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Run {
     pub(crate) summaries: u64,
     pub(crate) frames: u64,
@@ -190,6 +192,29 @@ impl Store {
         }
         Ok(runs)
     }
+}
+
+/// The devices that something is meant for, in the order of their names: these, or all that are known. An error names
+/// those of them that are not known.
+pub(super) async fn target_in_txn(
+    connection: &mut SqliteConnection,
+    named: Option<Vec<DeviceId>>,
+) -> Result<Result<Vec<DeviceId>, Vec<DeviceId>>, StoreError> {
+    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
+        .fetch_all(connection)
+        .await
+        .task("list devices")?;
+    let Some(mut devices) = named else {
+        return Ok(Ok(known
+            .into_iter()
+            .filter_map(|name| DeviceId::new(name).ok())
+            .collect()));
+    };
+    devices.sort();
+    devices.dedup();
+    let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
+    let unknown: Vec<_> = devices.iter().filter(|d| !is_known(d)).cloned().collect();
+    Ok(if unknown.is_empty() { Ok(devices) } else { Err(unknown) })
 }
 
 /// Makes devices known, and notes when each was first and last seen.

@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::desired::issue_in_txn;
-use super::device::{json, list};
-use super::{Store, StoreError, Task as _, int, uint};
+use super::device::{self, json, list};
+use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::overview::RECENT;
 use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
-use crate::rollout::{name, named, tally};
+use crate::rollout::{name, named};
 
 /// A rollout that somebody wants.
 #[derive(Clone, Debug)]
@@ -94,6 +94,29 @@ pub(crate) struct AuditEntry {
 const ITSELF: &str = "controller";
 /// Rows of evidence that are read at once.
 const MOST_ROWS: u32 = 20_000;
+
+impl RolloutView {
+    /// Devices in a state.
+    pub(crate) fn count(&self, state: MemberState) -> u64 {
+        self.devices.get(&state).copied().unwrap_or(0)
+    }
+
+    /// Devices that are its own: those that were given something else left out.
+    pub(crate) fn own(&self) -> u64 {
+        self.devices.values().sum::<u64>() - self.count(MemberState::Superseded)
+    }
+}
+
+/// What windows say of a rollout's devices.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Each window with its device.
+    pub(crate) windows: Vec<(String, Sums)>,
+    /// The row to go on from.
+    pub(crate) row: u64,
+    /// Whether there may be more behind it.
+    pub(crate) more: bool,
+}
 
 impl Act {
     /// As a path of the API and the log have it.
@@ -214,13 +237,17 @@ fn sums(row: &SqliteRow) -> Result<Sums, sqlx::Error> {
     let exits: Vec<u64> = list(row.try_get("exits")?);
     let audits: Option<i64> = row.try_get("guard_audits")?;
     let loss: Option<f64> = row.try_get("guard_loss")?;
+    let frames = number("frames")?;
     Ok(Sums {
-        frames: number("frames")?,
-        early: number("frames")?.saturating_sub(exits.last().copied().unwrap_or(0)),
-        macs: number("macs")?,
-        full_macs: number("full_macs")?,
-        audits: number("audits")?,
-        disagreements: number("disagreements")?,
+        run: Run {
+            summaries: 1,
+            frames,
+            early: frames.saturating_sub(exits.last().copied().unwrap_or(0)),
+            macs: number("macs")?,
+            full_macs: number("full_macs")?,
+            audits: number("audits")?,
+            disagreements: number("disagreements")?,
+        },
         rollbacks: number("rollbacks")?,
         faults: number("faults")?,
         exits,
@@ -279,37 +306,55 @@ impl Store {
             .fetch_all(&self.readers)
             .await
             .task("list rollouts")?;
-        for rollout in &mut rollouts {
-            rollout.devices = self.count_members(rollout.id).await?;
+        if let (Some(newest), Some(oldest)) = (rollouts.first(), rollouts.last()) {
+            let mut counts = self.count_members(oldest.id, newest.id).await?;
+            for rollout in &mut rollouts {
+                rollout.devices = counts.remove(&rollout.id).unwrap_or_default();
+            }
         }
         Ok(rollouts)
     }
 
-    /// One rollout.
+    /// One rollout, with its devices counted.
     pub(crate) async fn rollout_fetch(&self, id: u64) -> Result<Option<RolloutView>, StoreError> {
-        let found: Option<RolloutView> = sqlx::query_as(select_rollouts!("WHERE id = $1"))
-            .bind(int(id))
-            .fetch_optional(&self.readers)
-            .await
-            .task("read a rollout")?;
-        let Some(mut rollout) = found else {
+        let Some(mut rollout) = self.rollout_read(id).await? else {
             return Ok(None);
         };
-        rollout.devices = self.count_members(id).await?;
+        rollout.devices = self.count_members(id, id).await?.remove(&id).unwrap_or_default();
         Ok(Some(rollout))
     }
 
-    async fn count_members(&self, rollout: u64) -> Result<BTreeMap<MemberState, u64>, StoreError> {
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT state, count(*) FROM rollout_devices WHERE rollout = $1 GROUP BY state")
-                .bind(int(rollout))
-                .fetch_all(&self.readers)
-                .await
-                .task("count the devices of a rollout")?;
-        let known = rows
-            .iter()
-            .filter_map(|(state, count)| Some((named(&MemberState::ALL, state)?, uint(*count))));
-        Ok(known.collect())
+    /// One rollout; its devices are not counted.
+    pub(crate) async fn rollout_read(&self, id: u64) -> Result<Option<RolloutView>, StoreError> {
+        sqlx::query_as(select_rollouts!("WHERE id = $1"))
+            .bind(int(id))
+            .fetch_optional(&self.readers)
+            .await
+            .task("read a rollout")
+    }
+
+    /// Devices in each state, of each rollout from one to another.
+    async fn count_members(
+        &self,
+        first: u64,
+        last: u64,
+    ) -> Result<BTreeMap<u64, BTreeMap<MemberState, u64>>, StoreError> {
+        let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+            "SELECT rollout, state, count(*) FROM rollout_devices WHERE rollout BETWEEN $1 AND $2 \
+             GROUP BY rollout, state",
+        )
+        .bind(int(first))
+        .bind(int(last))
+        .fetch_all(&self.readers)
+        .await
+        .task("count the devices of rollouts")?;
+        let mut counts = BTreeMap::<u64, BTreeMap<MemberState, u64>>::new();
+        for (rollout, state, count) in rows {
+            if let Some(state) = named(&MemberState::ALL, &state) {
+                counts.entry(uint(rollout)).or_default().insert(state, uint(count));
+            }
+        }
+        Ok(counts)
     }
 
     /// The devices of a rollout, with what is known of them but for the evidence.
@@ -321,13 +366,8 @@ impl Store {
             .task("list the devices of a rollout")
     }
 
-    /// What the windows behind a row say of the devices of a rollout that have its policy, and the row to go on from.
-    /// As much as is read at once; the row stays where there is nothing new.
-    pub(crate) async fn rollout_evidence(
-        &self,
-        rollout: u64,
-        after: u64,
-    ) -> Result<(Vec<(String, Sums)>, u64), StoreError> {
+    /// What the windows behind a row say of the devices of a rollout that have its policy, as much as is read at once.
+    pub(crate) async fn rollout_evidence(&self, rollout: u64, after: u64) -> Result<Found, StoreError> {
         let task = "read the evidence of a rollout";
         // One transaction, so that no row comes in between.
         let mut snapshot = self.readers.begin().await.task(task)?;
@@ -348,16 +388,20 @@ impl Store {
         .fetch_all(&mut *snapshot)
         .await
         .task(task)?;
-        let full = rows.len() == MOST_ROWS as usize;
-        let mut found = Vec::with_capacity(rows.len());
+        let more = rows.len() == MOST_ROWS as usize;
+        let mut windows = Vec::with_capacity(rows.len());
         let mut next = last.map_or(after, uint).max(after);
         for row in &rows {
-            if full {
+            if more {
                 next = uint(row.try_get("row").task(task)?);
             }
-            found.push((row.try_get("device").task(task)?, sums(row).task(task)?));
+            windows.push((row.try_get("device").task(task)?, sums(row).task(task)?));
         }
-        Ok((found, next))
+        Ok(Found {
+            windows,
+            row: next,
+            more,
+        })
     }
 
     /// Begins a rollout.
@@ -444,10 +488,6 @@ async fn state_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Opti
 
 async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> Result<Started, StoreError> {
     let task = "start a rollout";
-    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
-        .fetch_all(&mut *connection)
-        .await
-        .task(task)?;
     let policy: Option<i64> = sqlx::query_scalar("SELECT 1 FROM policies WHERE name = $1 AND version = $2")
         .bind(&wanted.policy)
         .bind(int(wanted.version))
@@ -457,19 +497,9 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     if policy.is_none() {
         return Ok(Started::UnknownPolicy);
     }
-    let devices = match wanted.devices {
-        None => known,
-        Some(named) => {
-            let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
-            let unknown: Vec<_> = named.iter().filter(|d| !is_known(d)).cloned().collect();
-            if !unknown.is_empty() {
-                return Ok(Started::UnknownDevices(unknown));
-            }
-            let mut named: Vec<String> = named.iter().map(ToString::to_string).collect();
-            named.sort();
-            named.dedup();
-            named
-        }
+    let devices = match device::target_in_txn(connection, wanted.devices).await? {
+        Ok(devices) => devices,
+        Err(unknown) => return Ok(Started::UnknownDevices(unknown)),
     };
     if devices.is_empty() {
         return Ok(Started::NoDevice);
@@ -482,7 +512,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     .await
     .task(task)?;
     let held: HashMap<String, i64> = held.into_iter().collect();
-    if let Some((device, rollout)) = devices.iter().find_map(|d| held.get_key_value(d)) {
+    if let Some((device, rollout)) = devices.iter().find_map(|d| held.get_key_value(d.as_str())) {
         return Ok(Started::Busy {
             device: device.clone(),
             rollout: uint(*rollout),
@@ -505,7 +535,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     for device in &devices {
         sqlx::query("INSERT INTO rollout_devices (rollout, device, state) VALUES ($1, $2, 'waiting')")
             .bind(id)
-            .bind(device)
+            .bind(device.as_str())
             .execute(&mut *connection)
             .await
             .task(task)?;
@@ -532,7 +562,6 @@ async fn apply_in_txn(
 ) -> Result<bool, StoreError> {
     let mut policy = None;
     let mut issued = 0_u64;
-    let mut settled = Vec::new();
     for change in changes {
         match change {
             Change::Order { device, wave } => {
@@ -568,7 +597,6 @@ async fn apply_in_txn(
                     )
                     .await?;
                 }
-                settled.push(state);
             }
             Change::Boot { device, boot, restart } => {
                 sqlx::query(
@@ -606,9 +634,6 @@ async fn apply_in_txn(
                 log_in_txn(connection, now, ITSELF, &what, id, &reason).await?;
             }
         }
-    }
-    if !settled.is_empty() {
-        tracing::debug!(rollout = id, states = ?tally(settled), "devices have moved on");
     }
     Ok(issued > 0)
 }
@@ -649,7 +674,7 @@ async fn policy_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Des
     .task(task)?;
     let read = || {
         let parameters: String = row.try_get("parameters")?;
-        let digest: Option<Digest> = super::device::digest(row.try_get("digest")?);
+        let digest: Option<Digest> = device::digest(row.try_get("digest")?);
         let damaged = |what: &str| sqlx::Error::Decode(format!("a policy's {what} cannot be read").into());
         Ok(DesiredPolicy {
             name: row.try_get("policy")?,

@@ -262,7 +262,7 @@ fn early(frames: u64, last_exit: Option<u64>) -> u64 {
 
 impl Run {
     /// Adds another one's.
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (sum, more) in [
             (&mut self.summaries, other.summaries),
             (&mut self.frames, other.frames),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use offramp_fleet::{FRAMES, Harm, Swarm, SwarmOptions};
 use offramp_link::BrokerUrl;
-use offramp_proto::{Generation, PublicKey, TenantId};
+use offramp_proto::{Generation, TenantId};
 use offramp_test_support::{Mosquitto, Process, free_port, temp_dir};
 use serde_json::{Value, json};
 
@@ -317,11 +317,10 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and
     let address = served.address();
     add(address).await;
     let status = get(address, "/api/v1/status").await.json();
-    let key: offramp_proto::Digest = status["public_key"].as_str().unwrap().parse().unwrap();
     let options = SwarmOptions {
         broker: broker.clone(),
         tenant: TenantId::new("greenhouse").unwrap(),
-        key: PublicKey::from_bytes(&key.0).unwrap(),
+        key: status["public_key"].as_str().unwrap().parse().unwrap(),
         devices: DEVICES,
         interval: Duration::from_secs(2),
     };

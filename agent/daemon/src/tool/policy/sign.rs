@@ -121,10 +121,7 @@ pub fn verify(path: &Path, component: &[u8], key: &PublicKey) -> anyhow::Result<
 /// # Errors
 /// When it is none.
 pub fn public_key(digits: &str) -> anyhow::Result<PublicKey> {
-    let bytes: Option<Digest> = digits.parse().ok();
-    bytes
-        .and_then(|bytes| PublicKey::from_bytes(&bytes.0))
-        .with_context(|| format!("`{digits}` is no Ed25519 public key: 64 hexadecimal digits"))
+    digits.parse().with_context(|| format!("key `{digits}`"))
 }
 
 fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
