@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use offramp_link::{BrokerUrl, Config, ConfigError, Link, State};
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::access::LOCAL;
 use crate::artifacts::{self, Artifacts, Held};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::ingest::Ingest;
@@ -44,8 +46,8 @@ pub struct Options {
     pub database: Database,
     /// The file with the signing key, made when it is missing; none for `DATABASE.key`.
     pub key: Option<PathBuf>,
-    /// Where page and API are served. There is no login yet: anything but a loopback address opens
-    /// them to the network. Port 0 takes a free one.
+    /// Where page and API are served; something else than a loopback address only when there is a token. Port 0 takes a
+    /// free one.
     pub listen: SocketAddr,
     /// For how long summaries and events are kept; none for ever. Totals stay.
     pub keep: Option<Duration>,
@@ -92,6 +94,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Everybody in the network would be an admin.
+    #[error(
+        "no token was made yet, so that everybody who reaches {address} would be an admin: make one with \
+         `offramp-fleet token create NAME --role admin --database FILE`, or listen on a loopback address"
+    )]
+    Open {
+        /// The address.
+        address: SocketAddr,
+    },
     /// There is no place for a temporary database.
     #[error("cannot make a temporary folder")]
     Temporary(#[source] io::Error),
@@ -110,13 +121,20 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) started_at: u64,
     pub(crate) totals: TotalsCache,
+    /// Requests with a token or session that does not hold.
+    pub(crate) denied: AtomicU64,
     wake: Arc<Notify>,
     told: Arc<Notify>,
 }
 
 impl Shared {
-    pub(crate) async fn push_policy(&self, target: Target, upload: PolicyUpload) -> Result<Pushed, PushError> {
-        let pushed = desired::push(&self.store, &self.key, target, upload).await?;
+    pub(crate) async fn push_policy(
+        &self,
+        target: Target,
+        upload: PolicyUpload,
+        who: String,
+    ) -> Result<Pushed, PushError> {
+        let pushed = desired::push(&self.store, &self.key, target, upload, who).await?;
         self.wake.notify_one();
         Ok(pushed)
     }
@@ -183,6 +201,11 @@ impl Controller {
             }
         };
         let store = Store::open(&path, &options.tenant).await?;
+        if !options.listen.ip().is_loopback() && store.is_open().await? {
+            return Err(StartError::Open {
+                address: options.listen,
+            });
+        }
         let key = key::load_or_generate(&options.key.unwrap_or_else(|| key_path(&path)))?;
         let cannot_listen = |source| StartError::Listen {
             address: options.listen,
@@ -210,6 +233,7 @@ impl Controller {
             address,
             started_at: now(),
             totals: TotalsCache::default(),
+            denied: AtomicU64::new(0),
             wake: Arc::new(Notify::new()),
             told: Arc::new(Notify::new()),
         });
@@ -305,7 +329,7 @@ impl Controller {
     /// # Errors
     /// See [`PushError`].
     pub async fn push_policy(&self, target: Target, upload: PolicyUpload) -> Result<Pushed, PushError> {
-        self.shared.push_policy(target, upload).await
+        self.shared.push_policy(target, upload, LOCAL.into()).await
     }
 
     /// What was done since the start.

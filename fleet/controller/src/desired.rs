@@ -196,6 +196,7 @@ pub(crate) async fn push(
     key: &Arc<SigningKey>,
     target: Target,
     upload: PolicyUpload,
+    who: String,
 ) -> Result<Pushed, PushError> {
     upload.check()?;
     let PolicyUpload {
@@ -217,6 +218,7 @@ pub(crate) async fn push(
             Target::Devices(devices) => Some(devices),
             Target::Nobody => Some(Vec::new()),
         },
+        who,
         now: now(),
     };
     match store.desired_insert(Arc::clone(key), draft).await? {

@@ -10,17 +10,16 @@
 //!   broker only when it is on disk.
 //! - A desired state is signed, its generation rises, and it is published again at every start.
 //! - A rollout goes out in waves, stops by itself where a gate fails, and goes on where it was after a restart.
+//! - Who asks is known before anything is answered, as soon as there is a token; until then only this machine is served.
+//!   What changes something is refused when a browser sends it from another site.
 //! - Nothing that a device sends stops the controller: what is malformed, oversized or sent in another
 //!   device's name is refused, counted and logged.
 //!
 //! # What is not here yet
 //!
-//! - **No login.** Page and API are served on a loopback address by default. What changes something is
-//!   refused when a browser sends it from another site, and names other than `localhost` are refused
-//!   on a loopback address, so that no foreign page can use the operator's browser. Whoever can open a
-//!   connection from this machine can do everything.
 //! - Groups, several controllers on one database, downsampling of old summaries.
 
+mod access;
 mod api;
 mod artifacts;
 mod chart;
@@ -29,6 +28,7 @@ mod desired;
 mod ingest;
 mod key;
 mod metrics;
+mod named;
 mod overview;
 mod page;
 mod retention;
@@ -40,6 +40,8 @@ mod swarm;
 mod totals;
 mod web;
 
+pub use access::{CreateError, Role, create_in_database};
+pub use api::openapi;
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};

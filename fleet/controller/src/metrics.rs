@@ -1,6 +1,6 @@
 //! `/metrics`: the fleet in the format of Prometheus (OpenMetrics), for alarms and long memories.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::http::header;
@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::ApiError;
-use crate::rollout::{MemberState, State as RolloutState, name};
+use crate::named::name;
+use crate::rollout::{MemberState, State as RolloutState};
 use crate::statistics::Statistics;
 use crate::store::RolloutView;
 use crate::totals::Totals;
@@ -30,11 +31,12 @@ pub(crate) async fn fetch(State(shared): Fleet) -> Result<impl IntoResponse, Api
     let rollouts = shared.store.rollout_list(MOST_ROLLOUTS).await?;
     let statistics = *shared.statistics.borrow();
     let connected = matches!(*shared.link.borrow(), offramp_link::State::Connected { .. });
-    let text = render(&totals, &rollouts, &statistics, connected);
+    let denied = shared.denied.load(Ordering::Relaxed);
+    let text = render(&totals, &rollouts, &statistics, denied, connected);
     Ok(([(header::CONTENT_TYPE, TYPE)], text))
 }
 
-fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, connected: bool) -> String {
+fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, denied: u64, connected: bool) -> String {
     let mut registry = Registry::with_prefix("offramp");
     let link = Gauge::<i64>::default();
     link.set(i64::from(connected));
@@ -139,6 +141,11 @@ fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, co
         ("events_stored", "Events that were new and are kept", statistics.events),
         ("messages_refused", "Messages that were refused", statistics.refused),
         (
+            "requests_denied",
+            "Requests with a token or session that does not hold",
+            denied,
+        ),
+        (
             "artifact_parts_sent",
             "Parts of artifacts that were sent",
             statistics.chunks,
@@ -170,7 +177,7 @@ mod tests {
             ingested: 7,
             ..Statistics::default()
         };
-        let text = render(&Totals::default(), &[], &statistics, true);
+        let text = render(&Totals::default(), &[], &statistics, 0, true);
         for line in [
             "offramp_broker_connected 1",
             "offramp_devices{state=\"gone\"} 0",

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Counts since the controller started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Statistics {
     /// Messages of any kind that arrived from devices.
     pub received: u64,

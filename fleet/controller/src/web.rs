@@ -1,8 +1,10 @@
-//! Serves page and API over HTTP, and guards both.
+//! Serves page and API over HTTP, and guards both: nothing but the ways in is answered before it is known who asks, and
+//! what changes something needs an operator, unless its handler asks for more.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,14 +12,15 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::access::{self, By, Denied, Role};
 use crate::api::{self, ApiError};
 use crate::controller::Shared;
 use crate::metrics;
-use crate::page;
+use crate::page::{self, login};
 
 /// How long an answer may take, reading the request's body included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PACE: Duration = Duration::from_secs(1);
 /// Nothing is loaded from elsewhere, nothing runs that is not one of our files, nobody frames the page.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// What every handler works with.
 pub(crate) type Fleet = State<Arc<Shared>>;
@@ -50,11 +53,18 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(healthz))
         .route("/changes", get(changes))
         .route("/metrics", get(metrics::fetch))
+        .route("/api/v1/openapi.json", get(description))
         .merge(page::router())
-        .nest("/api/v1", api::router())
+        .nest("/api/v1", api::router().0)
         .fallback(missing)
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
+}
+
+/// The description of the API.
+async fn description() -> impl IntoResponse {
+    static TEXT: LazyLock<String> = LazyLock::new(api::openapi);
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
 }
 
 /// Whether the controller can do its work: the database answers.
@@ -71,8 +81,8 @@ async fn missing(request: Request) -> Response {
     }
 }
 
-/// Tells a page when something has changed, so that it fetches itself again.
-async fn changes(State(shared): Fleet) -> Response {
+/// Tells a page when something has changed, so that it fetches itself again. Ends when whoever listens may not any more.
+async fn changes(State(shared): Fleet, headers: HeaderMap) -> Response {
     let Ok(permit) = Arc::clone(&shared.followers).try_acquire_owned() else {
         let error = ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -83,9 +93,10 @@ async fn changes(State(shared): Fleet) -> Response {
     };
     let (statistics, link, stop) = (shared.statistics.clone(), shared.link.clone(), shared.stop.clone());
     let followed = (statistics, link, stop, permit, true);
-    let stream = futures_util::stream::unfold(
-        followed,
-        |(mut statistics, mut link, mut stop, permit, first)| async move {
+    let who = Arc::new((shared, headers));
+    let stream = futures_util::stream::unfold(followed, move |(mut statistics, mut link, mut stop, permit, first)| {
+        let who = Arc::clone(&who);
+        async move {
             if !first {
                 let stopped = stop.wait_for(|stop| *stop);
                 let news = async {
@@ -101,26 +112,25 @@ async fn changes(State(shared): Fleet) -> Response {
                     },
                 }
                 tokio::time::sleep(PACE).await;
+                access::identify(&who.0.store, &who.1).await.ok()?;
             }
             let received = statistics.borrow_and_update().received;
             link.mark_unchanged();
             let event = Event::default().data(received.to_string());
             Some((Ok::<_, Infallible>(event), (statistics, link, stop, permit, false)))
-        },
-    );
+        }
+    });
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// Lets through what a person or program on this machine may have meant, and adds to every answer what
-/// browsers need to know.
-async fn guard(State(shared): Fleet, request: Request, next: Next) -> Response {
-    let refused =
-        foreign_host(&shared, request.headers()).or_else(|| foreign_site(request.method(), request.headers()));
+/// Lets through what somebody who may has meant, and adds to every answer what browsers need to know.
+async fn guard(State(shared): Fleet, mut request: Request, next: Next) -> Response {
+    let admitted = admit(&shared, &mut request).await;
     let is_stream = request.uri().path() == "/changes";
-    let mut response = match refused {
-        Some(error) => error.into_response(),
-        None if is_stream => next.run(request).await,
-        None => tokio::time::timeout(PATIENCE, next.run(request))
+    let mut response = match admitted {
+        Err(refusal) => refusal,
+        Ok(()) if is_stream => next.run(request).await,
+        Ok(()) => tokio::time::timeout(PATIENCE, next.run(request))
             .await
             .unwrap_or_else(|_| {
                 ApiError::new(
@@ -147,10 +157,78 @@ async fn guard(State(shared): Fleet, request: Request, next: Next) -> Response {
     response
 }
 
+/// Whether a path is answered to everybody: the ways in, and whether the controller lives.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/login") || path.starts_with("/assets/")
+}
+
+/// Lets a request through, and tells its handler who asks; or gives the answer that it gets instead.
+async fn admit(shared: &Shared, request: &mut Request) -> Result<(), Response> {
+    if let Some(error) = foreign_site(request.method(), request.headers()) {
+        return Err(error.into_response());
+    }
+    let path = request.uri().path();
+    if is_public(path) {
+        return match foreign_host(request.headers(), is_open(shared).await) {
+            Some(error) => Err(error.into_response()),
+            None => Ok(()),
+        };
+    }
+    let identity = match access::identify(&shared.store, request.headers()).await {
+        Ok(identity) => identity,
+        Err(denied) => return Err(deny(shared, request, denied)),
+    };
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let refused = foreign_host(request.headers(), identity.by == By::Nothing)
+        .or_else(|| {
+            let by_session = changes && matches!(identity.by, By::Session(_));
+            by_session.then(|| unproven_site(request.headers())).flatten()
+        })
+        .or_else(|| {
+            let needed = if changes && path != "/logout" {
+                Role::Operator
+            } else {
+                Role::Viewer
+            };
+            identity.require(needed).err()
+        });
+    if let Some(error) = refused {
+        tracing::debug!(who = identity.name, path, "refused");
+        return Err(error.into_response());
+    }
+    request.extensions_mut().insert(identity);
+    Ok(())
+}
+
+async fn is_open(shared: &Shared) -> bool {
+    // Where the database cannot tell, the narrower way holds.
+    shared.store.is_open().await.unwrap_or(true)
+}
+
+/// The answer to somebody who is not known: people are sent to the login, programs are told.
+fn deny(shared: &Shared, request: &Request, denied: Denied) -> Response {
+    let path = request.uri().path();
+    if let Denied::Invalid(why) = &denied {
+        shared.denied.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(path, "refused a request with {why}");
+    }
+    let for_programs = path.starts_with("/api/") || matches!(path, "/metrics" | "/changes" | "/logout");
+    if for_programs || request.method() != Method::GET {
+        let mut response = ApiError::from(denied).into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        return response;
+    }
+    let wanted = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    Redirect::to(&login::address(wanted)).into_response()
+}
+
 /// Refuses a name that could be anybody's. Without a login, the loopback address is the only wall; a
 /// foreign page would get past it with a name of its own that it points here (DNS rebinding).
-fn foreign_host(shared: &Shared, headers: &HeaderMap) -> Option<ApiError> {
-    if !shared.address.ip().is_loopback() {
+fn foreign_host(headers: &HeaderMap, open: bool) -> Option<ApiError> {
+    if !open {
         return None;
     }
     let host = headers
@@ -160,8 +238,8 @@ fn foreign_host(shared: &Shared, headers: &HeaderMap) -> Option<ApiError> {
     (!is_local(host)).then(|| {
         ApiError::new(
             StatusCode::FORBIDDEN,
-            "this name is not served",
-            "open the page as http://localhost or by its IP address",
+            "this name is not served without a login",
+            "open the page as http://localhost or by its IP address, or make a token with `offramp-fleet token create`",
         )
     })
 }
@@ -193,6 +271,19 @@ fn foreign_site(method: &Method, headers: &HeaderMap) -> Option<ApiError> {
             StatusCode::FORBIDDEN,
             "the request comes from a page of another site",
             "use this controller's own page, or `offramp-fleet`",
+        )
+    })
+}
+
+/// Refuses a change that a session would allow where the browser does not say that it comes from our own page. All that
+/// are in use do; the cookie is not sent from other sites, and this holds where that fails.
+fn unproven_site(headers: &HeaderMap) -> Option<ApiError> {
+    let said = headers.contains_key("sec-fetch-site") || headers.contains_key(header::ORIGIN);
+    (!said).then(|| {
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            "the browser does not say from which page the request comes",
+            "use a newer browser, or a token",
         )
     })
 }

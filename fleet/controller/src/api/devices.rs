@@ -5,17 +5,19 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use offramp_proto::CameraReport;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, limit};
+use super::{ApiError, limit, openapi};
 use crate::overview::{DeviceOverview, Life, Progress, share};
 use crate::store::{Guard, Model, Summary, now};
 use crate::web::Fleet;
 
 /// A device as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Device)]
 pub(super) struct DeviceView {
     device: String,
-    /// `alive`, `silent` or `gone`.
+    #[schema(schema_with = openapi::life)]
     state: &'static str,
     first_seen: u64,
     /// Null when it was never heard of but through what the broker had kept.
@@ -27,7 +29,8 @@ pub(super) struct DeviceView {
     model: Option<ModelView>,
     desired: Option<DesiredView>,
     reported: Option<ReportedView>,
-    /// `unmanaged`, `in-force`, `pending` or `refused`.
+    /// How far its desired state is.
+    #[schema(schema_with = openapi::progress)]
     progress: &'static str,
     /// The policy that it says it runs.
     running: Option<PolicyView>,
@@ -39,7 +42,8 @@ pub(super) struct DeviceView {
     guard: Option<GuardView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Model)]
 struct ModelView {
     name: String,
     version: u64,
@@ -48,20 +52,23 @@ struct ModelView {
     stage_macs: Vec<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PolicyName)]
 struct PolicyView {
     name: String,
     version: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DesiredState)]
 struct DesiredView {
     generation: u64,
     issued_at: u64,
     policy: Option<PolicyView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReportedState)]
 struct ReportedView {
     generation: u64,
     at: u64,
@@ -72,7 +79,8 @@ struct ReportedView {
 }
 
 /// The latest windows.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecentWindows)]
 struct RecentView {
     frames: u64,
     macs: u64,
@@ -81,7 +89,8 @@ struct RecentView {
     exit_share: Vec<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Disagreement)]
 struct DisagreementView {
     estimate: f64,
     bound: f64,
@@ -89,7 +98,8 @@ struct DisagreementView {
 }
 
 /// The guard of the learner, as the device tells of it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Guard)]
 struct GuardView {
     threshold: f64,
     loss: f64,
@@ -202,19 +212,24 @@ impl From<Model> for ModelView {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only devices whose names come after this one.
     after: Option<String>,
+    /// Devices, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct DeviceList {
     devices: Vec<DeviceView>,
     /// Value of `after` for the next devices; null when these were the last.
     next: Option<String>,
 }
 
+/// List the devices by name
+#[utoipa::path(get, path = "/devices", tag = "fleet", operation_id = "list_devices", params(ListQuery), responses((status = OK, body = DeviceList)))]
 pub(super) async fn list(
     State(shared): Fleet,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -230,7 +245,7 @@ pub(super) async fn list(
 }
 
 /// A device with the names of its classes and what it saw lately.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct DeviceDetail {
     #[serde(flatten)]
     device: DeviceView,
@@ -240,13 +255,19 @@ pub(super) struct DeviceDetail {
     class_count: Vec<ClassView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClassCount)]
 struct ClassView {
     class: u32,
     name: Option<String>,
     count: u64,
 }
 
+/// Show a device
+#[utoipa::path(
+    get, path = "/devices/{device}", tag = "fleet", operation_id = "show_device", params(("device" = String, Path, description = "Its name")),
+    responses((status = OK, body = DeviceDetail))
+)]
 pub(super) async fn fetch(State(shared): Fleet, Path(device): Path<String>) -> Result<Json<DeviceDetail>, ApiError> {
     let overview = shared.store.device_overview_fetch(&device, now()).await?;
     let overview = overview.ok_or_else(unknown)?;
@@ -272,19 +293,23 @@ fn unknown() -> ApiError {
     ApiError::not_found("this device has never been heard of", "see GET /api/v1/devices")
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct SummaryQuery {
+    /// Only windows that end after this time.
     since: Option<u64>,
+    /// Summaries, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct SummaryList {
     summaries: Vec<SummaryView>,
 }
 
 /// A summary as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Summary)]
 struct SummaryView {
     boot: Option<String>,
     sequence: u64,
@@ -318,6 +343,7 @@ struct SummaryView {
     outbox: u64,
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<openapi::CameraSchema>)]
     cameras: Vec<CameraReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     engines: Vec<String>,
@@ -364,6 +390,12 @@ impl From<Summary> for SummaryView {
     }
 }
 
+/// List what a device summed up, the first window first
+#[utoipa::path(
+    get, path = "/devices/{device}/summaries", tag = "fleet", operation_id = "list_summaries",
+    params(("device" = String, Path, description = "Its name"), SummaryQuery),
+    responses((status = OK, body = SummaryList))
+)]
 pub(super) async fn summaries(
     State(shared): Fleet,
     Path(device): Path<String>,

@@ -7,6 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::desired::PushError;
 use crate::store::StoreError;
@@ -15,14 +16,17 @@ use crate::store::StoreError;
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
-    body: Body,
+    body: Refusal,
 }
 
-#[derive(Debug, Serialize)]
-struct Body {
+/// An answer that is not what was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Refusal {
     /// What is wrong.
+    #[schema(value_type = String)]
     error: Cow<'static, str>,
     /// What to do about it.
+    #[schema(value_type = String)]
     hint: Cow<'static, str>,
 }
 
@@ -34,7 +38,7 @@ impl ApiError {
     ) -> Self {
         Self {
             status,
-            body: Body {
+            body: Refusal {
                 error: error.into(),
                 hint: hint.into(),
             },

@@ -6,26 +6,32 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{ApiError, limit};
 use crate::store::{Event, EventFilter};
 use crate::web::Fleet;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct EventQuery {
+    /// Only those of this device.
     device: Option<String>,
+    /// Only those that happened at this time or later, by the device's clock.
     since: Option<u64>,
+    /// Events, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct EventList {
     /// The last to happen first.
     events: Vec<EventView>,
 }
 
 /// An event as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct EventView {
     device: String,
     sequence: u64,
@@ -50,6 +56,8 @@ impl From<Event> for EventView {
     }
 }
 
+/// List what devices found worth telling, the last first
+#[utoipa::path(get, path = "/events", tag = "fleet", operation_id = "list_events", params(EventQuery), responses((status = OK, body = EventList)))]
 pub(super) async fn list(
     State(shared): Fleet,
     query: Result<Query<EventQuery>, QueryRejection>,

@@ -6,15 +6,19 @@
 mod devices;
 mod error;
 mod events;
+mod openapi;
 mod policies;
 mod rollouts;
 mod status;
+mod tokens;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::controller::Shared;
 use crate::desired::MAX_POLICY;
@@ -26,20 +30,37 @@ const USUAL_LIMIT: u32 = 100;
 /// Records in one answer at most.
 const MOST: u32 = 1000;
 
-pub(crate) fn router() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/status", get(status::fetch))
-        .route("/devices", get(devices::list))
-        .route("/devices/{device}", get(devices::fetch))
-        .route("/devices/{device}/summaries", get(devices::summaries))
-        .route("/events", get(events::list))
-        .route("/policies", get(policies::list).post(policies::push))
-        .route("/rollouts", get(rollouts::list).post(rollouts::start))
-        .route("/rollouts/{id}", get(rollouts::fetch))
-        .route("/rollouts/{id}/{act}", post(rollouts::command))
-        .route("/audit", get(rollouts::audit))
+/// The routes, and their description.
+pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
+    let (router, api) = OpenApiRouter::with_openapi(openapi::begin())
+        .routes(routes!(status::fetch))
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::fetch))
+        .routes(routes!(devices::summaries))
+        .routes(routes!(events::list))
+        .routes(routes!(policies::list, policies::push))
+        .routes(routes!(rollouts::list, rollouts::start))
+        .routes(routes!(rollouts::fetch))
+        .routes(routes!(rollouts::command))
+        .routes(routes!(rollouts::audit))
+        .routes(routes!(tokens::whoami))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         // One byte more than a policy may have, so that its own check speaks.
         .layer(DefaultBodyLimit::max(MAX_POLICY + 1))
+        .split_for_parts();
+    (router, openapi::complete(api))
+}
+
+/// The description of the API (OpenAPI 3.1), as JSON.
+///
+/// It is committed in `openapi.json`, and a test holds both that file and the answers to it.
+pub fn openapi() -> String {
+    let mut api = router().1;
+    api.servers = Some(vec![utoipa::openapi::Server::new("/api/v1")]);
+    let mut text = serde_json::to_string_pretty(&api).expect("a description is JSON");
+    text.push('\n');
+    text
 }
 
 /// The number of records that a request may have.

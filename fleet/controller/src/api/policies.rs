@@ -7,20 +7,23 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use offramp_proto::{DeviceId, Parameter};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{ApiError, MOST};
+use crate::access::Identity;
 use crate::desired::{MAX_POLICY, PolicyUpload, Target};
 use crate::store::Policy;
 use crate::web::Fleet;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct PolicyList {
     /// The newest first.
     policies: Vec<PolicyView>,
 }
 
 /// A policy as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Policy)]
 struct PolicyView {
     name: String,
     version: u64,
@@ -47,6 +50,8 @@ impl From<Policy> for PolicyView {
     }
 }
 
+/// List the policies, the newest first
+#[utoipa::path(get, path = "/policies", tag = "rollouts", operation_id = "list_policies", responses((status = OK, body = PolicyList)))]
 pub(super) async fn list(State(shared): Fleet) -> Result<Json<PolicyList>, ApiError> {
     let policies = shared.store.policy_list(MOST).await?;
     Ok(Json(PolicyList {
@@ -54,23 +59,39 @@ pub(super) async fn list(State(shared): Fleet) -> Result<Json<PolicyList>, ApiEr
     }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pushed)]
 pub(super) struct PushView {
     digest: String,
     devices: Vec<GenerationView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PushedDevice)]
 struct GenerationView {
     device: String,
     /// The generation that it should report.
     generation: u64,
 }
 
-/// The body is the component. Query: `name`, `version`, any number of `parameter=NAME=VALUE`, any number
-/// of `device`; without a device, every one that is known. With `target=none` it is only kept, for a rollout.
+/// Keep a policy and make it the desired one of devices, at once
+///
+/// The body is the component. With `target=none` it is only kept, for a rollout.
+#[utoipa::path(
+    post, path = "/policies", tag = "rollouts", operation_id = "push_policy",
+    params(
+        ("name" = String, Query, description = "1 to 64 letters, digits, `-`, `_` or `.`"),
+        ("version" = u64, Query, description = "A name and version always mean the same component"),
+        ("parameter" = Option<Vec<String>>, Query, description = "`NAME=VALUE`, any number of times"),
+        ("device" = Option<Vec<String>>, Query, description = "A device that gets it, any number of times; all that are known without one"),
+        ("target" = Option<String>, Query, description = "`none` to give it to no device"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component, at most 4 MiB"),
+    responses((status = OK, body = PushView))
+)]
 pub(super) async fn push(
     State(shared): Fleet,
+    identity: Identity,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PushView>, ApiError> {
@@ -85,7 +106,7 @@ pub(super) async fn push(
         _ => ApiError::bad_request(rejection.body_text(), "send the component as the body of the request"),
     })?;
     upload.bytes = body.into();
-    let pushed = shared.push_policy(target, upload).await?;
+    let pushed = shared.push_policy(target, upload, identity.name).await?;
     Ok(Json(PushView {
         digest: pushed.digest.to_string(),
         devices: pushed

@@ -8,25 +8,26 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use offramp_proto::{DeviceId, Parameter};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, MOST, limit};
+use super::{ApiError, MOST, limit, openapi};
+use crate::access::Identity;
 use crate::desired::{self, PushError};
-use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState, name, named};
-use crate::store::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started, now};
+use crate::named::{name, named};
+use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState};
+use crate::store::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started, now, subject};
 use crate::web::Fleet;
 
-/// Who is written into the log where a request does not say.
-const SOMEBODY: &str = "somebody";
-const MOST_NAME: usize = 64;
-
 /// A rollout as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rollout)]
 pub(super) struct View {
     id: u64,
     policy: String,
     version: u64,
+    #[schema(value_type = BTreeMap<String, openapi::ParameterSchema>)]
     parameters: BTreeMap<String, Parameter>,
-    /// `running`, `paused`, `rolling-back`, `rolled-back`, `stopped`, `aborted` or `done`.
+    #[schema(schema_with = openapi::rollout_state)]
     state: &'static str,
     /// Why it is in this state, where it was not simply told to be.
     reason: Option<String>,
@@ -37,6 +38,7 @@ pub(super) struct View {
     /// What the gates measured last.
     gauges: Vec<Gauge>,
     /// Devices in each state.
+    #[schema(value_type = BTreeMap<String, u64>)]
     devices: BTreeMap<&'static str, u64>,
     created_at: u64,
     created_by: String,
@@ -66,7 +68,8 @@ impl From<RolloutView> for View {
 }
 
 /// A rollout with its devices.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RolloutWhole)]
 pub(super) struct Whole {
     #[serde(flatten)]
     view: View,
@@ -75,9 +78,11 @@ pub(super) struct Whole {
     members: Vec<MemberView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RolloutDevice)]
 struct MemberView {
     device: String,
+    #[schema(schema_with = openapi::member_state)]
     state: &'static str,
     why: Option<String>,
     wave: Option<u32>,
@@ -101,12 +106,15 @@ impl From<Member> for MemberView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RolloutList)]
 pub(super) struct List {
     /// The newest first.
     rollouts: Vec<View>,
 }
 
+/// List the rollouts, the newest first
+#[utoipa::path(get, path = "/rollouts", tag = "rollouts", operation_id = "list_rollouts", responses((status = OK, body = List)))]
 pub(super) async fn list(State(shared): Fleet) -> Result<Json<List>, ApiError> {
     let rollouts = shared.store.rollout_list(MOST).await?;
     Ok(Json(List {
@@ -114,6 +122,11 @@ pub(super) async fn list(State(shared): Fleet) -> Result<Json<List>, ApiError> {
     }))
 }
 
+/// Show a rollout with its devices
+#[utoipa::path(
+    get, path = "/rollouts/{id}", tag = "rollouts", operation_id = "show_rollout", params(("id" = u64, Path, description = "Its number")),
+    responses((status = OK, body = Whole))
+)]
 pub(super) async fn fetch(State(shared): Fleet, id: Result<Path<u64>, PathRejection>) -> Result<Json<Whole>, ApiError> {
     let id = number(id)?;
     let view = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
@@ -126,36 +139,40 @@ pub(super) async fn fetch(State(shared): Fleet, id: Result<Path<u64>, PathReject
 }
 
 /// A rollout that is wanted.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RolloutWanted)]
 pub(super) struct Wanted {
     policy: String,
     version: u64,
     #[serde(default)]
+    #[schema(value_type = BTreeMap<String, openapi::ParameterSchema>)]
     parameters: BTreeMap<String, Parameter>,
     /// Names of devices; all that are known without them.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     devices: Vec<DeviceId>,
     #[serde(default)]
     plan: Plan,
-    /// Who wants it, for the log.
-    #[serde(default)]
-    who: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RolloutStarted)]
 pub(super) struct StartedView {
     id: u64,
 }
 
+/// Roll a policy out in waves
+#[utoipa::path(post, path = "/rollouts", tag = "rollouts", operation_id = "start_rollout", request_body = Wanted, responses((status = OK, body = StartedView)))]
 pub(super) async fn start(
     State(shared): Fleet,
+    identity: Identity,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<Json<StartedView>, ApiError> {
     let Json(wanted) = wanted.map_err(|rejection| {
         ApiError::bad_request(
             rejection.body_text(),
-            "send {\"policy\": NAME, \"version\": N, \"parameters\": {…}, \"devices\": […], \"plan\": {…}, \"who\": NAME}",
+            "send {\"policy\": NAME, \"version\": N, \"parameters\": {…}, \"devices\": […], \"plan\": {…}}",
         )
     })?;
     let hint = "see `offramp-fleet rollout start --help`";
@@ -171,7 +188,7 @@ pub(super) async fn start(
         parameters: wanted.parameters,
         devices: (!wanted.devices.is_empty()).then_some(wanted.devices),
         plan: wanted.plan,
-        who: who(wanted.who)?,
+        who: identity.name,
         now: now(),
     };
     match shared.start_rollout(new).await? {
@@ -194,21 +211,24 @@ pub(super) async fn start(
     }
 }
 
-#[derive(Deserialize)]
-pub(super) struct Who {
-    who: Option<String>,
-}
-
+/// Tell a rollout what to do
+#[utoipa::path(
+    post, path = "/rollouts/{id}/{act}", tag = "rollouts", operation_id = "command_rollout",
+    params(
+        ("id" = u64, Path, description = "Its number"),
+        ("act" = inline(Act), Path, description = "What it is told"),
+    ),
+    responses((status = OK, body = View))
+)]
 pub(super) async fn command(
     State(shared): Fleet,
+    identity: Identity,
     path: Result<Path<(u64, String)>, PathRejection>,
-    query: Result<Query<Who>, QueryRejection>,
 ) -> Result<Json<View>, ApiError> {
     let Path((id, act)) = path.map_err(|_| unknown())?;
-    let Query(query) = query?;
     let act = named(&Act::ALL, &act)
         .ok_or_else(|| ApiError::not_found("no such command", "use pause, resume, abort or roll-back"))?;
-    match shared.command_rollout(id, act, who(query.who)?).await? {
+    match shared.command_rollout(id, act, identity.name).await? {
         Commanded::Done => {
             let view = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
             Ok(Json(view.into()))
@@ -222,24 +242,28 @@ pub(super) async fn command(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
+    /// Only what was done to this rollout.
     rollout: Option<u64>,
+    /// Entries, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct AuditList {
     /// The last first.
     entries: Vec<EntryView>,
 }
 
 /// An entry of the log as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
 struct EntryView {
     id: u64,
     at: u64,
-    /// A person, or `controller`.
+    /// Name of a token, `local` where nobody is asked for one, or `controller`.
     who: String,
     what: String,
     subject: String,
@@ -259,30 +283,18 @@ impl From<AuditEntry> for EntryView {
     }
 }
 
+/// Show who did what, the last first
+#[utoipa::path(get, path = "/audit", tag = "access", operation_id = "audit", params(AuditQuery), responses((status = OK, body = AuditList)))]
 pub(super) async fn audit(
     State(shared): Fleet,
     query: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Json<AuditList>, ApiError> {
     let Query(query) = query?;
-    let subject = query.rollout.map(|id| format!("rollout {id}"));
+    let subject = query.rollout.map(subject);
     let entries = shared.store.audit_list(subject.as_deref(), limit(query.limit)?).await?;
     Ok(Json(AuditList {
         entries: entries.into_iter().map(EntryView::from).collect(),
     }))
-}
-
-fn who(name: Option<String>) -> Result<String, ApiError> {
-    let name = name.unwrap_or_else(|| SOMEBODY.into());
-    let fits = !name.is_empty() && name.len() <= MOST_NAME && !name.chars().any(char::is_control);
-    // Nobody is to pass for the controller in its log.
-    if fits && name != "controller" {
-        Ok(name)
-    } else {
-        Err(ApiError::bad_request(
-            "`who` is not a name",
-            "use 1 to 64 bytes, no control characters, and not `controller`",
-        ))
-    }
 }
 
 fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {

@@ -5,12 +5,13 @@ use axum::extract::State;
 use offramp_link::State as LinkState;
 use offramp_proto::PROTOCOL_VERSION;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::statistics::Statistics;
 use crate::web::Fleet;
 
 /// The controller as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Status {
     version: &'static str,
     protocol: u32,
@@ -22,7 +23,8 @@ pub(super) struct Status {
     statistics: Statistics,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Broker)]
 struct BrokerView {
     url: String,
     connected: bool,
@@ -30,6 +32,8 @@ struct BrokerView {
     reason: Option<String>,
 }
 
+/// Show the state of the controller: broker, messages, key
+#[utoipa::path(get, path = "/status", tag = "fleet", operation_id = "status", responses((status = OK, body = Status)))]
 pub(super) async fn fetch(State(shared): Fleet) -> Json<Status> {
     let (connected, reason) = match &*shared.link.borrow() {
         LinkState::Connected { .. } => (true, None),

@@ -15,6 +15,8 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
+    /// Value of the header that says who asks.
+    authorization: Option<String>,
 }
 
 /// What the API says when it refuses.
@@ -35,12 +37,13 @@ impl Client {
         Self {
             agent: config.into(),
             base: format!("{}/api/v1", server.url.trim_end_matches('/')),
+            authorization: server.token.as_ref().map(|token| format!("Bearer {}", token.trim())),
         }
     }
 
     /// Fetches a resource as JSON text.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
+        let mut request = self.allowed(self.agent.get(format!("{}{path}", self.base)));
         for (key, value) in query {
             request = request.query(*key, *value);
         }
@@ -49,7 +52,7 @@ impl Client {
 
     /// Sends bytes to a resource; the answer is JSON text.
     pub(super) fn post(&self, path: &str, query: &[(&str, &str)], body: &[u8]) -> anyhow::Result<String> {
-        let mut request = self.agent.post(format!("{}{path}", self.base));
+        let mut request = self.allowed(self.agent.post(format!("{}{path}", self.base)));
         for (key, value) in query {
             request = request.query(*key, *value);
         }
@@ -58,8 +61,21 @@ impl Client {
 
     /// Sends JSON to a resource; the answer is JSON text.
     pub(super) fn post_json(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<String> {
-        let request = self.agent.post(format!("{}{path}", self.base));
+        let request = self.allowed(self.agent.post(format!("{}{path}", self.base)));
         self.read(request.content_type("application/json").send(body.to_string()))
+    }
+
+    /// Deletes a resource.
+    pub(super) fn delete(&self, path: &str) -> anyhow::Result<()> {
+        let request = self.allowed(self.agent.delete(format!("{}{path}", self.base)));
+        self.read(request.call()).map(|_| ())
+    }
+
+    fn allowed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.authorization {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        }
     }
 
     /// Every device, page by page.
@@ -84,7 +100,7 @@ impl Client {
     /// Fetches the first page.
     pub(super) fn page(&self) -> anyhow::Result<String> {
         let url = self.base.trim_end_matches("/api/v1");
-        self.read(self.agent.get(url).call())
+        self.read(self.allowed(self.agent.get(url)).call())
     }
 
     /// Does something with it away from the async runtime.

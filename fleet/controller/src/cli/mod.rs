@@ -7,6 +7,7 @@ mod policy;
 mod rollout;
 mod serve;
 mod swarm;
+mod token;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ const DATABASE: &str = "offramp-fleet.db";
 ///
 /// `serve` runs it: it takes in what devices say over an MQTT v5 broker, keeps it in SQLite, signs and
 /// publishes what devices should run, and serves a web page and an API. The other commands talk to a
-/// running controller, except `key`.
+/// running controller, except `key` and `openapi`.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -48,6 +49,13 @@ enum Command {
     /// Roll policies out in waves, with gates that stop what does harm.
     #[command(subcommand)]
     Rollout(rollout::Rollout),
+    /// Make, list and revoke the tokens of people and programs.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Show as whom the controller sees you.
+    Whoami(token::Whoami),
+    /// Print the description of the API (OpenAPI 3.1).
+    Openapi,
     /// Show who did what.
     Audit(rollout::Audit),
     /// Simulate devices: a benchmark, and a way to try a controller out.
@@ -59,7 +67,7 @@ enum Command {
 }
 
 /// Where a running controller is.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Args)]
 struct Server {
     /// Address of the controller's page and API.
     #[arg(
@@ -69,6 +77,20 @@ struct Server {
         env = "OFFRAMP_FLEET_URL"
     )]
     url: String,
+    /// Secret of a token (`offramp-fleet token create`), where the controller asks for one. Others on this machine can
+    /// read command lines: better set the variable.
+    #[arg(long, value_name = "SECRET", env = "OFFRAMP_FLEET_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("Server")
+            .field("url", &self.url)
+            .field("token", &token)
+            .finish()
+    }
 }
 
 /// E.g. `source <(offramp-fleet completion bash)`.
@@ -97,6 +119,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Policy(policy) => policy.run(),
         Command::Rollout(rollout) => rollout.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Token(token) => token.run(),
+        Command::Whoami(whoami) => whoami.run(),
+        Command::Openapi => print(&offramp_fleet::openapi()),
         Command::Swarm(swarm) => swarm.run(),
         Command::Completion(Completion { shell }) => {
             let mut text = Vec::new();

@@ -78,26 +78,10 @@ pub(super) struct Start {
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
-    who: Who,
-    #[command(flatten)]
     server: Server,
     /// Print the controller's answer as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// Who does it, for the audit log.
-#[derive(Debug, Args)]
-pub(super) struct Who {
-    /// Who does it, for the audit log.
-    #[arg(
-        long = "as",
-        value_name = "NAME",
-        env = "USER",
-        default_value = "somebody",
-        hide_env_values = true
-    )]
-    who: String,
 }
 
 #[derive(Debug, Args)]
@@ -127,8 +111,6 @@ pub(super) struct Show {
 pub(super) struct Act {
     /// Number of the rollout.
     id: u64,
-    #[command(flatten)]
-    who: Who,
     #[command(flatten)]
     server: Server,
     /// Print the controller's answer as JSON.
@@ -291,7 +273,7 @@ impl Start {
             .collect();
         let wanted = json!({
             "policy": self.policy, "version": self.version, "parameters": parameters, "devices": self.device,
-            "plan": self.plan(), "who": self.who.who,
+            "plan": self.plan()
         });
         let client = Client::new(&self.server);
         let answer = client.post_json("/rollouts", &wanted)?;
@@ -360,7 +342,7 @@ impl Show {
 impl Act {
     fn run(self, act: &str) -> anyhow::Result<()> {
         let path = format!("/rollouts/{}/{act}", self.id);
-        let answer = Client::new(&self.server).post(&path, &[("who", &self.who.who)], &[])?;
+        let answer = Client::new(&self.server).post(&path, &[], &[])?;
         if self.json {
             return print(&format!("{answer}\n"));
         }

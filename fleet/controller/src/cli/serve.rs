@@ -28,7 +28,8 @@ pub(super) struct Serve {
     /// The SQLite database; made, with a signing key beside it in FILE.key, when it is missing.
     #[arg(long, value_name = "FILE", default_value = super::DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
     database: PathBuf,
-    /// Where to serve page and API. There is no login yet: keep it on a loopback address.
+    /// Where to serve page and API. While no token was made, whoever reaches them may do everything: then it must be a
+    /// loopback address. Beyond one, put a proxy with HTTPS before it.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -71,7 +72,7 @@ impl Serve {
 
 async fn serve(options: Options) -> anyhow::Result<()> {
     if !options.listen.ip().is_loopback() {
-        tracing::warn!(listen = %options.listen, "page and API have no login and can be reached from the network");
+        tracing::warn!(listen = %options.listen, "page and API are served without encryption: let a proxy do HTTPS");
     }
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut controller = Controller::start(options).await?;

@@ -49,6 +49,15 @@ pub(super) struct SwarmArgs {
     /// The controller that is connected to it.
     #[arg(long, requires = "broker", env = "OFFRAMP_FLEET_URL")]
     url: Option<String>,
+    /// Secret of a token, where that controller asks for one.
+    #[arg(
+        long,
+        value_name = "SECRET",
+        requires = "url",
+        env = "OFFRAMP_FLEET_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
     /// Roll nothing out.
     #[arg(long)]
     no_rollout: bool,
@@ -161,7 +170,10 @@ impl SwarmArgs {
             return Ok(Place {
                 broker: broker.clone(),
                 broker_name: "given",
-                client: Client::new(&Server { url: url.clone() }),
+                client: Client::new(&Server {
+                    url: url.clone(),
+                    token: None,
+                }),
                 controller: None,
                 mosquitto: None,
             });
@@ -183,7 +195,7 @@ impl SwarmArgs {
         Ok(Place {
             broker,
             broker_name: "mosquitto",
-            client: Client::new(&Server { url }),
+            client: Client::new(&Server { url, token: None }),
             controller: Some(controller),
             mosquitto: Some(mosquitto),
         })
@@ -242,7 +254,7 @@ impl Place {
         let begin = Instant::now();
         // Nothing is watched here: what is measured is the way to the devices and back.
         let wanted = json!({
-            "policy": "swarm", "version": version, "who": "swarm",
+            "policy": "swarm", "version": version,
             "plan": {"canary": 10, "factor": 1000, "watch": 0, "frames": 0, "patience": 600},
         });
         let start = move |client: &Client| client.post_json("/rollouts", &wanted);

@@ -4,7 +4,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use offramp_link::State;
 
 use super::ASSETS;
+use crate::access::{By, Identity, Role};
 use crate::controller::Shared;
+use crate::named::name;
 
 /// What the surroundings show.
 pub(super) struct Frame {
@@ -13,10 +15,11 @@ pub(super) struct Frame {
     pub(super) trouble: Option<String>,
     /// Messages that were refused since the start.
     pub(super) refused: u64,
+    pub(super) identity: Identity,
 }
 
 impl Frame {
-    pub(super) fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &Shared, identity: Identity) -> Self {
         let trouble = match &*shared.link.borrow() {
             State::Connected { .. } => None,
             State::Connecting => Some(format!("Connecting to {}.", shared.broker)),
@@ -27,6 +30,7 @@ impl Frame {
             tenant: shared.tenant.to_string(),
             trouble,
             refused: shared.statistics.borrow().refused,
+            identity,
         }
     }
 }
@@ -79,6 +83,7 @@ pub(super) fn layout(frame: &Frame, part: Option<&str>, content: &Markup) -> Mar
                         }
                     }
                     p id="live" role="status" data-state="wait" { i aria-hidden="true" {} span { "Connecting" } }
+                    (who(&frame.identity))
                 }
                 main id="main" {
                     div id="trouble" data-live role="alert" {
@@ -100,8 +105,31 @@ pub(super) fn layout(frame: &Frame, part: Option<&str>, content: &Markup) -> Mar
     }
 }
 
+/// Who is logged in, and the way out.
+fn who(identity: &Identity) -> Markup {
+    let role = name(&Role::ALL, identity.role);
+    html! {
+        @if identity.by == By::Nothing {
+            p class="who" title="Nobody is asked for a token: whoever reaches this page may do everything. Make a first token with `offramp-fleet token create NAME --role admin`." {
+                "No login"
+            }
+        } @else {
+            form class="who" method="post" action="/logout" {
+                span { (identity.name) " " span class="sub" { (role) } }
+                button type="submit" class="quiet" { "Log out" }
+            }
+        }
+    }
+}
+
 /// A page that says why there is none.
 pub(super) fn error(title: &str, message: &str) -> Markup {
+    let content = html! { h1 { (title) } p { (message) } p { a href="/" { "To the fleet" } } };
+    plain(title, &content)
+}
+
+/// A page with little on it, the same for everybody.
+pub(super) fn plain(title: &str, content: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -114,7 +142,7 @@ pub(super) fn error(title: &str, message: &str) -> Markup {
             }
             body {
                 header class="top" { a class="brand" href="/" { (mark()) span { "Offramp" } } }
-                main class="error" id="main" { h1 { (title) } p { (message) } p { a href="/" { "To the fleet" } } }
+                main class="plain" id="main" { (content) }
             }
         }
     }

@@ -23,9 +23,12 @@
       if (same) same.open = true;
     }
     if (part.innerHTML === fresh.innerHTML) return;
-    const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
+    const focused = part.contains(document.activeElement) && document.activeElement;
+    const href = focused && focused.getAttribute("href");
+    const action = focused && focused.form?.getAttribute("action");
     part.replaceChildren(...fresh.childNodes);
-    if (focused) part.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    const same = href ? `[href="${CSS.escape(href)}"]` : action && `form[action="${CSS.escape(action)}"] button`;
+    if (same) part.querySelector(same)?.focus({ preventScroll: true });
   };
 
   const refresh = async () => {
@@ -37,6 +40,8 @@
     stale = false;
     try {
       const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+      // The login is over.
+      if (response.redirected) return location.assign(response.url);
       if (response.ok) {
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
         for (const part of document.querySelectorAll("[data-live]")) {

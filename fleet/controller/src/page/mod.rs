@@ -8,6 +8,7 @@ mod device;
 mod fleet;
 mod format;
 mod layout;
+pub(crate) mod login;
 mod parts;
 mod rollout;
 
@@ -16,14 +17,16 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
 use maud::Markup;
 use offramp_proto::Digest;
 use serde::Deserialize;
 
+use crate::access::{Identity, Role};
 use crate::controller::Shared;
-use crate::store::{EventFilter, StoreError, now};
+use crate::named::named;
+use crate::store::{Act, Commanded, EventFilter, StoreError, now, subject};
 use crate::web::Fleet;
 
 pub use format::utc;
@@ -58,6 +61,9 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/", get(fleet))
         .route("/devices/{device}", get(device))
         .route("/rollouts/{id}", get(rollout))
+        .route("/rollouts/{id}/{act}", post(command))
+        .route("/login", get(login::form).post(login::enter))
+        .route("/logout", post(login::leave))
         .route(
             "/assets/{version}/style.css",
             get(|| asset("text/css; charset=utf-8", STYLE)),
@@ -82,7 +88,7 @@ struct FleetQuery {
     after: Option<String>,
 }
 
-async fn fleet(State(shared): Fleet, Query(query): Query<FleetQuery>) -> Result<Markup, PageError> {
+async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<FleetQuery>) -> Result<Markup, PageError> {
     let now = now();
     let filter = EventFilter {
         device: None,
@@ -100,7 +106,7 @@ async fn fleet(State(shared): Fleet, Query(query): Query<FleetQuery>) -> Result<
         broker: shared.broker.to_string(),
         now,
     };
-    Ok(layout(&Frame::of(&shared), None, &page.render()))
+    Ok(layout(&Frame::of(&shared, identity), None, &page.render()))
 }
 
 #[derive(Deserialize)]
@@ -110,6 +116,7 @@ struct DeviceQuery {
 
 async fn device(
     State(shared): Fleet,
+    identity: Identity,
     Path(device): Path<String>,
     Query(query): Query<DeviceQuery>,
 ) -> Result<Markup, PageError> {
@@ -133,24 +140,38 @@ async fn device(
         range,
         now,
     };
-    Ok(layout(&Frame::of(&shared), Some(&device), &page.render()))
+    Ok(layout(&Frame::of(&shared, identity), Some(&device), &page.render()))
 }
 
-async fn rollout(State(shared): Fleet, Path(id): Path<String>) -> Result<Markup, PageError> {
+async fn rollout(State(shared): Fleet, identity: Identity, Path(id): Path<String>) -> Result<Markup, PageError> {
     let unknown = || PageError::NotFound("There is no such rollout.");
     let id: u64 = id.parse().map_err(|_| unknown())?;
     let rollout = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
     let page = RolloutPage {
         members: shared.store.rollout_members(id).await?,
-        log: shared
-            .store
-            .audit_list(Some(&format!("rollout {id}")), MOST_ENTRIES)
-            .await?,
+        log: shared.store.audit_list(Some(&subject(id)), MOST_ENTRIES).await?,
         rollout,
+        may_command: identity.role >= Role::Operator,
         now: now(),
     };
     let title = format!("Rollout {id}");
-    Ok(layout(&Frame::of(&shared), Some(&title), &page.render()))
+    Ok(layout(&Frame::of(&shared, identity), Some(&title), &page.render()))
+}
+
+/// A button of the page of a rollout.
+async fn command(
+    State(shared): Fleet,
+    identity: Identity,
+    Path((id, act)): Path<(String, String)>,
+) -> Result<Response, PageError> {
+    let unknown = || PageError::NotFound("There is no such rollout.");
+    let id: u64 = id.parse().map_err(|_| unknown())?;
+    let act = named(&Act::ALL, &act).ok_or(PageError::NotFound("A rollout cannot be told that."))?;
+    match shared.command_rollout(id, act, identity.name).await? {
+        // What it is told comes too late where somebody or a gate was faster: the page shows what it does now.
+        Commanded::Done | Commanded::NotNow(_) => Ok(Redirect::to(&format!("/rollouts/{id}")).into_response()),
+        Commanded::Unknown => Err(unknown()),
+    }
 }
 
 /// The answer when there is no page.

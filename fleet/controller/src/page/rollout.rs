@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::format::{count, percent, percent_round};
 use super::parts::{age, policy};
-use crate::rollout::{Gauge, Member, MemberState, State, Verdict, name};
+use crate::named::name;
+use crate::rollout::{Gauge, Member, MemberState, State, Verdict};
 use crate::store::{AuditEntry, RolloutView};
 
 /// Devices that are listed by name.
@@ -106,6 +107,8 @@ fn bar(rollout: &RolloutView) -> Markup {
 pub(super) struct RolloutPage {
     pub(super) rollout: RolloutView,
     pub(super) members: Vec<Member>,
+    /// Whether whoever looks may tell it what to do.
+    pub(super) may_command: bool,
     /// The last to happen first.
     pub(super) log: Vec<AuditEntry>,
     pub(super) now: u64,
@@ -142,20 +145,40 @@ impl RolloutPage {
                     p class="sub" { (words(rollout)) }
                     (legend())
                 }
-                @if rollout.rollout.state.is_active() { (self.commands()) }
+                @if self.may_command && rollout.rollout.state.is_active() { (self.commands()) }
             }
         }
     }
 
     fn commands(&self) -> Markup {
-        let acts: &[&str] = match self.rollout.rollout.state {
-            State::Paused => &["resume", "abort", "roll-back"],
-            State::Running => &["pause", "abort", "roll-back"],
-            _ => &["abort"],
+        let button = |act: &str, label: &str, class: &str| {
+            html! {
+                form method="post" action={ "/rollouts/" (self.rollout.id) "/" (act) } {
+                    button type="submit" class=(class) { (label) }
+                }
+            }
         };
+        // What cannot be taken back asks twice.
+        let careful = |act: &str, label: &str, what: &str| {
+            html! {
+                details id={ "careful-" (act) } {
+                    summary { (label) "…" }
+                    div { p { (what) } (button(act, label, "bad")) }
+                }
+            }
+        };
+        let state = self.rollout.rollout.state;
         html! {
-            p class="sub wide" {
-                @for act in acts { code { "offramp-fleet rollout " (act) " " (self.rollout.id) } "  " }
+            div class="commands wide" {
+                @match state {
+                    State::Paused => (button("resume", "Resume", "")),
+                    State::Running => (button("pause", "Pause", "")),
+                    _ => {}
+                }
+                @if state != State::RollingBack {
+                    (careful("roll-back", "Roll back", "Every device gets back what it had before this rollout."))
+                }
+                (careful("abort", "Abort", "No device is ordered any more; those that have the policy keep it."))
             }
         }
     }

@@ -147,6 +147,7 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
         tenant: "tenant".into(),
         trouble: Some(text.into()),
         refused: 3,
+        identity: crate::access::Identity::local(),
     };
     layout(&frame, None, &page.render()).into_string()
 }
@@ -202,6 +203,7 @@ fn rollout_page(text: &str) -> String {
     let page = RolloutPage {
         rollout: rollout(text),
         members: vec![member],
+        may_command: true,
         log: vec![AuditEntry {
             id: 1,
             at: 1,
@@ -216,6 +218,7 @@ fn rollout_page(text: &str) -> String {
         tenant: "tenant".into(),
         trouble: None,
         refused: 0,
+        identity: crate::access::Identity::local(),
     };
     layout(&frame, Some("Rollout 3"), &page.render()).into_string()
 }
@@ -264,6 +267,7 @@ fn device_page(text: &str, windows: Vec<Window>) -> String {
         tenant: "tenant".into(),
         trouble: None,
         refused: 0,
+        identity: crate::access::Identity::local(),
     };
     layout(&frame, Some("cam-1"), &page.render()).into_string()
 }
@@ -349,7 +353,7 @@ fn a_rollout_is_told_in_words_and_its_failures_by_name() {
         assert!(page.contains("running"));
     }
     assert!(first.contains("href=\"/rollouts/3\""));
-    assert!(own.contains("offramp-fleet rollout pause 3"));
+    assert!(own.contains("action=\"/rollouts/3/pause\""));
     assert!(own.contains("fails") && own.contains("Who did what"));
 }
 

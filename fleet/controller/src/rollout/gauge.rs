@@ -47,7 +47,7 @@ impl Sums {
 }
 
 /// What a gate says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     /// Within its bound.
@@ -59,7 +59,7 @@ pub(crate) enum Verdict {
 }
 
 /// A gate, and what it measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Gauge {
     /// Name of the gate, as the plan has it.
     pub(crate) gate: String,

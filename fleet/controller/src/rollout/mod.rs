@@ -19,7 +19,7 @@ mod step;
 pub(crate) use conductor::Conductor;
 pub(crate) use gauge::{Gauge, Sums, Verdict};
 pub(crate) use plan::Plan;
-pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, name, named};
+pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How a policy goes out. Fields that a request leaves out have their defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Plan {
     /// Devices of the first wave, 1 or more.
@@ -23,7 +23,7 @@ pub(crate) struct Plan {
 }
 
 /// Bounds of what a wave may do; none for a gate that is open. Before and after are the same devices' own windows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Gates {
     /// Share of devices that fail: refuse, give the policy up, or are silent.

@@ -362,14 +362,3 @@ fn revert(members: &[Member], changes: &mut Vec<Change>) {
         });
     }
 }
-
-/// Name of a state, of the rollout's or a device's.
-pub(crate) fn name<T: Copy + PartialEq>(all: &[(T, &'static str)], state: T) -> &'static str {
-    let found = all.iter().find(|(known, _)| *known == state);
-    found.map_or("unknown", |(_, name)| name)
-}
-
-/// The state of that name.
-pub(crate) fn named<T: Copy>(all: &[(T, &'static str)], name: &str) -> Option<T> {
-    all.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
-}

@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
+use super::audit::log_in_txn;
 use super::device::target_in_txn;
 use super::{Span, Store, StoreError, Task as _, int, uint};
 
@@ -33,6 +34,7 @@ pub(crate) struct Draft {
     pub(crate) parameters: BTreeMap<String, Parameter>,
     /// The devices that get it; none for every device that is known.
     pub(crate) devices: Option<Vec<DeviceId>>,
+    pub(crate) who: String,
     pub(crate) now: u64,
 }
 
@@ -138,6 +140,13 @@ async fn insert_in_txn(
         size,
         parameters: draft.parameters,
     };
+    let subject = format!("policy {} {}", policy.name, policy.version);
+    let (what, detail) = match devices.len() {
+        0 => ("policy.add", String::new()),
+        1 => ("policy.push", "to 1 device".into()),
+        count => ("policy.push", format!("to {count} devices")),
+    };
+    log_in_txn(connection, draft.now, &draft.who, what, &subject, &detail).await?;
     let mut generations = Vec::with_capacity(devices.len());
     for device in devices {
         let generation = issue_in_txn(connection, key, &device, Some(policy.clone()), draft.now).await?;

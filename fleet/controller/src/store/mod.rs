@@ -11,8 +11,10 @@
 //!   and totals saturate there.
 //! - **One owner.** A lock file beside the database keeps a second controller away.
 
+mod access;
 mod arrival;
 mod artifact;
+mod audit;
 mod desired;
 mod device;
 mod event;
@@ -33,12 +35,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Connection as _, SqlSafeStr as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use access::{NewToken, Token, TokenCreated, TokenRevoked};
 pub(crate) use arrival::{Arrival, Outcome, Record};
 pub(crate) use artifact::Policy;
+pub(crate) use audit::{AuditEntry, ITSELF};
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use event::{Event, EventFilter};
-pub(crate) use rollout::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started};
+pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
@@ -161,6 +165,7 @@ fn migrations() -> Migrator {
         migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
         migration(3, "cameras", include_str!("../../migrations/0003_cameras.sql")),
         migration(4, "rollouts", include_str!("../../migrations/0004_rollouts.sql")),
+        migration(5, "access", include_str!("../../migrations/0005_access.sql")),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! Rollouts, their devices, and the log of who did what.
+//! Rollouts and their devices.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,12 +7,13 @@ use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter,
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqliteConnection};
 
+use super::audit::{ITSELF, log_in_txn};
 use super::desired::issue_in_txn;
 use super::device::{self, json, list};
 use super::{Run, Store, StoreError, Task as _, int, uint};
+use crate::named::{name, named};
 use crate::overview::RECENT;
 use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
-use crate::rollout::{name, named};
 
 /// A rollout that somebody wants.
 #[derive(Clone, Debug)]
@@ -44,7 +45,8 @@ pub(crate) enum Started {
 }
 
 /// What somebody tells a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, utoipa::ToSchema)]
+#[schema(rename_all = "kebab-case")]
 pub(crate) enum Act {
     Pause,
     Resume,
@@ -79,19 +81,6 @@ pub(crate) struct RolloutView {
     pub(crate) devices: BTreeMap<MemberState, u64>,
 }
 
-/// An entry of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AuditEntry {
-    pub(crate) id: u64,
-    pub(crate) at: u64,
-    pub(crate) who: String,
-    pub(crate) what: String,
-    pub(crate) subject: String,
-    pub(crate) detail: String,
-}
-
-/// Who acts where nobody told it to.
-const ITSELF: &str = "controller";
 /// Rows of evidence that are read at once.
 const MOST_ROWS: u32 = 20_000;
 
@@ -166,19 +155,6 @@ impl FromRow<'_, SqliteRow> for RolloutView {
             created_by: row.try_get("created_by")?,
             changed_at: uint(row.try_get("changed_at")?),
             devices: BTreeMap::new(),
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for AuditEntry {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: uint(row.try_get("id")?),
-            at: uint(row.try_get("at")?),
-            who: row.try_get("who")?,
-            what: row.try_get("what")?,
-            subject: row.try_get("subject")?,
-            detail: row.try_get("detail")?,
         })
     }
 }
@@ -428,7 +404,7 @@ impl Store {
                 };
                 enter_in_txn(connection, id, next, "", now).await?;
                 let what = format!("rollout.{}", name(&Act::ALL, act));
-                log_in_txn(connection, now, &who, &what, id, "").await?;
+                log_in_txn(connection, now, &who, &what, &subject(id), "").await?;
                 Ok(Commanded::Done)
             })
         })
@@ -461,19 +437,6 @@ impl Store {
             })
         })
         .await
-    }
-
-    /// The log, the last entries first; all of it, or what is about one subject.
-    pub(crate) async fn audit_list(&self, subject: Option<&str>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        sqlx::query_as(
-            "SELECT id, at, who, what, subject, detail FROM audit WHERE $1 IS NULL OR subject = $1 \
-             ORDER BY id DESC LIMIT $2",
-        )
-        .bind(subject)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .task("read the audit log")
     }
 }
 
@@ -549,7 +512,15 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
         wanted.plan.canary,
         wanted.plan.factor
     );
-    log_in_txn(connection, wanted.now, &wanted.who, "rollout.start", id, &detail).await?;
+    log_in_txn(
+        connection,
+        wanted.now,
+        &wanted.who,
+        "rollout.start",
+        &subject(id),
+        &detail,
+    )
+    .await?;
     Ok(Started::Rollout(id))
 }
 
@@ -592,7 +563,7 @@ async fn apply_in_txn(
                         now,
                         ITSELF,
                         "device.failed",
-                        id,
+                        &subject(id),
                         &format!("{device}: {why}"),
                     )
                     .await?;
@@ -623,7 +594,7 @@ async fn apply_in_txn(
                     now,
                     ITSELF,
                     "rollout.wave",
-                    id,
+                    &subject(id),
                     &format!("wave {wave} begins"),
                 )
                 .await?;
@@ -631,7 +602,7 @@ async fn apply_in_txn(
             Change::Enter { state, reason } => {
                 enter_in_txn(connection, id, state, &reason, now).await?;
                 let what = format!("rollout.{}", name(&State::ALL, state));
-                log_in_txn(connection, now, ITSELF, &what, id, &reason).await?;
+                log_in_txn(connection, now, ITSELF, &what, &subject(id), &reason).await?;
             }
         }
     }
@@ -786,22 +757,7 @@ async fn revert_in_txn(
     Ok(is_ours)
 }
 
-async fn log_in_txn(
-    connection: &mut SqliteConnection,
-    now: u64,
-    who: &str,
-    what: &str,
-    rollout: u64,
-    detail: &str,
-) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO audit (at, who, what, subject, detail) VALUES ($1, $2, $3, $4, $5)")
-        .bind(int(now))
-        .bind(who)
-        .bind(what)
-        .bind(format!("rollout {rollout}"))
-        .bind(detail)
-        .execute(connection)
-        .await
-        .task("write the audit log")?;
-    Ok(())
+/// How the audit log calls a rollout.
+pub(crate) fn subject(rollout: u64) -> String {
+    format!("rollout {rollout}")
 }

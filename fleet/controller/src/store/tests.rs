@@ -200,6 +200,7 @@ fn draft(version: u64, bytes: &[u8], devices: Option<&[&str]>) -> Draft {
         bytes: bytes.to_vec(),
         parameters: [("limit".to_owned(), Parameter::Number(0.5))].into(),
         devices: devices.map(|names| names.iter().map(|name| device(name)).collect()),
+        who: "ada".into(),
         now: 77,
     }
 }

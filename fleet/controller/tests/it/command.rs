@@ -34,6 +34,17 @@ struct Served {
 
 impl Served {
     async fn start(broker: &Broker, folder: &Path) -> Self {
+        let served = Self::spawn(broker, folder).await;
+        served
+            .until("the broker", "/api/v1/status", |status| {
+                status["broker"]["connected"] == true
+            })
+            .await;
+        served
+    }
+
+    /// One that asks for tokens: it is there, whether or not it has reached the broker.
+    async fn spawn(broker: &Broker, folder: &Path) -> Self {
         let mut command = fleet();
         command
             .args(["serve", "--tenant", "greenhouse", "--listen", "127.0.0.1:0"])
@@ -66,13 +77,7 @@ impl Served {
                 address: address.parse().unwrap(),
             }
         });
-        let served = soon("the controller", started).await.unwrap();
-        served
-            .until("the broker", "/api/v1/status", |status| {
-                status["broker"]["connected"] == true
-            })
-            .await;
-        served
+        soon("the controller", started).await.unwrap()
     }
 
     /// Waits until a resource is as it should be.
@@ -194,7 +199,10 @@ async fn commands_talk_to_a_running_controller() {
 /// Runs a command against a controller.
 async fn tell(url: &str, arguments: &[&str]) -> Output {
     let mut command = fleet();
-    command.args(arguments).args(["--url", url]).env("USER", "ada");
+    command
+        .args(arguments)
+        .args(["--url", url])
+        .env_remove("OFFRAMP_FLEET_TOKEN");
     run(command).await
 }
 
@@ -228,7 +236,7 @@ async fn a_rollout_is_started_followed_and_looked_at() {
     .await;
     let text = stdout(&done);
     assert!(
-        text.starts_with("rollout 1: night 1, done, wave 1, by ada\n3 of 3 proven"),
+        text.starts_with("rollout 1: night 1, done, wave 1, by local\n3 of 3 proven"),
         "{text}"
     );
     assert!(text.contains("GATE") && text.contains("holds"), "{text}");
@@ -247,9 +255,9 @@ async fn a_rollout_is_started_followed_and_looked_at() {
         "{error}"
     );
     // With its gate open it goes through.
-    let open = ["--gate", "cost=off", "--gate", "exits=off", "--as", "eve"];
+    let open = ["--gate", "cost=off", "--gate", "exits=off"];
     let forced = tell(&url, &[&dear[..], &open, &quick].concat()).await;
-    assert!(stdout(&forced).contains("day 1, done, wave 1, by eve"), "{forced:?}");
+    assert!(stdout(&forced).contains("day 1, done, wave 1, by local"), "{forced:?}");
 
     let list = stdout(&tell(&url, &["rollout", "list"]).await);
     let states: Vec<&str> = list
@@ -265,12 +273,77 @@ async fn a_rollout_is_started_followed_and_looked_at() {
     assert_eq!(late.status.code(), Some(1));
     assert!(String::from_utf8(late.stderr).unwrap().contains("rollout 1 is done"));
     let log = stdout(&tell(&url, &["audit", "--rollout", "3"]).await);
-    assert!(log.contains("eve") && log.contains("rollout.start"), "{log}");
+    assert!(log.contains("local") && log.contains("rollout.start"), "{log}");
     let status = stdout(&tell(&url, &["status"]).await);
     assert!(status.contains("connected") && status.contains("ingested"), "{status}");
     assert!(tell(&url, &["events"]).await.status.success());
     swarm.finish().await;
     world.controller.shutdown().await;
+}
+
+#[tokio::test]
+async fn tokens_are_made_used_and_revoked() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let database = folder.path().join("fleet.db");
+    let mut first = fleet();
+    let make = [
+        "token",
+        "create",
+        "ada",
+        "--role",
+        "admin",
+        "--tenant",
+        "greenhouse",
+        "--database",
+    ];
+    first.args(make).arg(&database);
+    let ada = stdout(&run(first).await).trim().to_owned();
+    assert!(ada.starts_with("offramp_"));
+
+    let served = Served::spawn(&broker, folder.path()).await;
+    let url = format!("http://{}", served.address);
+    let stranger = tell(&url, &["devices"]).await;
+    assert_eq!(stranger.status.code(), Some(1));
+    let says = String::from_utf8(stranger.stderr).unwrap();
+    assert!(
+        says.contains("a token is needed") && says.contains("OFFRAMP_FLEET_TOKEN"),
+        "{says}"
+    );
+
+    let with = |token: &str, arguments: &[&str]| {
+        let mut command = fleet();
+        command
+            .args(arguments)
+            .args(["--url", &url])
+            .env("OFFRAMP_FLEET_TOKEN", token);
+        run(command)
+    };
+    let make = with(&ada, &["token", "create", "wall", "--role", "viewer", "--days", "30"]).await;
+    let wall = stdout(&make).trim().to_owned();
+    assert!(
+        String::from_utf8(make.stderr)
+            .unwrap()
+            .contains("cannot be shown again")
+    );
+    assert_eq!(stdout(&with(&wall, &["whoami"]).await), "wall viewer\n");
+    assert!(with(&wall, &["devices"]).await.status.success());
+    let refused = with(&wall, &["token", "list"]).await;
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("this needs admin"));
+    let list = stdout(&with(&ada, &["token", "list"]).await);
+    let names: Vec<_> = list
+        .lines()
+        .skip(1)
+        .map(|l| l.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(names, ["wall", "ada"], "{list}");
+    assert!(list.contains("until ") && !list.contains(&wall), "{list}");
+
+    assert!(with(&ada, &["token", "revoke", "wall"]).await.status.success());
+    assert_eq!(with(&wall, &["devices"]).await.status.code(), Some(1));
+    assert!(stdout(&with(&ada, &["token", "list"]).await).contains("revoked "));
+    assert!(stdout(&with(&ada, &["audit"]).await).contains("token.revoke"));
+    let odd = with(&ada, &["token", "revoke", "../devices"]).await;
+    assert!(String::from_utf8(odd.stderr).unwrap().contains("there is no token"));
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! The controller as its users meet it: devices over a real broker, people and programs over HTTP, and
 //! the command line.
 
+mod access;
 mod api;
 mod command;
 mod http;
 mod ingest;
+mod openapi;
 mod page;
 mod push;
 mod rollout;

@@ -47,7 +47,7 @@ async fn add(address: SocketAddr) {
 async fn roll_out(address: SocketAddr, harm: Harm, plan: &Value) -> u64 {
     let (_, name) = Harm::ALL.into_iter().find(|(known, _)| *known == harm).unwrap();
     let wanted = json!({
-        "policy": "entropy", "version": 7, "parameters": {"simulate": name}, "plan": plan, "who": "ada",
+        "policy": "entropy", "version": 7, "parameters": {"simulate": name}, "plan": plan,
     });
     let (status, answer) = post(address, "/api/v1/rollouts", &wanted).await;
     assert_eq!(status, 200, "{answer}");
@@ -91,7 +91,7 @@ async fn a_good_policy_reaches_every_device_and_the_log_tells_the_way() {
         (&json!("done"), &json!(6)),
         "{done}"
     );
-    assert_eq!(done["created_by"], "ada");
+    assert_eq!(done["created_by"], "local");
     let waves: Vec<u64> = done["members"]
         .as_array()
         .unwrap()
@@ -118,7 +118,7 @@ async fn a_good_policy_reaches_every_device_and_the_log_tells_the_way() {
         .map(|e| (e["who"].as_str().unwrap().into(), e["what"].as_str().unwrap().into()))
         .collect();
     let expected = [
-        ("ada", "rollout.start"),
+        ("local", "rollout.start"),
         ("controller", "rollout.wave"),
         ("controller", "rollout.wave"),
         ("controller", "rollout.done"),
@@ -126,7 +126,7 @@ async fn a_good_policy_reaches_every_device_and_the_log_tells_the_way() {
     assert_eq!(entries, expected.map(|(who, what)| (who.to_owned(), what.to_owned())));
 
     // And back, by hand.
-    let (status, answer) = post(address, &format!("/api/v1/rollouts/{id}/roll-back?who=eve"), &json!({})).await;
+    let (status, answer) = post(address, &format!("/api/v1/rollouts/{id}/roll-back"), &json!({})).await;
     assert_eq!(status, 200, "{answer}");
     let back = until(&world, id, is_over).await;
     assert_eq!(
@@ -216,7 +216,7 @@ async fn pause_resume_and_abort_do_what_they_say_and_nonsense_is_refused() {
         (json!({"policy": "entropy", "version": 7, "plan": {"canaries": 1}}), 400),
         (json!({"policy": "entropy", "version": 7, "devices": ["nobody"]}), 404),
         (json!({"policy": "entropy", "version": 7, "devices": ["../x"]}), 400),
-        (json!({"policy": "entropy", "version": 7, "who": "controller"}), 400),
+        (json!({"policy": "entropy", "version": 7, "who": "ada"}), 400),
         (
             json!({"policy": "entropy", "version": 7, "parameters": {"a": "x".repeat(600)}}),
             400,

@@ -1,0 +1,161 @@
+//! The API is what its description says.
+
+use std::collections::BTreeSet;
+
+use offramp_proto::{Kind, encode};
+use serde_json::{Value, json};
+
+use crate::http::{Answer, request};
+use crate::world::{World, component};
+
+const COMMITTED: &str = include_str!("../../openapi.json");
+
+#[test]
+fn the_committed_description_is_that_of_the_code() {
+    assert!(
+        COMMITTED == offramp_fleet::openapi(),
+        "the API has changed: look at the difference, and commit `offramp-fleet openapi > fleet/controller/openapi.json`"
+    );
+}
+
+/// A description, and the operations that were held to it.
+struct Held {
+    api: Value,
+    done: BTreeSet<String>,
+}
+
+impl Held {
+    /// Asks, and holds the answer to what the description says of it.
+    async fn ask(&mut self, world: &World, operation: &str, path: &str, body: &[u8]) -> Answer {
+        let (method, route) = operation.split_once(' ').unwrap();
+        let headers = ["Content-Type: application/json"];
+        let answer = request(world.address(), method, &format!("/api/v1{path}"), &headers, body).await;
+        let described = &self.api["paths"][route][method.to_lowercase()]["responses"];
+        let status = answer.status.to_string();
+        let (name, response) = match described.get(&status) {
+            Some(response) => (status.as_str(), response),
+            None if answer.status >= 400 => ("default", &described["default"]),
+            None => panic!("{operation} answers {status}, which is not described"),
+        };
+        self.done.insert(operation.to_owned());
+        if response["content"].is_null() {
+            assert!(answer.body.is_empty(), "{operation}: {}", answer.body);
+            return answer;
+        }
+        let pointer = format!(
+            "#/paths/{}/{}/responses/{name}/content/application~1json/schema",
+            route.replace('/', "~1"),
+            method.to_lowercase()
+        );
+        let mut schema = self.api.clone();
+        // What a pointer of a URL cannot hold as it is.
+        schema["$ref"] = json!(pointer.replace('{', "%7B").replace('}', "%7D"));
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let json = answer.json();
+        let errors: Vec<String> = schema
+            .iter_errors(&json)
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{operation} answers {json:#}\n{errors:#?}");
+        answer
+    }
+}
+
+#[tokio::test]
+async fn every_operation_answers_as_it_is_described() {
+    let world = World::new().await;
+    let device = world.device("cam-1").await;
+    let mut cameras = device.guarded(2, true);
+    cameras.cameras = vec![offramp_proto::CameraReport {
+        name: "door".into(),
+        frames: 100,
+        exits: vec![70, 20, 10],
+        ..Default::default()
+    }];
+    cameras.engines = vec!["tract".into()];
+    for summary in [device.summary(1), cameras] {
+        device.say(Kind::Summary, encode(&summary).unwrap()).await;
+    }
+    device.say(Kind::Event, encode(&device.event(3)).unwrap()).await;
+    let report = device.reported(0, device.policy("threshold", 1), Some("too large"));
+    device.say(Kind::Reported, encode(&report).unwrap()).await;
+    world.until("everything", |s| s.received == 5).await;
+
+    let mut held = Held {
+        api: serde_json::from_str(COMMITTED).unwrap(),
+        done: BTreeSet::new(),
+    };
+    let get = [
+        ("GET /status", "/status"),
+        ("GET /whoami", "/whoami"),
+        ("GET /devices", "/devices"),
+        ("GET /devices/{device}", "/devices/cam-1"),
+        ("GET /devices/{device}/summaries", "/devices/cam-1/summaries"),
+        ("GET /events", "/events"),
+    ];
+    for (operation, path) in get {
+        assert_eq!(held.ask(&world, operation, path, b"").await.status, 200, "{path}");
+    }
+    let push = "POST /policies";
+    let path = "/policies?name=entropy&version=7&parameter=limit=0.5";
+    assert_eq!(held.ask(&world, push, path, &component()).await.status, 200);
+    assert_eq!(held.ask(&world, push, path, b"no component").await.status, 415);
+    let start = "POST /rollouts";
+    let wanted = json!({
+        "policy": "entropy", "version": 7, "plan": {"canary": 1, "gates": {"cost": null}},
+        "parameters": {"limit": 0.5, "strict": true, "name": "x", "count": 3},
+    });
+    let started = held
+        .ask(&world, start, "/rollouts", wanted.to_string().as_bytes())
+        .await;
+    assert_eq!(started.status, 200, "{}", started.body);
+    assert_eq!(held.ask(&world, start, "/rollouts", b"{}").await.status, 400);
+    let id = started.json()["id"].as_u64().unwrap();
+    for (operation, path) in [
+        ("POST /rollouts/{id}/{act}", format!("/rollouts/{id}/pause")),
+        ("GET /rollouts/{id}", format!("/rollouts/{id}")),
+        ("GET /rollouts", "/rollouts".into()),
+        ("GET /policies", "/policies".into()),
+        ("GET /audit", "/audit".into()),
+    ] {
+        assert_eq!(held.ask(&world, operation, &path, b"").await.status, 200, "{path}");
+    }
+    for (operation, path) in [
+        ("GET /devices/{device}", "/devices/nobody"),
+        ("GET /rollouts/{id}", "/rollouts/999"),
+        ("GET /events", "/events?limit=0"),
+        ("POST /rollouts/{id}/{act}", "/rollouts/1/explode"),
+    ] {
+        assert!(held.ask(&world, operation, path, b"").await.status >= 400, "{path}");
+    }
+
+    // The last, because it closes the controller.
+    assert_eq!(held.ask(&world, "GET /tokens", "/tokens", b"").await.status, 200);
+    assert_eq!(
+        held.ask(&world, "DELETE /tokens/{name}", "/tokens/nobody", b"")
+            .await
+            .status,
+        404
+    );
+    let wanted = json!({"name": "ada", "role": "admin"}).to_string();
+    assert_eq!(
+        held.ask(&world, "POST /tokens", "/tokens", wanted.as_bytes())
+            .await
+            .status,
+        200
+    );
+    assert_eq!(held.ask(&world, "GET /tokens", "/tokens", b"").await.status, 401);
+
+    let all: BTreeSet<String> = held.api["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = ["get", "post", "put", "patch", "delete"].into_iter();
+            let described = methods.filter(|method| !item[method].is_null());
+            described.map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
+    assert_eq!(held.done, all, "every operation is held to its description");
+    world.controller.shutdown().await;
+}
