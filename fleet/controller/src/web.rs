@@ -145,7 +145,8 @@ async fn guard(State(shared): Fleet, mut request: Request, next: Next) -> Respon
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // Not `no-referrer`: browsers would then hide the origin of our own forms, too.
+        (header::REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
@@ -164,13 +165,13 @@ fn is_public(path: &str) -> bool {
 
 /// Lets a request through, and tells its handler who asks; or gives the answer that it gets instead.
 async fn admit(shared: &Shared, request: &mut Request) -> Result<(), Response> {
-    if let Some(error) = foreign_site(request.method(), request.headers()) {
-        return Err(error.into_response());
-    }
     let path = request.uri().path();
+    if let Some(error) = foreign_site(request.method(), request.headers()) {
+        return Err(refuse(path, error));
+    }
     if is_public(path) {
         return match foreign_host(request.headers(), is_open(shared).await) {
-            Some(error) => Err(error.into_response()),
+            Some(error) => Err(refuse(path, error)),
             None => Ok(()),
         };
     }
@@ -194,7 +195,7 @@ async fn admit(shared: &Shared, request: &mut Request) -> Result<(), Response> {
         });
     if let Some(error) = refused {
         tracing::debug!(who = identity.name, path, "refused");
-        return Err(error.into_response());
+        return Err(refuse(path, error));
     }
     request.extensions_mut().insert(identity);
     Ok(())
@@ -205,6 +206,19 @@ async fn is_open(shared: &Shared) -> bool {
     shared.store.is_open().await.unwrap_or(true)
 }
 
+fn is_for_programs(path: &str) -> bool {
+    path.starts_with("/api/") || matches!(path, "/healthz" | "/metrics" | "/changes")
+}
+
+/// What is wrong, as programs or people read it.
+fn refuse(path: &str, error: ApiError) -> Response {
+    if is_for_programs(path) {
+        error.into_response()
+    } else {
+        page::refused(&error)
+    }
+}
+
 /// The answer to somebody who is not known: people are sent to the login, programs are told.
 fn deny(shared: &Shared, request: &Request, denied: Denied) -> Response {
     let path = request.uri().path();
@@ -212,8 +226,7 @@ fn deny(shared: &Shared, request: &Request, denied: Denied) -> Response {
         shared.denied.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(path, "refused a request with {why}");
     }
-    let for_programs = path.starts_with("/api/") || matches!(path, "/metrics" | "/changes" | "/logout");
-    if for_programs || request.method() != Method::GET {
+    if is_for_programs(path) || request.method() != Method::GET {
         let mut response = ApiError::from(denied).into_response();
         if response.status() == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");

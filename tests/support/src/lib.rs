@@ -3,12 +3,14 @@
 //!
 //! Everything here panics instead of returning errors: its callers are tests.
 
+mod chromium;
 mod mosquitto;
 mod network;
 mod onnxruntime;
 mod process;
 mod tool;
 
+pub use chromium::Chromium;
 pub use mosquitto::Mosquitto;
 pub use network::{Direction, Network};
 pub use onnxruntime::onnxruntime;

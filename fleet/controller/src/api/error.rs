@@ -45,6 +45,11 @@ impl ApiError {
         }
     }
 
+    /// Its status, what is wrong, and what to do about it.
+    pub(crate) fn parts(&self) -> (StatusCode, &str, &str) {
+        (self.status, &self.body.error, &self.body.hint)
+    }
+
     pub(crate) fn bad_request(error: impl Into<Cow<'static, str>>, hint: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, hint)
     }

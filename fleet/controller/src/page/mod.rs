@@ -24,6 +24,7 @@ use offramp_proto::Digest;
 use serde::Deserialize;
 
 use crate::access::{Identity, Role};
+use crate::api::ApiError;
 use crate::controller::Shared;
 use crate::named::named;
 use crate::store::{Act, Commanded, EventFilter, StoreError, now, subject};
@@ -177,6 +178,13 @@ async fn command(
 /// The answer when there is no page.
 pub(crate) fn not_found(message: &'static str) -> impl IntoResponse {
     PageError::NotFound(message)
+}
+
+/// The answer to what is refused before there is a page.
+pub(crate) fn refused(error: &ApiError) -> Response {
+    let (status, what, hint) = error.parts();
+    let page = layout::error("This is refused", &format!("Refused: {what}. To go on, {hint}."));
+    (status, page).into_response()
 }
 
 /// A page that cannot be shown.
