@@ -442,6 +442,8 @@ pub struct Trace {
     pub features: bool,
     /// Share of the frames that are audited for the sake of the trace.
     pub complete_share: f32,
+    /// Kilobytes an hour that go to the fleet's controller; 0 for none.
+    pub share_kb: u64,
 }
 
 impl Default for Trace {
@@ -452,6 +454,7 @@ impl Default for Trace {
             files: 4,
             features: false,
             complete_share: 0.02,
+            share_kb: 0,
         }
     }
 }
@@ -465,6 +468,7 @@ impl Trace {
             files: self.files,
             features: self.features,
             complete_share: self.complete_share,
+            share_bytes: self.share_kb * 1000,
         }
     }
 
@@ -478,6 +482,9 @@ impl Trace {
         }
         if !(0.0..=1.0).contains(&self.complete_share) {
             return Some(("trace.complete_share", "must be between 0 and 1"));
+        }
+        if self.share_kb > 1_000_000 {
+            return Some(("trace.share_kb", "must be at most 1000000"));
         }
         None
     }

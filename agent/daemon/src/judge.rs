@@ -7,7 +7,7 @@ use offramp_core::{ExitView, Outcome, Verdict};
 use offramp_model::Package;
 use offramp_policy::{
     BadParameter, Carry, CheckError, CheckReport, ConfigureError, EngineError, Instance, Ladder, LadderEvent,
-    LadderRules, Limits, LoadError, ModelFacts, Parameters, Policy, PolicyHost, Value,
+    LadderRules, Limits, LoadError, ModelFacts, Parameters, Policy, PolicyHost,
 };
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
@@ -135,7 +135,7 @@ impl Workshop {
     /// See [`SetUpError`].
     pub fn prepare_for(&self, source: &PolicySource, cameras: usize) -> Result<Vec<Chosen>, SetUpError> {
         let policy = self.host.load(&source.bytes)?;
-        let parameters = lower(&source.parameters)?;
+        let parameters = Parameters::of(&source.parameters)?;
         let named = Named {
             name: source.name.clone(),
             version: source.version,
@@ -154,27 +154,11 @@ impl Workshop {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, component: &[u8], parameters: &BTreeMap<String, Parameter>) -> Result<CheckReport, CheckError> {
-        let parameters = lower(parameters).map_err(|error| ConfigureError::Refused {
+        let parameters = Parameters::of(parameters).map_err(|error| ConfigureError::Refused {
             reason: error.to_string(),
         })?;
         self.host.check(component, &self.facts, &parameters)
     }
-}
-
-/// Parameters as the host takes them.
-///
-/// # Errors
-/// When one is out of bounds.
-pub(crate) fn lower(parameters: &BTreeMap<String, Parameter>) -> Result<Parameters, BadParameter> {
-    Parameters::new(parameters.iter().map(|(name, value)| {
-        let value = match value {
-            Parameter::Flag(flag) => Value::Flag(*flag),
-            Parameter::Integer(n) => Value::Integer(*n),
-            Parameter::Number(n) => Value::Number(*n),
-            Parameter::Text(text) => Value::Text(text.clone()),
-        };
-        (name.clone(), value)
-    }))
 }
 
 /// An error with its causes, in one line.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use offramp_proto::Parameter;
+
 /// Facts of the network that a policy decides for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFacts {
@@ -102,6 +104,23 @@ impl Parameters {
             };
         }
         Ok(Parameters(map))
+    }
+
+    /// Parameters as they travel.
+    ///
+    /// # Errors
+    ///
+    /// At the first that is out of bounds.
+    pub fn of(parameters: &BTreeMap<String, Parameter>) -> Result<Self, BadParameter> {
+        Self::new(parameters.iter().map(|(name, value)| {
+            let value = match value {
+                Parameter::Flag(flag) => Value::Flag(*flag),
+                Parameter::Integer(n) => Value::Integer(*n),
+                Parameter::Number(n) => Value::Number(*n),
+                Parameter::Text(text) => Value::Text(text.clone()),
+            };
+            (name.clone(), value)
+        }))
     }
 
     /// Names and values, by name.

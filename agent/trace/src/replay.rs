@@ -134,8 +134,46 @@ impl Replay {
             return None;
         };
         policy.observe(&frame.outcome(header, exit));
+        self.score(header, frame, weight, exit);
+        Some(exit)
+    }
+
+    /// What was recorded, scored on the same frames: nothing is decided anew.
+    pub fn recorded(header: &Header, frames: &[Frame], weights: &Weights) -> Self {
+        let mut replay = Self::default();
+        for frame in frames {
+            replay.exits.resize(header.exits(), 0.0);
+            replay.frames += 1;
+            match frame.taken.map(usize::from).filter(|exit| *exit < frame.exits.len()) {
+                Some(exit) => replay.score(header, frame, weights.weight(header, frame), exit),
+                None => replay.unanswered += 1,
+            }
+        }
+        replay
+    }
+
+    /// Adds a later part.
+    pub fn merge(&mut self, other: &Self) {
+        self.exits.resize(self.exits.len().max(other.exits.len()), 0.0);
+        for (sum, taken) in self.exits.iter_mut().zip(&other.exits) {
+            *sum += taken;
+        }
+        self.frames += other.frames;
+        self.unanswered += other.unanswered;
+        self.scored += other.scored;
+        self.weight += other.weight;
+        self.cost += other.cost;
+        self.labelled += other.labelled;
+        self.right += other.right;
+        self.agreed += other.agreed;
+        self.faults += other.faults;
+        self.recorded += other.recorded;
+        self.changed += other.changed;
+    }
+
+    fn score(&mut self, header: &Header, frame: &Frame, weight: f64, exit: usize) {
         let class = frame.exits[exit].view.class;
-        if let (Some(last), true) = (frame.exits.get(exits - 1), weight > 0.0) {
+        if let (Some(last), true) = (frame.exits.get(header.exits() - 1), weight > 0.0) {
             let given = |yes: bool| if yes { weight } else { 0.0 };
             self.scored += 1;
             self.weight += weight;
@@ -145,7 +183,6 @@ impl Replay {
             self.right += given(frame.label.is_some_and(|label| u32::from(label) == class));
             self.agreed += given(last.view.class == class);
         }
-        Some(exit)
     }
 
     /// Runs a policy over all frames of a trace.

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::access::LOCAL;
 use crate::artifacts::{self, Artifacts, Held};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
+use crate::forecast::Forecaster;
 use crate::ingest::Ingest;
 use crate::key::{self, KeyError};
 use crate::retention::Retention;
@@ -121,6 +122,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) started_at: u64,
     pub(crate) totals: TotalsCache,
+    pub(crate) forecaster: Forecaster,
     /// Requests with a token or session that does not hold.
     pub(crate) denied: AtomicU64,
     wake: Arc<Notify>,
@@ -233,6 +235,7 @@ impl Controller {
             address,
             started_at: now(),
             totals: TotalsCache::default(),
+            forecaster: Forecaster::default(),
             denied: AtomicU64::new(0),
             wake: Arc::new(Notify::new()),
             told: Arc::new(Notify::new()),

@@ -5,17 +5,19 @@
 //! dies gets it again. While the database cannot be written (a full disk), nothing is acknowledged and
 //! the broker keeps what comes.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use offramp_link::{Delivery, Inbox, Message};
-use offramp_proto::{ArtifactRequest, DecodeError, DeviceId, Kind, TenantId, Topic, TopicError, decode};
+use offramp_proto::{ArtifactRequest, DecodeError, DeviceId, Kind, TenantId, Topic, TopicError, TraceSample, decode};
 use tokio::sync::{mpsc, watch};
 
 use crate::artifacts::Request;
+use crate::forecast::{self, BadPiece};
 use crate::statistics::Statistics;
-use crate::store::{Arrival, Outcome, Record, Store, StoreError, now};
+use crate::store::{Arrival, Outcome, Piece, Record, Store, StoreError, now};
 
 /// Messages in one transaction at most.
 const BATCH: usize = 512;
@@ -40,12 +42,15 @@ enum Refusal {
     Device(DeviceId),
     #[error("its {0} is above {LARGEST}")]
     Number(&'static str),
+    #[error("{0}{cause}", cause = .0.source().map_or_else(String::new, |cause| format!(": {cause}")))]
+    Trace(BadPiece),
 }
 
 /// A message that was understood.
 enum Understood {
     Record(Arrival),
     Request(Request),
+    Trace(Piece),
     /// Somebody took a retained message back.
     Nothing,
 }
@@ -83,6 +88,7 @@ impl Ingest {
         };
         let mut dropped = 0;
         let mut batch = Vec::with_capacity(deliveries.len());
+        let mut pieces = Vec::new();
         for delivery in &deliveries {
             match understand(&self.tenant, &delivery.message) {
                 Ok(Understood::Record(arrival)) => batch.push(arrival),
@@ -92,6 +98,7 @@ impl Ingest {
                         dropped += 1;
                     }
                 }
+                Ok(Understood::Trace(piece)) => pieces.push(piece),
                 Ok(Understood::Nothing) => {}
                 Err(refusal) => {
                     news.refused += 1;
@@ -118,6 +125,17 @@ impl Ingest {
                 }
             }
         }
+        if !pieces.is_empty() {
+            // What is lost here is one of many: the summaries do not wait for it.
+            match self.store.trace_insert(pieces.into()).await {
+                Ok(new) => news.traces += new,
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "pieces of traces were not kept"
+                ),
+            }
+        }
         for delivery in deliveries {
             delivery.acknowledge();
         }
@@ -127,6 +145,7 @@ impl Ingest {
             s.duplicates += news.duplicates;
             s.events += news.events;
             s.refused += news.refused;
+            s.traces += news.traces;
         });
         Ok(())
     }
@@ -176,6 +195,14 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
                 answer_to: message.response_topic.clone(),
                 correlation: message.correlation.clone(),
             }));
+        }
+        Kind::Trace => {
+            let sample: TraceSample = decode(bytes)?;
+            if sample.device != topic.device {
+                return Err(Refusal::Device(sample.device));
+            }
+            let piece = forecast::examine(&topic.device, sample.trace, now()).map_err(Refusal::Trace)?;
+            return Ok(Understood::Trace(piece));
         }
         Kind::Desired | Kind::Chunk => return Err(Refusal::Kind(topic.kind)),
     };

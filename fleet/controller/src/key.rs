@@ -96,7 +96,7 @@ fn load(path: &Path, metadata: &fs::Metadata) -> Result<SigningKey, KeyError> {
 fn generate(path: &Path) -> Result<SigningKey, KeyError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|e| KeyError::Random(io::Error::other(e.to_string())))?;
-    write(path, &seed).map_err(|source| KeyError::Write {
+    write_new(path, &seed).map_err(|source| KeyError::Write {
         path: path.into(),
         source,
     })?;
@@ -104,15 +104,15 @@ fn generate(path: &Path) -> Result<SigningKey, KeyError> {
     load_or_generate(path)
 }
 
-/// Writes a new file whole or not at all; one that is there already is left alone.
-fn write(path: &Path, seed: &[u8; 32]) -> io::Result<()> {
+/// Writes a new file, which only its owner may read, whole or not at all; one that is there already is left alone.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     // A temporary file is made with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(seed)?;
+    file.write_all(bytes)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => fs::File::open(folder)?.sync_all(),

@@ -20,11 +20,14 @@
 //! - Groups, several controllers on one database, downsampling of old summaries.
 
 mod access;
+pub mod acl;
 mod api;
 mod artifacts;
+mod authority;
 mod chart;
 mod controller;
 mod desired;
+mod forecast;
 mod ingest;
 mod key;
 mod metrics;
@@ -42,6 +45,7 @@ mod web;
 
 pub use access::{CreateError, Role, create_in_database};
 pub use api::openapi;
+pub use authority::{Authority, AuthorityError, CONTROLLER, write_private};
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};

@@ -15,6 +15,8 @@ pub struct Statistics {
     pub events: u64,
     /// Messages that were refused: malformed, oversized, out of bounds, in another device's name.
     pub refused: u64,
+    /// Pieces of traces that were new and are kept.
+    pub traces: u64,
     /// Parts of artifacts that were sent.
     pub chunks: u64,
     /// Desired states that were handed to the broker, those of the start included.

@@ -1,11 +1,11 @@
 //! What a link needs to know.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
+use rumqttc::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rumqttc::{AckMode, Broker, LastWill, MqttOptions, NetworkOptions, QoS, TlsConfiguration, Transport};
 
 use crate::backoff::Backoff;
@@ -24,6 +24,10 @@ pub struct Config {
     pub credentials: Option<Credentials>,
     /// Certificates in PEM form to trust instead of the system's; only with `mqtts://`.
     pub ca: Option<PathBuf>,
+    /// File with this client's certificate, those between it and its authority, and its private key, in PEM form, for a
+    /// broker that asks for them; only with `mqtts://`. Nobody but its owner may read it. It is read when the link is
+    /// made.
+    pub identity: Option<PathBuf>,
     /// Topic filters to receive from, with QoS 1.
     ///
     /// A filter that an earlier start used and this one does not stays subscribed until the
@@ -102,6 +106,7 @@ impl Config {
             client_id,
             credentials: None,
             ca: None,
+            identity: None,
             subscriptions: Vec::new(),
             will: None,
             session_expiry: Duration::from_secs(24 * 60 * 60),
@@ -209,12 +214,17 @@ impl Config {
 
     fn transport(&self) -> Result<Transport, ConfigError> {
         if !self.url.tls() {
-            return match self.ca {
-                Some(_) => Err(ConfigError::CaWithoutTls),
-                None => Ok(Transport::tcp()),
+            return match (&self.ca, &self.identity) {
+                (Some(_), _) => Err(ConfigError::CaWithoutTls),
+                (None, Some(_)) => Err(ConfigError::IdentityWithoutTls),
+                (None, None) => Ok(Transport::tcp()),
             };
         }
+        let identity = self.identity.as_deref().map(read_identity).transpose()?;
         let Some(path) = &self.ca else {
+            if identity.is_some() {
+                return Err(ConfigError::IdentityWithoutCa);
+            }
             return Transport::try_tls_with_default_config()
                 .map_err(|source| ConfigError::Roots { source: source.into() });
         };
@@ -227,10 +237,37 @@ impl Config {
             return Ok(Transport::tls_with_config(TlsConfiguration::Simple {
                 ca,
                 alpn: None,
-                client_auth: None,
+                client_auth: identity,
             }));
         }
         Err(ConfigError::CaContent { path: path.clone() })
+    }
+}
+
+/// Certificates and key, both in the bytes of one file.
+fn read_identity(path: &Path) -> Result<(Vec<u8>, Vec<u8>), ConfigError> {
+    let cannot_read = |source| ConfigError::IdentityFile {
+        path: path.into(),
+        source,
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(path).map_err(cannot_read)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(ConfigError::IdentityExposed {
+                path: path.into(),
+                mode,
+            });
+        }
+    }
+    let pem = std::fs::read(path).map_err(cannot_read)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let has_certificate = certificates.is_ok_and(|certificates| !certificates.is_empty());
+    if has_certificate && PrivateKeyDer::from_pem_slice(&pem).is_ok() {
+        Ok((pem.clone(), pem))
+    } else {
+        Err(ConfigError::IdentityContent { path: path.into() })
     }
 }
 

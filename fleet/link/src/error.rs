@@ -52,6 +52,35 @@ pub enum ConfigError {
     /// A CA file for a connection without TLS.
     #[error("a CA file is given, but the broker's address is mqtt://; use mqtts://")]
     CaWithoutTls,
+    /// The file with the client's certificate and key cannot be read.
+    #[error("identity file {} cannot be read", path.display())]
+    IdentityFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not hold both.
+    #[error("identity file {} does not hold a certificate and a private key in PEM form", path.display())]
+    IdentityContent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others than its owner may read the key in it.
+    #[error("identity file {} can be read by others (mode {mode:03o}): run `chmod 600` on it", path.display())]
+    IdentityExposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// An identity for a connection without TLS.
+    #[error("an identity file is given, but the broker's address is mqtt://; use mqtts://")]
+    IdentityWithoutTls,
+    /// An identity for a broker that anybody's certificate could stand for.
+    #[error("an identity file is given without a CA file; give the certificate of the authority that both are of")]
+    IdentityWithoutCa,
     /// The system's root certificates cannot be used.
     #[error("the system's root certificates cannot be loaded; install them or give a CA file")]
     Roots {

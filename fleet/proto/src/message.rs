@@ -12,6 +12,8 @@ use crate::{BootId, DeviceId, Digest, Generation, Message, Sequence};
 pub const CHUNK: usize = 32 * 1024;
 /// Largest artifact that travels in chunks, in bytes.
 pub const MAX_ARTIFACT: u64 = 64 * 1024 * 1024;
+/// Largest piece of a trace in bytes.
+pub const MAX_TRACE: usize = 48 * 1024;
 
 const MAX_EXITS: usize = 64;
 const MAX_CLASSES: usize = 1024;
@@ -443,6 +445,19 @@ pub struct ArtifactChunk {
     pub data: Vec<u8>,
 }
 
+/// A piece of an exit trace: what policies saw and answered at the exits of some frames that follow each other. Never
+/// pixels or features.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceSample {
+    /// The device.
+    pub device: DeviceId,
+    /// Its run.
+    pub boot: BootId,
+    /// A whole trace in the format of `offramp-trace`, at most [`MAX_TRACE`] bytes.
+    #[serde(with = "serde_bytes")]
+    pub trace: Vec<u8>,
+}
+
 impl ModelFacts {
     fn in_bounds(&self) -> bool {
         text(&self.name)
@@ -625,6 +640,13 @@ impl Message for ArtifactRequest {
             self.offset < MAX_ARTIFACT && self.offset.is_multiple_of(CHUNK as u64),
             "offset",
         )])
+    }
+}
+
+impl Message for TraceSample {
+    const NAME: &'static str = "piece of a trace";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[(self.trace.len() <= MAX_TRACE, "trace")])
     }
 }
 

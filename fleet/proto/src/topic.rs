@@ -18,6 +18,8 @@ pub enum Kind {
     Event,
     /// Retained; a [`crate::Reported`] whenever it changes.
     Reported,
+    /// A [`crate::TraceSample`] now and then, where the device shares its traces.
+    Trace,
     /// A [`crate::ArtifactRequest`]; the answer goes to its response topic.
     Request,
     /// Retained; a signed [`crate::Desired`].
@@ -26,12 +28,13 @@ pub enum Kind {
     Chunk,
 }
 
-const KINDS: [(Kind, &str); 8] = [
+const KINDS: [(Kind, &str); 9] = [
     (Kind::Birth, "up/birth"),
     (Kind::Death, "up/death"),
     (Kind::Summary, "up/summary"),
     (Kind::Event, "up/event"),
     (Kind::Reported, "up/reported"),
+    (Kind::Trace, "up/trace"),
     (Kind::Request, "up/request"),
     (Kind::Desired, "down/desired"),
     (Kind::Chunk, "down/chunk"),

@@ -84,7 +84,7 @@ pub const CRATES: &[Crate] = &[
         ..ours("offramp-policy", &["offramp-core", "offramp-proto"])
     },
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
-    ours("offramp-trace", &["offramp-core", "offramp-proto"]),
+    ours("offramp-trace", &["offramp-core", "offramp-policy", "offramp-proto"]),
     Crate {
         // Who writes policies builds them with the agent's program, which a device does without.
         // The demo shows agent, broker and controller with one command from one binary; a device is built without it.
@@ -116,10 +116,11 @@ pub const CRATES: &[Crate] = &[
         ..ours("offramp-link", &["offramp-proto"])
     },
     Crate {
-        tests_use: &["offramp-broker"],
+        tests_use: &["offramp-broker", "offramp-core"],
         ..ours(
             "offramp-fleet",
-            &["offramp-core", "offramp-link", "offramp-model", "offramp-proto"],
+            // Policies and traces: what a rollout would do is replayed before it goes out (ADR 0019).
+            &["offramp-link", "offramp-policy", "offramp-proto", "offramp-trace"],
         )
     },
     // Only the tests see both sides.
@@ -188,12 +189,11 @@ pub const NEVER_PULLED_IN: &[NeverPulledIn] = &[
         never: &[
             "offramp",
             "offramp-engine",
-            "offramp-policy",
             "offramp-store",
             "offramp-camera",
             "offramp-broker",
         ],
-        why: "the controller never depends on the agent",
+        why: "of the agent, the controller has the host of policies and the replay of traces, and nothing else",
     },
 ];
 

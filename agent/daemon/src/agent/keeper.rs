@@ -11,7 +11,8 @@ use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
 use offramp_proto::{
     ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
-    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, decode, encode,
+    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, TraceSample, decode,
+    encode,
 };
 use offramp_store::{Limits, Opened, Roles, Store};
 use tokio::sync::{mpsc, watch};
@@ -355,9 +356,23 @@ impl Keeper {
 
     // From the cameras.
 
+    /// Sends a piece of a trace, if there is a broker: one that is missed is one of many.
+    fn share(&mut self, link: Option<&Link>, trace: Vec<u8>) {
+        let Some(link) = link.filter(|link| matches!(&*link.state().borrow(), State::Connected { .. })) else {
+            return;
+        };
+        let sample = TraceSample {
+            device: self.identity.device.clone(),
+            boot: self.identity.boot,
+            trace,
+        };
+        self.tell(link, Kind::Trace, &sample, false);
+    }
+
     fn take_report(&mut self, link: Option<&Link>, report: Report) {
         self.watch_engines();
         match report {
+            Report::Sample(trace) => self.share(link, trace),
             Report::Window { whole, span } => {
                 let Whole {
                     report,

@@ -18,6 +18,7 @@ mod film;
 mod keeper;
 mod pool;
 mod queue;
+pub(crate) mod sample;
 mod seat;
 pub(crate) mod trace;
 mod windows;
@@ -236,6 +237,8 @@ pub(crate) enum Report {
         policy: PolicyReport,
         frame: u64,
     },
+    /// A piece of a camera's trace, for the fleet.
+    Sample(Vec<u8>),
     /// Something that the fleet should know.
     Told { kind: &'static str, message: String },
     /// The cameras have ended or the agent was stopped; nothing follows.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::agent::Report;
 use crate::agent::pool::unix_ms;
+use crate::agent::sample::Sampler;
 use crate::package;
 
 /// Frames that wait to be written, of all cameras.
@@ -38,6 +39,9 @@ pub struct TraceOptions {
     /// Share of the frames, `0..=1`, that are audited for the sake of the trace: what another policy would have seen is
     /// known of complete frames only.
     pub complete_share: f32,
+    /// Bytes an hour, of all cameras together, that go to the fleet's controller, which replays policies on them; 0 for
+    /// none.
+    pub share_bytes: u64,
 }
 
 /// Collects what is to be recorded of a camera's frames.
@@ -141,9 +145,27 @@ pub(crate) fn start(
         left_out: 0,
     });
     let recorders = recorders.collect();
+    let samplers = if options.share_bytes > 0 {
+        let each = (options.share_bytes / cameras.len().max(1) as u64).max(1);
+        let now = Instant::now();
+        let of = |camera: &String| {
+            let camera = camera.clone();
+            Sampler::new(
+                Header {
+                    camera,
+                    ..header.clone()
+                },
+                each,
+                now,
+            )
+        };
+        cameras.iter().map(of).collect()
+    } else {
+        Vec::new()
+    };
     let folder = options.folder.clone();
     let work = move || {
-        if let Err(error) = write(folders, &frames) {
+        if let Err(error) = write(folders, samplers, &frames, &reports) {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, folder = %folder.display(), "traces are not recorded any more");
             let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
@@ -158,11 +180,25 @@ pub(crate) fn start(
     Ok((recorders, thread))
 }
 
-fn write(mut folders: Vec<Folder>, frames: &Receiver<(usize, Frame)>) -> Result<(), TraceError> {
+fn write(
+    mut folders: Vec<Folder>,
+    mut samplers: Vec<Sampler>,
+    frames: &Receiver<(usize, Frame)>,
+    reports: &Sender<Report>,
+) -> Result<(), TraceError> {
     let mut flushed = Instant::now();
     loop {
         match frames.recv_timeout(FLUSH) {
-            Ok((camera, frame)) => folders[camera].push(&frame, unix_ms())?,
+            Ok((camera, frame)) => {
+                folders[camera].push(&frame, unix_ms())?;
+                if let Some(sampler) = samplers.get_mut(camera)
+                    && let Some(piece) = sampler.take(&frame, unix_ms(), Instant::now())?
+                    // One that finds no room is one of many.
+                    && reports.try_send(Report::Sample(piece)).is_err()
+                {
+                    tracing::debug!("a piece of a trace was left out");
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return folders.iter_mut().try_for_each(Folder::finish),
         }

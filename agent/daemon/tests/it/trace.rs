@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::mpsc::channel;
 
@@ -9,14 +10,18 @@ use offramp::agent::{Agent, Options, Source, TraceOptions};
 use offramp::judge::{PolicyJudge, PolicySource, Workshop};
 use offramp::lane::Judge as _;
 use offramp::package;
+use offramp_broker::{Broker, Persistence};
 use offramp_camera::{Frame as Picture, Playback, sample};
 use offramp_core::{AuditResult, ExitView, Prediction};
+use offramp_fleet::Target;
 use offramp_proto::Event;
 use offramp_store::{Limits, Store};
 use offramp_test_support::temp_dir;
 use offramp_trace::{Frame, Header, Reader, Replay, files};
 
 use crate::cameras::options;
+use crate::device::Device;
+use crate::kill::{controller, upload};
 
 /// No more than may wait for the disk: however busy the machine is, none is left out.
 const FRAMES: u32 = 200;
@@ -45,6 +50,7 @@ fn trace_options(folder: &Path) -> TraceOptions {
         files: 4,
         features: false,
         complete_share: 0.2,
+        share_bytes: 0,
     }
 }
 
@@ -102,6 +108,7 @@ fn features_are_recorded_where_they_are_asked_for() {
     let options = TraceOptions {
         features: true,
         complete_share: 0.0,
+        share_bytes: 0,
         ..trace_options(folder.path())
     };
     record(folder.path(), options);
@@ -135,4 +142,55 @@ fn files_that_cannot_be_written_end_the_recording_and_not_the_frames() {
         .map(|record| offramp_proto::decode(&record.payload).unwrap())
         .collect();
     assert!(events.iter().any(|event| event.kind == "trace-failed"), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_shares_the_controller_replays_bit_for_bit() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let controller = controller(&broker).await;
+    let policy = upload(7, 0.85);
+    controller.push_policy(Target::Nobody, policy).await.unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let device = Device::new(folder.path(), "sharing", Some((&url, &controller.public_key())));
+    device.configure(
+        "[policy]\nname = \"threshold\"\nparameters = { threshold = 0.85 }\n\
+         [trace]\nfolder = \"traces\"\ncomplete_share = 0.2\nshare_kb = 1000000\n",
+    );
+    let mut agent = device.start();
+    let mut shown = 0;
+    while controller.statistics().traces < 2 {
+        agent.show((shown..shown + 50).map(|number| device.frame(number)));
+        shown += 50;
+        assert!(shown < 100_000, "nothing is shared");
+    }
+    agent.end();
+    let address = controller.address();
+    let forecast = tokio::task::spawn_blocking(move || {
+        fetch(address, "/api/v1/policies/threshold/7/replay?parameter=threshold=0.85")
+    });
+    let forecast = forecast.await.unwrap();
+    let model = &forecast["models"][0];
+    assert!(model["frames"].as_u64().unwrap() > 500, "{model}");
+    assert!(model["scored"].as_u64().unwrap() > 100 && model["scored"].as_u64() < model["frames"].as_u64());
+    assert!(model["recorded"].as_u64().unwrap() >= model["frames"].as_u64().unwrap());
+    assert_eq!(
+        (model["changed"].as_u64(), model["faults"].as_u64()),
+        (Some(0), Some(0)),
+        "{model}"
+    );
+    assert_eq!(model["today"], model["foreseen"]);
+    controller.shutdown().await;
+}
+
+/// Fetches JSON.
+fn fetch(address: SocketAddr, path: &str) -> serde_json::Value {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }

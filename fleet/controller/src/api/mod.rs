@@ -39,6 +39,7 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(devices::summaries))
         .routes(routes!(events::list))
         .routes(routes!(policies::list, policies::push))
+        .routes(routes!(policies::replay))
         .routes(routes!(rollouts::list, rollouts::start))
         .routes(routes!(rollouts::fetch))
         .routes(routes!(rollouts::command))

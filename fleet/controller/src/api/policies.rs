@@ -1,9 +1,11 @@
-//! `/policies`
+//! `/policies`, `/policies/{name}/{version}/replay`
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use offramp_proto::{DeviceId, Parameter};
 use serde::Serialize;
@@ -12,6 +14,7 @@ use utoipa::ToSchema;
 use super::{ApiError, MOST};
 use crate::access::Identity;
 use crate::desired::{MAX_POLICY, PolicyUpload, Target};
+use crate::forecast::{Forecast, ForecastError, Question};
 use crate::store::Policy;
 use crate::web::Fleet;
 
@@ -123,7 +126,7 @@ pub(super) async fn push(
 fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiError> {
     let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE… or &target=none]";
     let (mut name, mut version, mut devices, mut nobody) = (None, None, Vec::new(), false);
-    let mut parameters = std::collections::BTreeMap::new();
+    let mut parameters = BTreeMap::new();
     for (key, value) in query {
         match key.as_str() {
             "name" => name = Some(value),
@@ -134,14 +137,10 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
                 version = Some(number);
             }
             "parameter" => {
-                let (name, value) =
-                    Parameter::parse(&value).map_err(|e| ApiError::bad_request(e.to_string(), usage))?;
+                let (name, value) = parameter(&value, usage)?;
                 parameters.insert(name, value);
             }
-            "device" => {
-                let device = DeviceId::new(value).map_err(|e| ApiError::bad_request(e.to_string(), usage))?;
-                devices.push(device);
-            }
+            "device" => devices.push(device(value, usage)?),
             "target" if value == "none" => nobody = true,
             _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
         }
@@ -161,4 +160,77 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
         parameters,
     };
     Ok((target, upload))
+}
+
+/// What a policy would do on the traces that devices share, beside what was done
+///
+/// Each piece of a trace is replayed from its first frame on; cost and exits are of the frames of which all exits are
+/// known. Takes some seconds.
+#[utoipa::path(
+    get, path = "/policies/{name}/{version}/replay", tag = "rollouts", operation_id = "replay_policy",
+    params(
+        ("name" = String, Path, description = "Its name"),
+        ("version" = u64, Path, description = "Its version"),
+        ("parameter" = Option<Vec<String>>, Query, description = "`NAME=VALUE`, any number of times"),
+        ("device" = Option<Vec<String>>, Query, description = "A device whose traces are used, any number of times; all without one"),
+    ),
+    responses((status = OK, body = Forecast))
+)]
+pub(super) async fn replay(
+    State(shared): Fleet,
+    path: Result<Path<(String, u64)>, PathRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Json<Forecast>, ApiError> {
+    let Path((policy, version)) =
+        path.map_err(|_| ApiError::not_found("there is no such policy", "see GET /api/v1/policies"))?;
+    let Query(query) = query?;
+    let usage = "use ?parameter=NAME=VALUE… and ?device=DEVICE…";
+    let (mut parameters, mut devices) = (BTreeMap::new(), Vec::new());
+    for (key, value) in query {
+        match key.as_str() {
+            "parameter" => {
+                let (name, value) = parameter(&value, usage)?;
+                parameters.insert(name, value);
+            }
+            "device" => devices.push(device(value, usage)?),
+            _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
+        }
+    }
+    let question = Question {
+        policy,
+        version,
+        parameters,
+        devices: (!devices.is_empty()).then_some(devices),
+    };
+    Ok(Json(shared.forecaster.ask(&shared.store, question).await?))
+}
+
+fn parameter(text: &str, usage: &'static str) -> Result<(String, Parameter), ApiError> {
+    Parameter::parse(text).map_err(|e| ApiError::bad_request(e.to_string(), usage))
+}
+
+fn device(name: String, usage: &'static str) -> Result<DeviceId, ApiError> {
+    DeviceId::new(name).map_err(|e| ApiError::bad_request(e.to_string(), usage))
+}
+
+impl From<ForecastError> for ApiError {
+    fn from(error: ForecastError) -> Self {
+        let message = error.to_string();
+        let (status, hint) = match error {
+            ForecastError::Store(error) => return error.into(),
+            ForecastError::UnknownPolicy(..) => (
+                StatusCode::NOT_FOUND,
+                "add it with `offramp-fleet policy add FILE.wasm --name NAME --version N`",
+            ),
+            ForecastError::Refused { .. } => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "check the file with `offramp policy check FILE.wasm`",
+            ),
+            ForecastError::Engine(_) | ForecastError::Ended => {
+                tracing::error!(error = message, "a policy could not be replayed");
+                (StatusCode::SERVICE_UNAVAILABLE, "see the controller's log")
+            }
+        };
+        Self::new(status, message, hint)
+    }
 }

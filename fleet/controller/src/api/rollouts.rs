@@ -13,8 +13,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::{ApiError, MOST, limit, openapi};
 use crate::access::Identity;
 use crate::desired::{self, PushError};
+use crate::forecast::{Forecast, Question};
 use crate::named::{name, named};
-use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState};
+use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState, Verdict};
 use crate::store::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started, now, subject};
 use crate::web::Fleet;
 
@@ -37,6 +38,8 @@ pub(super) struct View {
     plan: Plan,
     /// What the gates measured last.
     gauges: Vec<Gauge>,
+    /// What a replay on the devices' traces foresaw; null where there were none.
+    forecast: Option<Forecast>,
     /// Devices in each state.
     #[schema(value_type = BTreeMap<String, u64>)]
     devices: BTreeMap<&'static str, u64>,
@@ -59,6 +62,7 @@ impl From<RolloutView> for View {
             wave_since: view.rollout.wave_since,
             plan: view.rollout.plan,
             gauges: view.gauges,
+            forecast: view.forecast,
             devices: devices.into(),
             created_at: view.created_at,
             created_by: view.created_by,
@@ -154,6 +158,43 @@ pub(super) struct Wanted {
     devices: Vec<DeviceId>,
     #[serde(default)]
     plan: Plan,
+    /// Whether the policy is replayed first on the traces that devices share, and not started where a gate would fail.
+    #[serde(default = "yes")]
+    replay: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The answer where a gate would fail.
+fn foreseen(gauge: &Gauge, forecast: &Forecast) -> ApiError {
+    let refused = forecast.models.iter().find_map(|model| model.refused.as_deref());
+    let why = match (refused, gauge.before) {
+        (Some(refused), _) => refused.to_owned(),
+        (None, Some(before)) => format!(
+            "{:.3} above a bound of {}, from {before:.3} today",
+            gauge.value.unwrap_or(f64::NAN),
+            gauge.bound
+        ),
+        (None, None) => format!(
+            "{:.3} above a bound of {}",
+            gauge.value.unwrap_or(f64::NAN),
+            gauge.bound
+        ),
+    };
+    ApiError::new(
+        StatusCode::CONFLICT,
+        format!(
+            "replayed on the devices' traces, gate `{}` would fail: {why}",
+            gauge.gate
+        ),
+        format!(
+            "see `offramp-fleet policy replay`; open the gate (`--gate {}=off`) where that is meant, or leave the replay \
+             out (`--no-replay`)",
+            gauge.gate
+        ),
+    )
 }
 
 #[derive(Serialize, ToSchema)]
@@ -182,12 +223,32 @@ pub(super) async fn start(
         .map_err(|error| ApiError::bad_request(error.to_string(), hint))?;
     let (policy, version) = (wanted.policy.clone(), wanted.version);
     desired::check_parameters(&shared.key, &wanted.policy, wanted.version, &wanted.parameters)?;
+    let devices = (!wanted.devices.is_empty()).then_some(wanted.devices);
+    let mut forecast = None;
+    if wanted.replay {
+        let question = Question {
+            policy: policy.clone(),
+            version,
+            parameters: wanted.parameters.clone(),
+            devices: devices.clone(),
+        };
+        let found = shared.forecaster.ask(&shared.store, question).await?;
+        if let Some(gauge) = found
+            .gauges(&wanted.plan.gates)
+            .into_iter()
+            .find(|g| g.verdict == Verdict::Fails)
+        {
+            return Err(foreseen(&gauge, &found));
+        }
+        forecast = Some(found).filter(|found| !found.models.is_empty());
+    }
     let new = NewRollout {
         policy: wanted.policy,
         version: wanted.version,
         parameters: wanted.parameters,
-        devices: (!wanted.devices.is_empty()).then_some(wanted.devices),
+        devices,
         plan: wanted.plan,
+        forecast,
         who: identity.name,
         now: now(),
     };

@@ -17,6 +17,8 @@ pub(super) enum Policy {
     Add(Add),
     /// Make a policy the desired one of devices, at once.
     Push(Push),
+    /// Say what a policy would do: it is replayed on the traces that devices share, and no device gets it.
+    Replay(Replay),
     /// List the policies that were pushed, the newest first.
     List(List),
 }
@@ -61,6 +63,27 @@ pub(super) struct Add {
     /// Its version. A name and version always mean the same component.
     #[arg(long, value_name = "NUMBER")]
     version: u64,
+    #[command(flatten)]
+    server: Server,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Devices share traces where their configuration has `[trace]` with `share_kb`. Cost, exits and disagreement with the
+/// last exit are of the frames of which all exits are known; these stand for the others.
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    /// Name of the policy.
+    policy: String,
+    /// Its version.
+    version: u64,
+    /// A parameter of the policy; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = check_parameter)]
+    parameter: Vec<String>,
+    /// A device whose traces are used; may be repeated. Without one, all that have shared some.
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<DeviceId>,
     #[command(flatten)]
     server: Server,
     /// Print the controller's answer as JSON.
@@ -113,6 +136,7 @@ impl Policy {
         match self {
             Self::Add(add) => add.run(),
             Self::Push(push) => push.run(),
+            Self::Replay(replay) => replay.run(),
             Self::List(list) => list.run(),
         }
     }
@@ -165,6 +189,103 @@ impl Push {
             .iter()
             .map(|d| format!("{} {}\n", d.device, d.generation));
         print(&lines.collect::<String>())
+    }
+}
+
+impl Replay {
+    fn run(self) -> anyhow::Result<()> {
+        let parameters = self.parameter.iter().map(|p| ("parameter", p.as_str()));
+        let devices = self.device.iter().map(|d| ("device", d.as_str()));
+        let query: Vec<(&str, &str)> = parameters.chain(devices).collect();
+        let path = format!("/policies/{}/{}/replay", self.policy, self.version);
+        let answer = Client::new(&self.server).get(&path, &query)?;
+        if self.json {
+            return print(&format!("{answer}\n"));
+        }
+        let forecast: Forecast = parse(&answer)?;
+        if forecast.models.is_empty() {
+            eprintln!("no device has shared traces yet: set `share_kb` in [trace] of a device's configuration");
+            return Ok(());
+        }
+        print(&forecast.table())
+    }
+}
+
+/// What the controller foresees.
+#[derive(Debug, Deserialize)]
+pub(super) struct Forecast {
+    models: Vec<Foreseen>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Foreseen {
+    model: String,
+    version: u64,
+    devices: u64,
+    frames: u64,
+    scored: u64,
+    today: Mix,
+    foreseen: Mix,
+    faults: u64,
+    fault: Option<String>,
+    refused: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mix {
+    cost: Option<f64>,
+    exits: Vec<f64>,
+    agreement: Option<f64>,
+}
+
+impl Forecast {
+    pub(super) fn table(&self) -> String {
+        let percent = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{:.1} %", 100.0 * share));
+        let row = |first: String, when: &str, mix: &Mix, faults: String| {
+            let exits: Vec<String> = mix.exits.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
+            let disagreement = percent(mix.agreement.map(|agreement| 1.0 - agreement));
+            vec![
+                first,
+                when.into(),
+                percent(mix.cost),
+                exits.join("/"),
+                disagreement,
+                faults,
+            ]
+        };
+        let mut rows = Vec::new();
+        let mut notes = String::new();
+        for model in &self.models {
+            rows.push(row(
+                format!("{} {}", model.model, model.version),
+                "today",
+                &model.today,
+                String::new(),
+            ));
+            rows.push(row(
+                String::new(),
+                "foreseen",
+                &model.foreseen,
+                model.faults.to_string(),
+            ));
+            let (known, frames) = (model.scored, model.frames);
+            notes.push_str(&format!(
+                "{}: {frames} frames of {} devices; figures are of {known} of them, which are known to the last exit\n",
+                model.model, model.devices
+            ));
+            for trouble in [&model.refused, &model.fault].into_iter().flatten() {
+                notes.push_str(&format!("{}: {trouble}\n", model.model));
+            }
+        }
+        let heads = [
+            ("MODEL", Align::Left),
+            ("", Align::Left),
+            ("COST", Align::Right),
+            ("LEFT AT EXIT (%)", Align::Left),
+            ("DISAGREEMENT", Align::Right),
+            ("FAULTS", Align::Right),
+        ];
+        format!("{}\n{notes}", table(&heads, &rows))
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Client, parse};
+use super::policy::Forecast;
 use super::{Align, Server, check_parameter, print, table};
 
 /// Between two looks at a rollout that is followed.
@@ -74,6 +75,10 @@ pub(super) struct Start {
     /// loss=0.02 (accuracy), faults=0.001 (share of frames), rollbacks=1 and restarts=0.2 (for each device).
     #[arg(long, value_name = "GATE=BOUND", value_parser = gate)]
     gate: Vec<(String, Option<f64>)>,
+    /// Start it without a replay. Otherwise the policy is first replayed on the traces that devices share, and not
+    /// started where a gate would fail.
+    #[arg(long)]
+    no_replay: bool,
     /// Follow it to its end; exit code 1 when it does not end well.
     #[arg(long)]
     follow: bool,
@@ -176,6 +181,8 @@ struct View {
     created_by: String,
     #[serde(default)]
     members: Vec<Member>,
+    #[serde(default)]
+    forecast: Option<Forecast>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -273,7 +280,7 @@ impl Start {
             .collect();
         let wanted = json!({
             "policy": self.policy, "version": self.version, "parameters": parameters, "devices": self.device,
-            "plan": self.plan()
+            "plan": self.plan(), "replay": !self.no_replay
         });
         let client = Client::new(&self.server);
         let answer = client.post_json("/rollouts", &wanted)?;
@@ -398,6 +405,9 @@ fn tell(view: &View) -> anyhow::Result<()> {
     );
     if let Some(reason) = &view.reason {
         text.push_str(&format!("{reason}\n"));
+    }
+    if let Some(forecast) = &view.forecast {
+        text.push_str(&format!("\nforeseen\n{}", forecast.table()));
     }
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let rows: Vec<Vec<String>> = view

@@ -45,14 +45,15 @@ pub(super) fn exit_name(exit: usize, exits: usize) -> String {
     }
 }
 
-/// Shares of the exits as one bar.
+/// Shares of the exits of the latest windows as one bar.
 pub(super) fn exit_bar(recent: &Recent) -> Markup {
-    let exits = recent.exits.len();
-    let shares: Vec<f64> = recent
-        .exits
-        .iter()
-        .filter_map(|taken| share(*taken, recent.frames))
-        .collect();
+    let shares = recent.exits.iter().filter_map(|taken| share(*taken, recent.frames));
+    share_bar(&shares.collect::<Vec<f64>>())
+}
+
+/// Shares of the exits as one bar.
+pub(super) fn share_bar(shares: &[f64]) -> Markup {
+    let exits = shares.len();
     let words: Vec<String> = shares
         .iter()
         .enumerate()
@@ -69,7 +70,7 @@ pub(super) fn exit_bar(recent: &Recent) -> Markup {
         @else {
             svg class="exits" viewBox="0 0 1 1" preserveAspectRatio="none" role="img" aria-label=(words) {
                 title { (words) }
-                @for (exit, (start, share)) in starts.zip(&shares).enumerate() {
+                @for (exit, (start, share)) in starts.zip(shares).enumerate() {
                     rect class={ "e" (step(exit, exits)) } x=(format!("{start:.4}")) y="0" width=(format!("{share:.4}")) height="1" {}
                 }
             }

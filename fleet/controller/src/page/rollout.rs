@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::format::{count, percent, percent_round};
-use super::parts::{age, policy};
+use super::parts::{age, exit_legend, policy, share_bar};
+use crate::forecast::Forecast;
 use crate::named::name;
 use crate::rollout::{Gauge, Member, MemberState, State, Verdict};
 use crate::store::{AuditEntry, RolloutView};
@@ -43,6 +44,57 @@ pub(super) fn section(rollouts: &[RolloutView], now: u64) -> Markup {
                             span class="sub" { (words(rollout)) " · " (age(rollout.changed_at, now)) }
                             @if let Some(reason) = rollout.reason.as_ref().filter(|_| rollout.rollout.state != State::Done) {
                                 p class="reason sub" { (reason) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What was foreseen before the first device was ordered.
+fn foreseen(forecast: &Forecast) -> Markup {
+    let exits = forecast.models.iter().map(|model| model.today.exits.len()).max();
+    let share = |share: Option<f64>| share.map_or_else(|| "–".to_owned(), percent);
+    html! {
+        section id="forecast" aria-labelledby="forecast-title" {
+            div class="heading" {
+                h2 id="forecast-title" { "Foreseen" }
+                (exit_legend(exits.unwrap_or(0)))
+            }
+            p class="sub" { "The policy was replayed on traces that the devices had shared, before any of them was ordered." }
+            div class="scroll" {
+                table class="compact" {
+                    thead { tr {
+                        th scope="col" { "Model" }
+                        th scope="col" { "" }
+                        th scope="col" class="number" { "Cost" }
+                        th scope="col" { "Exits" }
+                        th scope="col" class="number" { "Disagreement" }
+                        th scope="col" class="number" { "Faults" }
+                        th scope="col" { "Seen on" }
+                    } }
+                    tbody {
+                        @for model in &forecast.models {
+                            tr {
+                                th scope="rowgroup" rowspan="2" { (model.model) " " span class="none" { (model.version) } }
+                                td { "today" }
+                                td class="number" { (share(model.today.cost)) }
+                                td { (share_bar(&model.today.exits)) }
+                                td class="number" { (share(model.today.agreement.map(|a| 1.0 - a))) }
+                                td class="number" { "–" }
+                                td rowspan="2" class="sub" {
+                                    (count(model.frames)) " frames of " (count(model.devices)) " devices, "
+                                    (count(model.scored)) " known to the last exit"
+                                }
+                            }
+                            tr {
+                                td { strong { "foreseen" } }
+                                td class="number" { (share(model.foreseen.cost)) }
+                                td { (share_bar(&model.foreseen.exits)) }
+                                td class="number" { (share(model.foreseen.agreement.map(|a| 1.0 - a))) }
+                                td class="number" { (count(model.faults)) }
                             }
                         }
                     }
@@ -122,6 +174,7 @@ impl RolloutPage {
                 (self.gates())
                 (self.waves())
             }
+            @if let Some(forecast) = &self.rollout.forecast { (foreseen(forecast)) }
             (self.failures())
             (self.log())
         }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use offramp_proto::{BootId, CameraReport, Digest};
 
 use super::*;
+use crate::forecast::{Forecast, Mix, ModelForecast};
 use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
@@ -172,6 +173,34 @@ fn rollout(text: &str) -> RolloutView {
             before: None,
             verdict: Verdict::Fails,
         }],
+        forecast: Some(Forecast {
+            models: vec![ModelForecast {
+                model: text.into(),
+                version: 1,
+                digest: text.into(),
+                devices: 2,
+                pieces: 3,
+                frames: 400,
+                scored: 200,
+                not_represented: 0,
+                today: Mix {
+                    cost: Some(0.4),
+                    exits: vec![0.7, 0.3],
+                    agreement: Some(0.98),
+                },
+                foreseen: Mix {
+                    cost: Some(0.525),
+                    exits: vec![0.5, 0.5],
+                    agreement: Some(0.99),
+                },
+                faults: 0,
+                fault: None,
+                recorded: 400,
+                changed: 20,
+                refused: None,
+            }],
+            left_out: 0,
+        }),
         first_row: 0,
         created_at: 1,
         created_by: text.into(),
@@ -355,6 +384,7 @@ fn a_rollout_is_told_in_words_and_its_failures_by_name() {
     assert!(first.contains("href=\"/rollouts/3\""));
     assert!(own.contains("action=\"/rollouts/3/pause\""));
     assert!(own.contains("fails") && own.contains("Who did what"));
+    assert!(own.contains("52.5\u{202f}%") && own.contains("400 frames of 2 devices, 200 known"));
 }
 
 #[test]

@@ -159,6 +159,40 @@ fn gauge(name: &str, bound: Option<f64>, value: Option<f64>, before: Option<f64>
     })
 }
 
+/// What a replay foresees for the devices of a model; pairs are today and then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreseen<'a> {
+    pub(crate) cost: Option<(f64, f64)>,
+    /// Shares of the frames at each exit.
+    pub(crate) exits: (&'a [f64], &'a [f64]),
+    pub(crate) agreement: Option<(f64, f64)>,
+    /// Verdicts that fail, over frames.
+    pub(crate) faults: f64,
+    /// Whether the policy does not take the model.
+    pub(crate) failed: bool,
+}
+
+/// What the gates say of what is foreseen, those that can.
+pub(crate) fn foreseen(gates: &Gates, seen: &Foreseen<'_>) -> Vec<Gauge> {
+    let ratio = seen.cost.map(|(today, then)| then / today.max(1e-9));
+    let (today, then) = seen.exits;
+    let moved = (!today.is_empty() && today.len() == then.len()).then(|| {
+        let differences = today.iter().zip(then).map(|(today, then)| (today - then).abs());
+        differences.sum::<f64>() / 2.0
+    });
+    let rise = seen.agreement.map(|(today, then)| today - then);
+    let before = seen.agreement.map(|(today, _)| 1.0 - today);
+    let failed = if seen.failed { 1.0 } else { 0.0 };
+    let gauges = [
+        gauge("failed", gates.failed, Some(failed), None),
+        gauge("cost", gates.cost, ratio, seen.cost.map(|(today, _)| today)),
+        gauge("exits", gates.exits, moved, None),
+        gauge("disagreement", gates.disagreement, rise, before),
+        gauge("faults", gates.faults, Some(seen.faults), None),
+    ];
+    gauges.into_iter().flatten().collect()
+}
+
 /// Share of frames that leave at other exits.
 fn moved(before: &Sums, after: &Sums) -> Option<f64> {
     let exits = before.exits.len().max(after.exits.len());

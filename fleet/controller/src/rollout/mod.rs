@@ -17,8 +17,8 @@ mod plan;
 mod step;
 
 pub(crate) use conductor::Conductor;
-pub(crate) use gauge::{Gauge, Sums, Verdict};
-pub(crate) use plan::Plan;
+pub(crate) use gauge::{Foreseen, Gauge, Sums, Verdict, foreseen};
+pub(crate) use plan::{Gates, Plan};
 pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State};
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod many;
 mod retention;
 mod rollout;
 mod summary;
+mod trace;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use event::{Event, EventFilter};
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
+pub(crate) use trace::Piece;
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
 const QUEUE: usize = 64;
@@ -166,6 +168,7 @@ fn migrations() -> Migrator {
         migration(3, "cameras", include_str!("../../migrations/0003_cameras.sql")),
         migration(4, "rollouts", include_str!("../../migrations/0004_rollouts.sql")),
         migration(5, "access", include_str!("../../migrations/0005_access.sql")),
+        migration(6, "traces", include_str!("../../migrations/0006_traces.sql")),
     ])
 }
 

@@ -23,6 +23,7 @@ impl Store {
                     "DELETE FROM events WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, received_at \
                      FROM events ORDER BY rowid LIMIT $2) WHERE received_at < $1) \
                      AND rowid < (SELECT max(rowid) FROM events)",
+                    "DELETE FROM traces WHERE id IN (SELECT id FROM traces WHERE received_at < $1 ORDER BY id LIMIT $2)",
                 ] {
                     let done = sqlx::query(sql)
                         .bind(int(time))

@@ -11,6 +11,7 @@ use super::audit::{ITSELF, log_in_txn};
 use super::desired::issue_in_txn;
 use super::device::{self, json, list};
 use super::{Run, Store, StoreError, Task as _, int, uint};
+use crate::forecast::Forecast;
 use crate::named::{name, named};
 use crate::overview::RECENT;
 use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
@@ -24,6 +25,8 @@ pub(crate) struct NewRollout {
     /// The devices that get it; none for every device that is known.
     pub(crate) devices: Option<Vec<DeviceId>>,
     pub(crate) plan: Plan,
+    /// What a replay foresees, where there was one.
+    pub(crate) forecast: Option<Forecast>,
     pub(crate) who: String,
     pub(crate) now: u64,
 }
@@ -73,6 +76,8 @@ pub(crate) struct RolloutView {
     pub(crate) rollout: Rollout,
     pub(crate) reason: Option<String>,
     pub(crate) gauges: Vec<Gauge>,
+    /// What was foreseen when it was started.
+    pub(crate) forecast: Option<Forecast>,
     pub(crate) first_row: u64,
     pub(crate) created_at: u64,
     pub(crate) created_by: String,
@@ -150,6 +155,9 @@ impl FromRow<'_, SqliteRow> for RolloutView {
             },
             reason: row.try_get("reason")?,
             gauges: list(row.try_get("gauges")?),
+            forecast: row
+                .try_get::<Option<String>, _>("forecast")?
+                .and_then(|text| serde_json::from_str(&text).ok()),
             first_row: uint(row.try_get("first_row")?),
             created_at: uint(row.try_get("created_at")?),
             created_by: row.try_get("created_by")?,
@@ -244,7 +252,7 @@ macro_rules! sum_columns {
 macro_rules! select_rollouts {
     ($rest:literal) => {
         concat!(
-            "SELECT id, policy, version, parameters, plan, state, reason, wave, wave_since, gauges, first_row, \
+            "SELECT id, policy, version, parameters, plan, state, reason, wave, wave_since, gauges, forecast, first_row, \
              created_at, created_by, changed_at FROM rollouts ",
             $rest
         )
@@ -483,8 +491,8 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     }
     let id: i64 = sqlx::query_scalar(
         "INSERT INTO rollouts (policy, version, parameters, plan, state, wave, wave_since, gauges, first_row, \
-         created_at, created_by, changed_at) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
-         coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5) RETURNING id",
+         created_at, created_by, changed_at, forecast) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
+         coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5, $7) RETURNING id",
     )
     .bind(&wanted.policy)
     .bind(int(wanted.version))
@@ -492,6 +500,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     .bind(json(&wanted.plan))
     .bind(int(wanted.now))
     .bind(&wanted.who)
+    .bind(wanted.forecast.as_ref().map(json))
     .fetch_one(&mut *connection)
     .await
     .task(task)?;

@@ -45,11 +45,12 @@ async fn ask(world: &World, token: &str, method: &str, path: &str, body: &[u8]) 
 
 fn log_in(browser: &mut Chromium, address: SocketAddr, token: &str) {
     browser.open(&format!("http://{address}/devices/cam-1"));
-    browser.until("location.pathname === '/login'");
     // The field has the focus: nobody needs a mouse.
+    browser.until("location.pathname === '/login' && document.activeElement?.id === 'token'");
     browser.type_text("offramp_wrong");
     browser.press("Enter");
-    browser.until("document.querySelector('#trouble')?.textContent.includes('does not hold')");
+    let refused = "document.querySelector('#trouble')?.textContent.includes('does not hold')";
+    browser.until(&format!("{refused} && document.activeElement?.id === 'token'"));
     browser.type_text(token);
     browser.press("Enter");
     browser.until("location.pathname === '/devices/cam-1' && document.querySelector('#live').dataset.state === 'on'");

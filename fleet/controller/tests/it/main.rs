@@ -5,6 +5,7 @@ mod access;
 mod api;
 mod browser;
 mod command;
+mod forecast;
 mod http;
 mod ingest;
 mod openapi;

@@ -100,9 +100,38 @@ async fn every_operation_answers_as_it_is_described() {
     let path = "/policies?name=entropy&version=7&parameter=limit=0.5";
     assert_eq!(held.ask(&world, push, path, &component()).await.status, 200);
     assert_eq!(held.ask(&world, push, path, b"no component").await.status, 415);
+    let forecast = "GET /policies/{name}/{version}/replay";
+    assert_eq!(
+        held.ask(&world, forecast, "/policies/entropy/7/replay", b"")
+            .await
+            .status,
+        200
+    );
+    let sample = offramp_proto::TraceSample {
+        device: device.id.clone(),
+        boot: device.boot,
+        trace: crate::forecast::piece(),
+    };
+    device.say(Kind::Trace, encode(&sample).unwrap()).await;
+    world.until("the trace", |s| s.traces == 1).await;
+    assert_eq!(
+        held.ask(&world, forecast, "/policies/entropy/7/replay", b"")
+            .await
+            .status,
+        422
+    );
+    let threshold = "/policies?name=threshold&version=1&target=none";
+    let added = held.ask(&world, push, threshold, crate::forecast::THRESHOLD).await;
+    assert_eq!(added.status, 200);
+    assert_eq!(
+        held.ask(&world, forecast, "/policies/threshold/1/replay", b"")
+            .await
+            .status,
+        200
+    );
     let start = "POST /rollouts";
     let wanted = json!({
-        "policy": "entropy", "version": 7, "plan": {"canary": 1, "gates": {"cost": null}},
+        "policy": "entropy", "version": 7, "plan": {"canary": 1, "gates": {"cost": null}}, "replay": false,
         "parameters": {"limit": 0.5, "strict": true, "name": "x", "count": 3},
     });
     let started = held

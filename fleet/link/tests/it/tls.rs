@@ -94,6 +94,27 @@ async fn a_broker_is_trusted_by_the_given_authority_only() {
     })
     .await;
 
+    // A certificate of its own, for a broker that asks for one.
+    let exposed = path.join("broker.key");
+    std::fs::set_permissions(&exposed, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let with = |identity: &Path| Config {
+        identity: Some(identity.to_path_buf()),
+        ..tls("client", &ours)
+    };
+    let error = Link::connect(&with(&exposed)).unwrap_err();
+    assert!(
+        matches!(error, ConfigError::IdentityExposed { mode: 0o644, .. }),
+        "{error}"
+    );
+    std::fs::set_permissions(&exposed, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let error = Link::connect(&with(&exposed)).unwrap_err();
+    assert!(matches!(error, ConfigError::IdentityContent { .. }), "{error}");
+    let error = Link::connect(&Config {
+        ca: None,
+        ..with(&exposed)
+    });
+    assert!(matches!(error.unwrap_err(), ConfigError::IdentityContent { .. }));
+
     let empty = path.join("names");
     let error = Link::connect(&tls("careless", &empty)).unwrap_err();
     assert!(matches!(error, ConfigError::CaContent { path } if path == empty));

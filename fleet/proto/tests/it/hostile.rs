@@ -34,6 +34,7 @@ fn refused_by_all(what: &str, bytes: &[u8]) {
     refused::<Desired>(what, bytes);
     refused::<ArtifactRequest>(what, bytes);
     refused::<ArtifactChunk>(what, bytes);
+    refused::<TraceSample>(what, bytes);
 }
 
 #[test]
@@ -118,6 +119,18 @@ fn a_chunk_that_was_altered_is_refused() {
     assert!(matches!(
         encode(&chunk),
         Err(DecodeError::OutOfBounds { field: "hash", .. })
+    ));
+}
+
+#[test]
+fn a_piece_of_a_trace_has_its_bound() {
+    let large = TraceSample {
+        trace: vec![0; MAX_TRACE + 1],
+        ..sample::trace_sample()
+    };
+    assert!(matches!(
+        encode(&large),
+        Err(DecodeError::OutOfBounds { field: "trace", .. })
     ));
 }
 

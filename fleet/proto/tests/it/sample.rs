@@ -243,3 +243,11 @@ pub(crate) fn chunk() -> ArtifactChunk {
         data,
     }
 }
+
+pub(crate) fn trace_sample() -> TraceSample {
+    TraceSample {
+        device: birth().device,
+        boot: birth().boot,
+        trace: b"OFTR and so on".to_vec(),
+    }
+}

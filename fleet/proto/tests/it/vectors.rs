@@ -49,6 +49,7 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("policy-statement", &sample::policy_statement());
     hold("request", &sample::request());
     hold("chunk", &sample::chunk());
+    hold("trace-sample", &sample::trace_sample());
 }
 
 #[test]

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use offramp_bench::TradeOff;
-use offramp_core::{ExitView, Outcome, Verdict};
-use offramp_policy::{Fault, Instance, ModelFacts, Parameters, Policy};
+use offramp_core::ExitView;
+use offramp_policy::{ModelFacts, Parameters};
 use offramp_proto::Parameter;
-use offramp_trace::{Decider, Frame, Header, Reader, Replay, Weights, files};
+use offramp_trace::{Decider, Frame, Header, Hosted, Reader, Replay, Weights, files};
 use serde_json::json;
 
 use super::component;
-use crate::judge::{Workshop, lower};
+use crate::judge::Workshop;
 use crate::terminal::{self, Table, percent};
 
 /// Traces inside this binary: what they are, and their bytes.
@@ -154,52 +154,6 @@ pub(crate) fn good(replay: &Replay) -> f64 {
     replay.accuracy().or(replay.agreement()).unwrap_or(f64::NAN)
 }
 
-/// A policy's instance, and the fuel that its verdicts took.
-pub(crate) struct Hosted {
-    instance: Instance,
-    fuel: Vec<u64>,
-    /// The last fault, in words.
-    fault: Option<String>,
-}
-
-impl Hosted {
-    pub(crate) fn new(policy: &Policy, facts: &ModelFacts, parameters: &Parameters) -> anyhow::Result<Self> {
-        Ok(Self {
-            instance: policy.configure(facts, parameters)?,
-            fuel: Vec::new(),
-            fault: None,
-        })
-    }
-
-    /// Begins afresh after a fault, as a device does with the next frame.
-    fn failed(&mut self, fault: Fault) {
-        self.fault = Some(fault.to_string());
-        // What cannot be started again goes on failing, frame by frame.
-        let _ = self.instance.restart();
-    }
-}
-
-impl Decider for Hosted {
-    fn decide(&mut self, view: &ExitView) -> Option<Verdict> {
-        match self.instance.decide(view) {
-            Ok(verdict) => {
-                self.fuel.push(self.instance.fuel());
-                Some(verdict)
-            }
-            Err(fault) => {
-                self.failed(fault);
-                None
-            }
-        }
-    }
-
-    fn observe(&mut self, outcome: &Outcome) {
-        if let Err(fault) = self.instance.observe(outcome) {
-            self.failed(fault);
-        }
-    }
-}
-
 /// What came of one trace.
 struct Row<'a> {
     trace: &'a Recorded,
@@ -250,7 +204,7 @@ impl Row<'_> {
 pub fn test(test: &Test) -> anyhow::Result<()> {
     let bytes = component(&test.policy)?;
     let parameters = test.parameters.iter().map(|text| Parameter::parse(text));
-    let parameters = lower(&parameters.collect::<Result<_, _>>()?)?;
+    let parameters = Parameters::of(&parameters.collect::<Result<_, _>>()?)?;
     let traces = Recorded::all(&test.traces)?;
     let workshop = Workshop::for_facts(traces[0].facts())?;
     let refused = || format!("policy {} is refused", test.policy);
@@ -258,14 +212,16 @@ pub fn test(test: &Test) -> anyhow::Result<()> {
     let rows = traces.iter().map(|trace| {
         let mut hosted = Hosted::new(&policy, &trace.facts(), &parameters).with_context(refused)?;
         let replay = trace.replay(&mut hosted);
-        hosted.fuel.sort_unstable();
-        let fuel = hosted.fuel.get(hosted.fuel.len() / 2).copied().unwrap_or(0);
+        let fault = hosted.fault().map(|fault| fault.to_string());
+        let mut fuel = hosted.into_fuel();
+        fuel.sort_unstable();
+        let median = fuel.get(fuel.len() / 2).copied().unwrap_or(0);
         Ok(Row {
             trace,
             replay,
             rule: trace.rule(),
-            fuel: (fuel, hosted.fuel.last().copied().unwrap_or(0)),
-            fault: hosted.fault,
+            fuel: (median, fuel.last().copied().unwrap_or(0)),
+            fault,
         })
     });
     let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use offramp_bench::TradeOff;
+use offramp_policy::Parameters;
 use offramp_proto::Parameter;
+use offramp_trace::Hosted;
 use serde_json::json;
 
-use crate::judge::{SHIPPED, Workshop, lower};
+use crate::judge::{SHIPPED, Workshop};
 use crate::terminal::{self, Table, percent};
-use crate::tool::policy::test::{Hosted, Recorded, point};
+use crate::tool::policy::test::{Recorded, point};
 
 /// Costs at which policies are compared, as shares of the whole network.
 const COSTS: [f64; 6] = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8];
@@ -94,7 +96,7 @@ pub(super) fn tell(traces: &[PathBuf], pictures: Option<&PathBuf>, as_json: bool
                 let named = choice
                     .iter()
                     .map(|(name, value)| ((*name).to_owned(), Parameter::Number(*value)));
-                let mut hosted = Hosted::new(&compiled, &trace.facts(), &lower(&named.collect())?)?;
+                let mut hosted = Hosted::new(&compiled, &trace.facts(), &Parameters::of(&named.collect())?)?;
                 let replay = trace.replay(&mut hosted);
                 Ok(point(&replay))
             });

@@ -1,0 +1,364 @@
+//! The fleet's own certificate authority: who is a device of this fleet, its broker, or its controller.
+//!
+//! A certificate names its owner in the common name and the fleet in the organisation. Brokers take the common name for
+//! the user ([`crate::acl`]), so a device can be nobody else. There is one authority for each fleet: a broker that serves
+//! several has a listener for each, which trusts one.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use offramp_proto::{DeviceId, TenantId};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::key::write_new;
+use crate::store::beside;
+
+/// Common name of the controller's certificate. No device may have it.
+pub const CONTROLLER: &str = "offramp-controller";
+/// For how long the authority holds.
+const AUTHORITY: Duration = Duration::days(20 * 365);
+/// For how long a broker's or the controller's certificate holds.
+const SERVICE: Duration = Duration::days(5 * 365);
+/// For how long a device's certificate holds; it is renewed long before.
+pub(crate) const DEVICE: Duration = Duration::days(365);
+/// Clocks of devices may be behind by this.
+const SKEW: Duration = Duration::hours(24);
+/// Largest request for a certificate in bytes.
+const MOST_REQUEST: usize = 8 * 1024;
+
+/// What is wrong with the authority, or with what it is asked to sign.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: check that its folder exists and is writable", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may read the key.
+    #[error("the authority's key {} can be read by others (mode {mode:03o}): run `chmod 600` on it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// One of the two files is missing or damaged.
+    #[error(
+        "the authority in {} is damaged: restore it with its .ca.key from a backup; a new one means enrolling every device again",
+        path.display()
+    )]
+    Damaged {
+        /// The certificate.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// The request for a certificate is none.
+    #[error("the request for a certificate cannot be used: send a PKCS#10 request in PEM form, at most 8 KiB")]
+    Request(#[source] rcgen::Error),
+    /// The name is the controller's.
+    #[error("`{CONTROLLER}` is the controller's name: choose another for the device")]
+    Name,
+    /// A host name that is none.
+    #[error("`{0:.80}` is no host name or address")]
+    Host(String),
+    /// Signing failed.
+    #[error("cannot sign a certificate")]
+    Sign(#[source] rcgen::Error),
+}
+
+/// The authority of a fleet.
+pub struct Authority {
+    tenant: TenantId,
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate of a device.
+pub(crate) struct Issued {
+    /// In PEM form.
+    pub(crate) certificate: String,
+    /// When it ends, in milliseconds since 1970.
+    pub(crate) expires_at: u64,
+}
+
+impl Authority {
+    /// The authority beside a database; made when there is none.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub fn load_or_generate(database: &Path, tenant: &TenantId) -> Result<Self, AuthorityError> {
+        let (path, key_path) = (beside(database, ".ca.pem"), beside(database, ".ca.key"));
+        let write = |path: &Path, text: &str| {
+            write_new(path, text.as_bytes()).map_err(|source| AuthorityError::Write {
+                path: path.into(),
+                source,
+            })
+        };
+        if !key_path.exists() && !path.exists() {
+            let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
+            let certificate = authority_params(tenant)
+                .self_signed(&key)
+                .map_err(AuthorityError::Sign)?;
+            // The key first: a certificate without one is damage, a key without one is made good below.
+            write(&key_path, &key.serialize_pem())?;
+            write(&path, &certificate.pem())?;
+        }
+        let mode = mode(&key_path)?;
+        if mode & 0o077 != 0 {
+            return Err(AuthorityError::Exposed { path: key_path, mode });
+        }
+        let damaged = |source| AuthorityError::Damaged {
+            path: path.clone(),
+            source,
+        };
+        let key = KeyPair::from_pem(&read(&key_path)?).map_err(damaged)?;
+        if !path.exists() {
+            // A start that ended between the two.
+            let certificate = authority_params(tenant)
+                .self_signed(&key)
+                .map_err(AuthorityError::Sign)?;
+            write(&path, &certificate.pem())?;
+        }
+        let certificate = read(&path)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(damaged)?;
+        Ok(Self {
+            tenant: tenant.clone(),
+            certificate,
+            issuer,
+        })
+    }
+
+    /// Its certificate in PEM form: what devices and brokers trust.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Signs the key of a device's request. What else the request asks for is ignored.
+    pub(crate) fn device(&self, request: &str, device: &DeviceId) -> Result<Issued, AuthorityError> {
+        if device.as_str() == CONTROLLER {
+            return Err(AuthorityError::Name);
+        }
+        if request.len() > MOST_REQUEST {
+            return Err(AuthorityError::Request(rcgen::Error::CouldNotParseCertificationRequest));
+        }
+        // Checks that whoever asks has the key.
+        let mut request = CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)?;
+        request.params = self.params(device.as_str(), DEVICE, ExtendedKeyUsagePurpose::ClientAuth);
+        let expires = request.params.not_after;
+        let certificate = request.signed_by(&self.issuer).map_err(AuthorityError::Sign)?;
+        Ok(Issued {
+            certificate: certificate.pem(),
+            expires_at: u64::try_from(expires.unix_timestamp()).unwrap_or(0) * 1000,
+        })
+    }
+
+    /// Certificate and key of a broker with these names, in PEM form.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn broker(&self, hosts: &[String]) -> Result<(String, String), AuthorityError> {
+        let name = hosts.first().map_or("broker", String::as_str);
+        let alternatives = CertificateParams::new(hosts).map_err(|_| AuthorityError::Host(hosts.join(", ")))?;
+        let mut params = self.params(name, SERVICE, ExtendedKeyUsagePurpose::ServerAuth);
+        params.subject_alt_names = alternatives.subject_alt_names;
+        self.with_key(&params)
+    }
+
+    /// Certificate and key of the controller, in one PEM text.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn controller(&self) -> Result<String, AuthorityError> {
+        let params = self.params(CONTROLLER, SERVICE, ExtendedKeyUsagePurpose::ClientAuth);
+        let (certificate, key) = self.with_key(&params)?;
+        Ok(certificate + &key)
+    }
+
+    fn with_key(&self, params: &CertificateParams) -> Result<(String, String), AuthorityError> {
+        let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Sign)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn params(&self, name: &str, holds: Duration, usage: ExtendedKeyUsagePurpose) -> CertificateParams {
+        let mut params = lasting(holds);
+        params.distinguished_name = distinguished(&self.tenant, name);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        params
+    }
+}
+
+fn authority_params(tenant: &TenantId) -> CertificateParams {
+    let mut params = lasting(AUTHORITY);
+    params.distinguished_name = distinguished(tenant, "Offramp fleet authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// What holds from now on.
+fn lasting(time: Duration) -> CertificateParams {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::default();
+    params.not_before = now - SKEW;
+    params.not_after = now + time;
+    params
+}
+
+fn distinguished(tenant: &TenantId, name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::OrganizationName, tenant.as_str());
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn read(path: &Path) -> Result<String, AuthorityError> {
+    fs::read_to_string(path).map_err(|source| AuthorityError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+fn mode(path: &Path) -> Result<u32, AuthorityError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = fs::metadata(path).map_err(|source| AuthorityError::Read {
+        path: path.into(),
+        source,
+    })?;
+    Ok(metadata.permissions().mode() & 0o777)
+}
+
+/// Writes a file that only its owner may read, in the place of another.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, text: &str) -> Result<(), AuthorityError> {
+    let write = || {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|source| AuthorityError::Write {
+        path: path.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(folder: &Path) -> Authority {
+        Authority::load_or_generate(&folder.join("fleet.db"), &TenantId::new("greenhouse").unwrap()).unwrap()
+    }
+
+    fn request(key: &KeyPair) -> String {
+        let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+        // What it would like to be.
+        params.distinguished_name = distinguished(&TenantId::new("other").unwrap(), CONTROLLER);
+        params.serialize_request(key).unwrap().pem().unwrap()
+    }
+
+    #[test]
+    fn authority_is_made_once_and_its_key_is_its_owners() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = authority(folder.path());
+        assert_eq!(authority(folder.path()).certificate(), first.certificate());
+        let key = folder.path().join("fleet.db.ca.key");
+        assert_eq!(mode(&key).unwrap(), 0o600);
+        // A start that ended between the two files.
+        fs::remove_file(folder.path().join("fleet.db.ca.pem")).unwrap();
+        authority(folder.path());
+        fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let tenant = TenantId::new("greenhouse").unwrap();
+        let error = Authority::load_or_generate(&folder.path().join("fleet.db"), &tenant)
+            .err()
+            .unwrap();
+        assert!(matches!(error, AuthorityError::Exposed { mode: 0o640, .. }), "{error}");
+        fs::remove_file(&key).unwrap();
+        let error = Authority::load_or_generate(&folder.path().join("fleet.db"), &tenant)
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, AuthorityError::Read { .. }),
+            "a certificate without its key: {error}"
+        );
+    }
+
+    #[test]
+    fn a_request_gets_the_devices_name_whatever_it_asks_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let key = KeyPair::generate().unwrap();
+        let issued = authority
+            .device(&request(&key), &DeviceId::new("cam-1").unwrap())
+            .unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(issued.certificate.as_bytes()).unwrap();
+        let certificate = pem.parse_x509().unwrap();
+        assert_eq!(certificate.subject().to_string(), "O=greenhouse, CN=cam-1");
+        assert!(certificate.subject_alternative_name().unwrap().is_none());
+        assert!(!certificate.is_ca());
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth);
+        assert_eq!(
+            certificate.validity().not_after.timestamp() as u64 * 1000,
+            issued.expires_at
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let device = DeviceId::new("cam-1").unwrap();
+        let good = request(&KeyPair::generate().unwrap());
+        let other = request(&KeyPair::generate().unwrap());
+        // The signature of another request.
+        let half = good.len() / 2;
+        let mixed = format!("{}{}", &good[..half], &other[half..]);
+        for bad in [
+            "",
+            "no request",
+            &mixed,
+            &"x".repeat(MOST_REQUEST + 1),
+            authority.certificate(),
+        ] {
+            assert!(
+                matches!(authority.device(bad, &device), Err(AuthorityError::Request(_))),
+                "{bad:.60}"
+            );
+        }
+        let controller = DeviceId::new(CONTROLLER).unwrap();
+        assert!(matches!(
+            authority.device(&good, &controller),
+            Err(AuthorityError::Name)
+        ));
+        assert!(authority.broker(&["not a host\0".into()]).is_err() || authority.broker(&["ü".into()]).is_err());
+    }
+}
