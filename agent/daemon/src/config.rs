@@ -504,6 +504,8 @@ pub struct Fleet {
     pub password_file: Option<PathBuf>,
     /// Certificate of the authority that signed the broker's, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Certificate and key of the device, PEM (`offramp enrol` makes it).
+    pub identity_file: Option<PathBuf>,
 }
 
 /// What survives a restart.
@@ -693,6 +695,7 @@ impl Config {
                 .password_file
                 .iter_mut()
                 .chain(&mut fleet.ca_file)
+                .chain(&mut fleet.identity_file)
                 .for_each(absolute);
         }
         Ok(config)

@@ -40,6 +40,8 @@ enum Command {
         #[arg(long)]
         forget: bool,
     },
+    /// Make this machine a device of a fleet: a key, and a certificate for it.
+    Enrol(tool::enrol::Enrol),
     /// Tell what this machine can run, and what would help where it cannot.
     Doctor(tool::doctor::Doctor),
     /// Look into model packages.
@@ -168,7 +170,8 @@ fn quiet(command: &Command) -> &'static str {
         Command::Run { .. } => "info",
         #[cfg(feature = "demo")]
         Command::Demo(_) => "error",
-        Command::Doctor(_) | Command::Model(_) | Command::Policy(_) | Command::Bench(_) => "warn",
+
+        Command::Enrol(_) | Command::Doctor(_) | Command::Model(_) | Command::Policy(_) | Command::Bench(_) => "warn",
     }
 }
 
@@ -177,6 +180,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => offramp::demo::run(&demo),
         Command::Run { config, forget } => tool::run::run(&config, forget),
+        Command::Enrol(enrol) => tool::enrol::enrol(&enrol),
         Command::Doctor(doctor) => tool::doctor::run(&doctor),
         Command::Model(Model::Check { package, on }) => tool::model::check(&package.package, &on),
         Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),

@@ -225,12 +225,12 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
-fn digest(secret: &str) -> Digest {
+pub(crate) fn digest(secret: &str) -> Digest {
     Digest::of(secret.as_bytes())
 }
 
 /// 256 random bits as text, and their digest.
-fn secret() -> Result<(String, Digest), CreateError> {
+pub(crate) fn secret() -> Result<(String, Digest), CreateError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|e| CreateError::Random(io::Error::other(e.to_string())))?;
     let text = format!("{PREFIX}{}", Digest(bytes));

@@ -45,15 +45,17 @@ pub fn emqx(tenant: &TenantId) -> String {
     text
 }
 
+/// What mosquitto must read before any listener, once for all fleets: the first file of its `conf.d`.
+pub const MOSQUITTO_FIRST: &str = "# Each listener has its own rules.\n\
+per_listener_settings true\n\
+# What waits for a controller that is away; 0 for no limit but memory and disk.\n\
+max_queued_messages 0\n";
+
 /// A listener of mosquitto for one fleet, with the files in a folder, for its `conf.d`.
 pub fn mosquitto_listener(port: u16, folder: &Path) -> String {
     let folder = folder.display();
     format!(
         "# A listener for one fleet: only devices with a certificate of its authority may connect.\n\
-         per_listener_settings true\n\
-         # What waits for a controller that is away; 0 for no limit but memory and disk.\n\
-         max_queued_messages 0\n\
-         \n\
          listener {port}\n\
          cafile {folder}/ca.pem\n\
          certfile {folder}/broker.pem\n\

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use offramp_link::{BrokerUrl, Config, ConfigError, Link, State};
+use offramp_link::{BrokerUrl, Config, ConfigError, Credentials, Link, State};
 use offramp_proto::{DeviceId, Generation, PublicKey, SigningKey, TenantId, Topic};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::access::LOCAL;
 use crate::artifacts::{self, Artifacts, Held};
+use crate::authority::{Authority, AuthorityError};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
 use crate::ingest::Ingest;
@@ -41,6 +42,14 @@ const MOST_FOLLOWERS: usize = 64;
 pub struct Options {
     /// The broker.
     pub broker: BrokerUrl,
+    /// User and password at the broker, if it asks for them.
+    pub credentials: Option<Credentials>,
+    /// Certificates to trust at the broker instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// File with the controller's certificate and key, for a broker that asks for them.
+    pub identity: Option<PathBuf>,
+    /// Where devices that enrol find the broker; none for where the controller does.
+    pub device_broker: Option<BrokerUrl>,
     /// The fleet to look after.
     pub tenant: TenantId,
     /// Where data is kept.
@@ -59,6 +68,10 @@ impl Options {
     pub fn temporary(broker: BrokerUrl, tenant: TenantId) -> Self {
         Self {
             broker,
+            credentials: None,
+            ca: None,
+            identity: None,
+            device_broker: None,
             tenant,
             database: Database::Temporary,
             key: None,
@@ -77,6 +90,9 @@ pub enum StartError {
     /// The signing key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The fleet's authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The link to the broker cannot work as it is configured.
     #[error("link to broker {broker} cannot work")]
     Link {
@@ -115,6 +131,8 @@ pub(crate) struct Shared {
     pub(crate) key: Arc<SigningKey>,
     pub(crate) tenant: TenantId,
     pub(crate) broker: BrokerUrl,
+    pub(crate) device_broker: BrokerUrl,
+    pub(crate) authority: Authority,
     pub(crate) link: watch::Receiver<State>,
     pub(crate) statistics: watch::Receiver<Statistics>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -193,6 +211,9 @@ impl Controller {
         let mut config = Config::new(options.broker.clone(), format!("offramp-controller-{}", options.tenant));
         config.subscriptions = vec![Topic::uplink_filter(&options.tenant)];
         config.window = WINDOW;
+        config.credentials = options.credentials;
+        config.ca = options.ca;
+        config.identity = options.identity;
         config.backlog = BACKLOG;
 
         let (path, temporary) = match options.database {
@@ -209,6 +230,7 @@ impl Controller {
             });
         }
         let key = key::load_or_generate(&options.key.unwrap_or_else(|| key_path(&path)))?;
+        let authority = Authority::load_or_generate(&path, &options.tenant)?;
         let cannot_listen = |source| StartError::Listen {
             address: options.listen,
             source,
@@ -227,6 +249,8 @@ impl Controller {
             store: store.clone(),
             key: Arc::new(key),
             tenant: options.tenant.clone(),
+            authority,
+            device_broker: options.device_broker.unwrap_or_else(|| options.broker.clone()),
             broker: options.broker,
             link: link.state(),
             statistics: statistics_receiver,

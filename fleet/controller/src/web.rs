@@ -158,9 +158,9 @@ async fn guard(State(shared): Fleet, mut request: Request, next: Next) -> Respon
     response
 }
 
-/// Whether a path is answered to everybody: the ways in, and whether the controller lives.
+/// Whether a path is answered to everybody: the ways in, for people and for devices, and whether the controller lives.
 fn is_public(path: &str) -> bool {
-    matches!(path, "/healthz" | "/login") || path.starts_with("/assets/")
+    matches!(path, "/healthz" | "/login" | "/api/v1/enrol") || path.starts_with("/assets/")
 }
 
 /// Lets a request through, and tells its handler who asks; or gives the answer that it gets instead.

@@ -48,7 +48,8 @@ impl Mosquitto {
         let port = free_port();
         // As root it would become the user `mosquitto`, who may not write to this directory.
         let text = format!(
-            "listener {port} 127.0.0.1\n\
+            "per_listener_settings true\n\
+             listener {port} 127.0.0.1\n\
              allow_anonymous true\n\
              user root\n\
              persistence true\n\

@@ -194,6 +194,7 @@ impl Keeper {
             let mut config = Config::new(fleet.broker, format!("offramp-{}-{}", identity.tenant, identity.device));
             config.credentials = fleet.credentials;
             config.ca = fleet.ca;
+            config.identity = fleet.identity;
             config.subscriptions = vec![Topic::downlink_filter(&identity.tenant, &identity.device)];
             let death = Death {
                 device: identity.device.clone(),

@@ -169,6 +169,8 @@ pub struct Fleet {
     pub credentials: Option<Credentials>,
     /// Certificate of the authority that signed the broker's.
     pub ca: Option<PathBuf>,
+    /// File with the device's certificate and key, for a broker that asks for them.
+    pub identity: Option<PathBuf>,
     /// The controller's key.
     pub key: PublicKey,
 }

@@ -189,6 +189,7 @@ async fn show(demo: &Demo) -> anyhow::Result<()> {
             broker: url,
             credentials: None,
             ca: None,
+            identity: None,
             key: controller.public_key(),
         }),
         summary_every: Duration::from_millis(500),

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod doctor;
+pub mod enrol;
 pub mod model;
 pub mod policy;
 pub mod run;

@@ -240,6 +240,7 @@ fn fleet(fleet: &config::Fleet) -> anyhow::Result<Fleet> {
         broker: fleet.broker.parse().context("fleet.broker")?,
         credentials,
         ca: fleet.ca_file.clone(),
+        identity: fleet.identity_file.clone(),
         key: fleet.key().context("fleet.controller_key is no Ed25519 public key")?,
     })
 }

@@ -4,6 +4,7 @@
 //! limit; what is wrong is told as `{"error": …, "hint": …}`.
 
 mod devices;
+mod enrolments;
 mod error;
 mod events;
 mod openapi;
@@ -45,6 +46,8 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(rollouts::command))
         .routes(routes!(rollouts::audit))
         .routes(routes!(tokens::whoami))
+        .routes(routes!(enrolments::create))
+        .routes(routes!(enrolments::enrol))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         // One byte more than a policy may have, so that its own check speaks.

@@ -2,6 +2,7 @@
 
 mod client;
 mod devices;
+mod enrol;
 mod events;
 mod policy;
 mod rollout;
@@ -21,7 +22,7 @@ const DATABASE: &str = "offramp-fleet.db";
 ///
 /// `serve` runs it: it takes in what devices say over an MQTT v5 broker, keeps it in SQLite, signs and
 /// publishes what devices should run, and serves a web page and an API. The other commands talk to a
-/// running controller, except `key` and `openapi`.
+/// running controller, except `key`, `broker`, `acl` and `openapi`.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -52,6 +53,12 @@ enum Command {
     /// Make, list and revoke the tokens of people and programs.
     #[command(subcommand)]
     Token(token::Token),
+    /// Make a token with which a device gets its certificate.
+    Enrol(enrol::Enrol),
+    /// Make what a mosquitto needs to serve this fleet over TLS, and the controller's certificate.
+    Broker(enrol::Broker),
+    /// Print a broker's rules: who may read and write which topics.
+    Acl(enrol::Acl),
     /// Show as whom the controller sees you.
     Whoami(token::Whoami),
     /// Print the description of the API (OpenAPI 3.1).
@@ -121,6 +128,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(audit) => audit.run(),
         Command::Token(token) => token.run(),
         Command::Whoami(whoami) => whoami.run(),
+        Command::Enrol(enrol) => enrol.run(),
+        Command::Broker(broker) => broker.run(),
+        Command::Acl(acl) => acl.run(),
         Command::Openapi => print(&offramp_fleet::openapi()),
         Command::Swarm(swarm) => swarm.run(),
         Command::Completion(Completion { shell }) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use offramp_fleet::{Controller, Database, Options};
-use offramp_link::BrokerUrl;
+use offramp_link::{BrokerUrl, Credentials};
 use offramp_proto::TenantId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -25,6 +25,31 @@ pub(super) struct Serve {
         env = "OFFRAMP_BROKER"
     )]
     broker: BrokerUrl,
+    /// User at the broker.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "password_file",
+        env = "OFFRAMP_FLEET_USERNAME"
+    )]
+    username: Option<String>,
+    /// File with the password at the broker.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "username",
+        env = "OFFRAMP_FLEET_PASSWORD_FILE"
+    )]
+    password_file: Option<PathBuf>,
+    /// Certificate of the authority that the broker's is of, instead of the system's.
+    #[arg(long, value_name = "FILE", env = "OFFRAMP_FLEET_CA")]
+    ca: Option<PathBuf>,
+    /// Certificate and key of the controller, for a broker that asks for them (`offramp-fleet broker` makes both).
+    #[arg(long, value_name = "FILE", env = "OFFRAMP_FLEET_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Where devices that enrol find the broker [default: where the controller does].
+    #[arg(long, value_name = "URL", env = "OFFRAMP_FLEET_DEVICE_BROKER")]
+    device_broker: Option<BrokerUrl>,
     /// The SQLite database; made, with a signing key beside it in FILE.key, when it is missing.
     #[arg(long, value_name = "FILE", default_value = super::DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
     database: PathBuf,
@@ -57,8 +82,23 @@ pub(super) enum LogFormat {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         start_log(self.log, "info");
+        let password = self.password_file.as_ref().map(|file| {
+            let text = std::fs::read_to_string(file);
+            text.with_context(|| format!("cannot read the password in {}", file.display()))
+        });
+        let credentials = self
+            .username
+            .zip(password.transpose()?)
+            .map(|(username, password)| Credentials {
+                username,
+                password: password.trim_end_matches(['\r', '\n']).to_owned(),
+            });
         let options = Options {
             broker: self.broker,
+            credentials,
+            ca: self.ca,
+            identity: self.identity,
+            device_broker: self.device_broker,
             tenant: self.tenant,
             database: Database::File(self.database),
             key: None,

@@ -17,6 +17,7 @@ mod artifact;
 mod audit;
 mod desired;
 mod device;
+mod enrolment;
 mod event;
 mod many;
 mod retention;
@@ -42,6 +43,7 @@ pub(crate) use artifact::Policy;
 pub(crate) use audit::{AuditEntry, ITSELF};
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
+pub(crate) use enrolment::Enrolled;
 pub(crate) use event::{Event, EventFilter};
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
@@ -169,6 +171,7 @@ fn migrations() -> Migrator {
         migration(4, "rollouts", include_str!("../../migrations/0004_rollouts.sql")),
         migration(5, "access", include_str!("../../migrations/0005_access.sql")),
         migration(6, "traces", include_str!("../../migrations/0006_traces.sql")),
+        migration(7, "enrolment", include_str!("../../migrations/0007_enrolment.sql")),
     ])
 }
 

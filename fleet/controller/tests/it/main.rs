@@ -7,6 +7,7 @@ mod browser;
 mod command;
 mod forecast;
 mod http;
+mod identity;
 mod ingest;
 mod openapi;
 mod page;

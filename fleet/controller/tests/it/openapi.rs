@@ -158,6 +158,16 @@ async fn every_operation_answers_as_it_is_described() {
         assert!(held.ask(&world, operation, path, b"").await.status >= 400, "{path}");
     }
 
+    let made = held.ask(&world, "POST /enrolments", "/enrolments", b"{}").await;
+    assert_eq!(made.status, 200);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let wanted = json!({"token": made.json()["token"], "device": "cam-7", "request": csr.pem().unwrap()});
+    let enrolled = held
+        .ask(&world, "POST /enrol", "/enrol", wanted.to_string().as_bytes())
+        .await;
+    assert_eq!(enrolled.status, 200, "{}", enrolled.body);
+
     // The last, because it closes the controller.
     assert_eq!(held.ask(&world, "GET /tokens", "/tokens", b"").await.status, 200);
     assert_eq!(

@@ -64,7 +64,7 @@ async fn a_broker_is_trusted_by_the_given_authority_only() {
     let port = free_port();
     let _broker = tokio::task::block_in_place(|| {
         Mosquitto::start_with(&format!(
-            "listener {port} 127.0.0.1\ncertfile {0}/broker.pem\nkeyfile {0}/broker.key",
+            "listener {port} 127.0.0.1\nallow_anonymous true\ncertfile {0}/broker.pem\nkeyfile {0}/broker.key",
             path.display()
         ))
     });

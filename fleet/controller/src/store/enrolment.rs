@@ -1,0 +1,115 @@
+//! Tokens with which devices enrol, and who has a certificate.
+
+use offramp_proto::{DeviceId, Digest};
+
+use super::audit::log_in_txn;
+use super::{Store, StoreError, Task as _, int, uint};
+
+/// What came of the use of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Enrolled {
+    Done,
+    /// Nobody made such a token.
+    Unknown,
+    Expired,
+    /// It holds once.
+    Used,
+    /// It is for another device.
+    OtherDevice,
+    /// The device has a certificate, and the token is not for it by name.
+    Taken,
+}
+
+impl Store {
+    /// Keeps a token.
+    pub(crate) async fn enrolment_create(
+        &self,
+        digest: Digest,
+        device: Option<DeviceId>,
+        who: String,
+        now: u64,
+        expires_at: u64,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "INSERT INTO enrolments (digest, device, created_at, created_by, expires_at) \
+                     VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(&digest.0[..])
+                .bind(device.as_ref().map(DeviceId::as_str))
+                .bind(int(now))
+                .bind(&who)
+                .bind(int(expires_at))
+                .execute(&mut *connection)
+                .await
+                .task("keep an enrolment token")?;
+                let subject = device.map_or_else(|| "any new device".into(), |device| format!("device {device}"));
+                log_in_txn(connection, now, &who, "enrolment.create", &subject, "").await
+            })
+        })
+        .await
+    }
+
+    /// Uses a token up for a device that gets a certificate; nothing has changed but where it is done.
+    pub(crate) async fn enrol(
+        &self,
+        digest: Digest,
+        device: DeviceId,
+        now: u64,
+        expires_at: u64,
+    ) -> Result<Enrolled, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let task = "enrol a device";
+                let token: Option<(Option<String>, i64, Option<i64>)> =
+                    sqlx::query_as("SELECT device, expires_at, used_at FROM enrolments WHERE digest = $1")
+                        .bind(&digest.0[..])
+                        .fetch_optional(&mut *connection)
+                        .await
+                        .task(task)?;
+                let Some((only, ends, used)) = token else {
+                    return Ok(Enrolled::Unknown);
+                };
+                if used.is_some() {
+                    return Ok(Enrolled::Used);
+                }
+                if uint(ends) <= now {
+                    return Ok(Enrolled::Expired);
+                }
+                if only.as_ref().is_some_and(|only| only != device.as_str()) {
+                    return Ok(Enrolled::OtherDevice);
+                }
+                let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM certificates WHERE device = $1)")
+                    .bind(device.as_str())
+                    .fetch_one(&mut *connection)
+                    .await
+                    .task(task)?;
+                if taken && only.is_none() {
+                    return Ok(Enrolled::Taken);
+                }
+                sqlx::query("UPDATE enrolments SET used_at = $2, used_by = $3 WHERE digest = $1")
+                    .bind(&digest.0[..])
+                    .bind(int(now))
+                    .bind(device.as_str())
+                    .execute(&mut *connection)
+                    .await
+                    .task(task)?;
+                sqlx::query(
+                    "INSERT INTO certificates (device, issued_at, expires_at) VALUES ($1, $2, $3) \
+                     ON CONFLICT (device) DO UPDATE SET issued_at = $2, expires_at = $3",
+                )
+                .bind(device.as_str())
+                .bind(int(now))
+                .bind(int(expires_at))
+                .execute(&mut *connection)
+                .await
+                .task(task)?;
+                let subject = format!("device {device}");
+                log_in_txn(connection, now, device.as_str(), "device.enrol", &subject, "").await?;
+                Ok(Enrolled::Done)
+            })
+        })
+        .await
+    }
+}
