@@ -257,8 +257,8 @@ fn mode(path: &Path) -> Result<u32, AuthorityError> {
 /// When it cannot be written.
 pub fn write_private(path: &Path, text: &str) -> Result<(), AuthorityError> {
     let write = || {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;

@@ -89,13 +89,13 @@ pub fn enrol(enrol: &Enrol) -> anyhow::Result<()> {
     };
     // Where it will lie is tried first: a token holds once.
     fs::create_dir_all(&enrol.out).with_context(|| format!("cannot make folder {}", enrol.out.display()))?;
-    write_private(&enrol.out.join("device.pem.new"), "")?;
+    tempfile::NamedTempFile::new_in(&enrol.out)
+        .with_context(|| format!("cannot write into {}", enrol.out.display()))?;
     let answer = ask(enrol, &request)?;
     let key_given: Result<PublicKey, _> = answer.controller_key.parse();
     ensure!(key_given.is_ok(), "the controller's key is none");
     fs::write(enrol.out.join("ca.pem"), &answer.authority).context("cannot write ca.pem")?;
     write_private(&file, &(answer.certificate + &key.serialize_pem()))?;
-    fs::remove_file(enrol.out.join("device.pem.new")).context("cannot remove device.pem.new")?;
     let folder = enrol.out.display();
     terminal::line(&format!(
         "[device]\nid = \"{}\"\ntenant = \"{}\"\n\n[fleet]\nbroker = \"{}\"\ncontroller_key = \"{}\"\n\

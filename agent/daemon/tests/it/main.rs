@@ -4,6 +4,7 @@ mod cameras;
 mod context;
 mod demo;
 mod device;
+mod enrol;
 mod fleet;
 mod judge;
 mod kill;

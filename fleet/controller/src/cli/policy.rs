@@ -270,8 +270,10 @@ impl Forecast {
             ));
             let (known, frames) = (model.scored, model.frames);
             notes.push_str(&format!(
-                "{}: {frames} frames of {} devices; figures are of {known} of them, which are known to the last exit\n",
-                model.model, model.devices
+                "{}: {frames} frames of {} {}; figures are of {known} of them, which are known to the last exit\n",
+                model.model,
+                model.devices,
+                if model.devices == 1 { "device" } else { "devices" }
             ));
             for trouble in [&model.refused, &model.fault].into_iter().flatten() {
                 notes.push_str(&format!("{}: {trouble}\n", model.model));
