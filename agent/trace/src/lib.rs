@@ -4,7 +4,7 @@
 //! - [`Header`], [`Frame`], [`Seen`]: what a trace holds.
 //! - [`Writer`], [`Reader`]: the format; they know bytes, and no files.
 //! - [`Folder`]: the files of a camera's trace on a device, bounded in number and size.
-//! - [`Hosted`]: a policy in its host, to be replayed.
+//! - `Hosted`, with the feature of that name: a policy in its host, to be replayed.
 //! - [`Replay`]: runs a policy over a trace, and says what it would have cost and how often it would have been right;
 //!   [`Weights`] make up for frames of which not all is known.
 //!
@@ -51,6 +51,7 @@ mod codec;
 mod error;
 mod folder;
 mod frame;
+#[cfg(feature = "hosted")]
 mod hosted;
 mod reader;
 mod replay;
@@ -59,6 +60,7 @@ mod writer;
 pub use error::TraceError;
 pub use folder::{Folder, files};
 pub use frame::{Frame, Header, PolicyId, Seen};
+#[cfg(feature = "hosted")]
 pub use hosted::Hosted;
 pub use reader::Reader;
 pub use replay::{Decider, Replay, Weights};

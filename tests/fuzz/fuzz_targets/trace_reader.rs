@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use offramp_core::ExitView;
 use offramp_trace::{Reader, Replay, Weights, Writer};
 
-/// Puts the checksum where it belongs, so that damage gets past it.
+/// Puts lengths and checksums right, so that damage gets past them.
 fn mended(data: &[u8]) -> Vec<u8> {
     let mut data = data.to_vec();
     let u32_at = |data: &[u8], at: usize| Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?) as usize);
@@ -16,8 +16,11 @@ fn mended(data: &[u8]) -> Vec<u8> {
     data[12..16].copy_from_slice(&crc);
     let mut at = 16 + header;
     while let Some(length) = u32_at(&data, at) {
-        let Some(block) = data.get(at + 12..(at + 12).saturating_add(length)) else { break };
-        let crc = crc32(block);
+        // A block that is cut ends where it is.
+        let Some(rest) = data.len().checked_sub(at + 12) else { break };
+        let length = length.min(rest);
+        data[at..at + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        let crc = crc32(&data[at + 12..at + 12 + length]);
         data[at + 8..at + 12].copy_from_slice(&crc);
         at += 12 + length;
     }

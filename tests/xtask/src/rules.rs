@@ -84,7 +84,11 @@ pub const CRATES: &[Crate] = &[
         ..ours("offramp-policy", &["offramp-core", "offramp-proto"])
     },
     ours("offramp-store", &["offramp-core", "offramp-proto"]),
-    ours("offramp-trace", &["offramp-core", "offramp-policy", "offramp-proto"]),
+    Crate {
+        // Who only reads or writes traces does without wasmtime.
+        behind_features: &[("hosted", &["offramp-policy"])],
+        ..ours("offramp-trace", &["offramp-core", "offramp-proto"])
+    },
     Crate {
         // Who writes policies builds them with the agent's program, which a device does without.
         // The demo shows agent, broker and controller with one command from one binary; a device is built without it.
