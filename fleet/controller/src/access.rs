@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ApiError;
 use crate::named::name;
-use crate::store::{ITSELF, NewToken, Store, StoreError, Token, TokenCreated, now};
+use crate::store::{Database, ITSELF, NewToken, Store, StoreError, Token, TokenCreated, now};
 
 /// Who acts where nobody is asked for a name.
 pub(crate) const LOCAL: &str = "local";
@@ -327,8 +327,8 @@ pub(crate) async fn create(
     }
 }
 
-/// Makes a token in the database of a controller that does not run: the first, or another when all are lost. Whoever
-/// may write the file may do that. Gives its secret.
+/// Makes a token in the database itself: the first, or another when all are lost. Whoever may write the database may do
+/// that. A file must not be used by a running controller. Gives its secret.
 ///
 /// # Errors
 /// See [`CreateError`].
@@ -336,12 +336,12 @@ pub(crate) async fn create(
 /// # Panics
 /// Outside a tokio runtime.
 pub async fn create_in_database(
-    database: &std::path::Path,
+    database: &Database,
     tenant: &TenantId,
     token: &str,
     role: Role,
 ) -> Result<String, CreateError> {
-    let store = Store::open(database, tenant).await?;
+    let (store, _temporary) = Store::open(database, tenant).await?;
     let made = create(&store, token, role, None, LOCAL).await;
     store.close().await;
     made

@@ -54,8 +54,9 @@ pub struct Options {
     pub tenant: TenantId,
     /// Where data is kept.
     pub database: Database,
-    /// The file with the signing key, made when it is missing; none for `DATABASE.key`.
-    pub key: Option<PathBuf>,
+    /// Where signing key and authority are kept, made when they are missing: in files whose names begin so; none for
+    /// [`Database::keys`]. Controllers that share a database share these, too.
+    pub keys: Option<PathBuf>,
     /// Where page and API are served; something else than a loopback address only when there is a token. Port 0 takes a
     /// free one.
     pub listen: SocketAddr,
@@ -74,7 +75,7 @@ impl Options {
             device_broker: None,
             tenant,
             database: Database::Temporary,
-            key: None,
+            keys: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             keep: None,
         }
@@ -120,9 +121,6 @@ pub enum StartError {
         /// The address.
         address: SocketAddr,
     },
-    /// There is no place for a temporary database.
-    #[error("cannot make a temporary folder")]
-    Temporary(#[source] io::Error),
 }
 
 /// What the parts share.
@@ -216,21 +214,19 @@ impl Controller {
         config.identity = options.identity;
         config.backlog = BACKLOG;
 
-        let (path, temporary) = match options.database {
-            Database::File(path) => (path, None),
-            Database::Temporary => {
-                let folder = tempfile::tempdir().map_err(StartError::Temporary)?;
-                (folder.path().join("fleet.db"), Some(folder))
-            }
+        let (store, temporary) = Store::open(&options.database, &options.tenant).await?;
+        let keys = match (&options.keys, &temporary) {
+            (Some(keys), _) => keys.clone(),
+            (None, Some(folder)) => folder.path().join("fleet"),
+            (None, None) => options.database.keys(),
         };
-        let store = Store::open(&path, &options.tenant).await?;
         if !options.listen.ip().is_loopback() && store.is_open().await? {
             return Err(StartError::Open {
                 address: options.listen,
             });
         }
-        let key = key::load_or_generate(&options.key.unwrap_or_else(|| key_path(&path)))?;
-        let authority = Authority::load_or_generate(&path, &options.tenant)?;
+        let key = key::load_or_generate(&key_path(&keys))?;
+        let authority = Authority::load_or_generate(&keys, &options.tenant)?;
         let cannot_listen = |source| StartError::Listen {
             address: options.listen,
             source,

@@ -51,5 +51,5 @@ pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};
 pub use page::utc;
 pub use statistics::Statistics;
-pub use store::{Database, StoreError};
+pub use store::{Database, InvalidPostgresUrl, PostgresUrl, StoreError};
 pub use swarm::{FRAMES, Harm, Swarm, SwarmOptions};

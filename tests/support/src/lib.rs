@@ -1,5 +1,6 @@
 //! What the integration tests share: finding and installing tools, free ports, child processes
-//! that end with their test, temporary directories, a mosquitto broker, ONNX Runtime's library, and a bad network.
+//! that end with their test, temporary directories, a mosquitto broker, a PostgreSQL
+//! server, ONNX Runtime's library, and a bad network.
 //!
 //! Everything here panics instead of returning errors: its callers are tests.
 
@@ -7,6 +8,7 @@ mod chromium;
 mod mosquitto;
 mod network;
 mod onnxruntime;
+mod postgres;
 mod process;
 mod tool;
 
@@ -14,6 +16,7 @@ pub use chromium::Chromium;
 pub use mosquitto::Mosquitto;
 pub use network::{Direction, Network};
 pub use onnxruntime::onnxruntime;
+pub use postgres::Postgres;
 pub use process::Process;
 pub use tool::{Tool, find, require};
 

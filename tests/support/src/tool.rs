@@ -1,7 +1,7 @@
 //! Programs that tests need beside Rust.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -22,8 +22,18 @@ pub fn find(tool: Tool) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(SYSTEM_DIRECTORIES.map(PathBuf::from))
+        .chain(postgres_directories())
         .map(|directory| directory.join(tool.program))
         .find(|file| file.is_file())
+}
+
+/// Debian keeps a folder for each version of PostgreSQL. The newest first.
+fn postgres_directories() -> Vec<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let number = |folder: &PathBuf| folder.file_name()?.to_str()?.parse::<u32>().ok();
+    let mut folders: Vec<PathBuf> = versions.map(|entry| entry.path()).collect();
+    folders.sort_by_key(|folder| std::cmp::Reverse(number(folder)));
+    folders.into_iter().map(|folder| folder.join("bin")).collect()
 }
 
 /// Where the program is. If it is missing, it is installed, provided that this process is root on

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{Client, parse};
-use super::{DATABASE, Server, print};
+use super::{Place, Server, print};
 
 /// Prints a token that holds once. On the device: `offramp enrol URL --token TOKEN`, with the address of the controller.
 #[derive(Debug, Args)]
@@ -30,8 +30,8 @@ pub(super) struct Enrol {
 }
 
 /// Makes a folder with all that mosquitto needs to serve the fleet: a listener for its `conf.d`, rules, a certificate
-/// for the broker, that of the fleet's authority; and the controller's own. The authority is kept beside the database,
-/// in FILE.ca.key and FILE.ca.pem, and made when there is none: back it up.
+/// for the broker, that of the fleet's authority; and the controller's own. The authority is kept in
+/// PREFIX.ca.key and PREFIX.ca.pem, and made when there is none: back it up.
 #[derive(Debug, Args)]
 pub(super) struct Broker {
     /// A name or address under which devices reach the broker; may be repeated.
@@ -43,9 +43,8 @@ pub(super) struct Broker {
     /// The folder; made when it is missing.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Database of the controller.
-    #[arg(long, value_name = "FILE", default_value = DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
-    database: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Name of the fleet on the broker.
     #[arg(long, value_name = "NAME", default_value = "default", env = "OFFRAMP_TENANT")]
     tenant: TenantId,
@@ -88,7 +87,7 @@ impl Enrol {
 
 impl Broker {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let authority = Authority::load_or_generate(&self.database, &self.tenant)?;
+        let authority = Authority::load_or_generate(&self.place.keys(), &self.tenant)?;
         std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make folder {}", self.out.display()))?;
         let folder = self.out.canonicalize()?;
         let (certificate, key) = authority.broker(&self.host)?;

@@ -14,13 +14,14 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use offramp_fleet::Database;
 use offramp_proto::{InvalidParameter, Parameter};
 
 const DATABASE: &str = "offramp-fleet.db";
 
 /// The fleet controller of Offramp.
 ///
-/// `serve` runs it: it takes in what devices say over an MQTT v5 broker, keeps it in SQLite, signs and
+/// `serve` runs it: it takes in what devices say over an MQTT v5 broker, keeps it in SQLite or PostgreSQL, signs and
 /// publishes what devices should run, and serves a web page and an API. The other commands talk to a
 /// running controller, except `key`, `broker`, `acl` and `openapi`.
 #[derive(Debug, Parser)]
@@ -111,9 +112,27 @@ struct Completion {
 /// The key is made when there is none.
 #[derive(Debug, Args)]
 struct Key {
-    /// Database of the controller; its key is kept beside it, in FILE.key.
-    #[arg(long, value_name = "FILE", default_value = DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
-    database: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where a controller keeps what it must not lose.
+#[derive(Debug, Args)]
+struct Place {
+    /// Database: a SQLite file, made when it is missing, or postgres://USER:PASSWORD@HOST/DATABASE, which several
+    /// controllers may share. Without a password in it, PGPASSWORD or ~/.pgpass has it.
+    #[arg(long, value_name = "FILE|URL", default_value = DATABASE, env = "OFFRAMP_FLEET_DATABASE", hide_env_values = true)]
+    database: Database,
+    /// Signing key and authority: PREFIX.key, PREFIX.ca.key and PREFIX.ca.pem, made when they are missing. Controllers
+    /// that share a database need the same [default: the database's FILE; with PostgreSQL, offramp-fleet]
+    #[arg(long, value_name = "PREFIX", env = "OFFRAMP_FLEET_KEYS")]
+    keys: Option<PathBuf>,
+}
+
+impl Place {
+    fn keys(&self) -> PathBuf {
+        self.keys.clone().unwrap_or_else(|| self.database.keys())
+    }
 }
 
 /// Does what the command line says.
@@ -138,8 +157,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "offramp-fleet", &mut text);
             print(&String::from_utf8(text)?)
         }
-        Command::Key(Key { database }) => {
-            let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&database))?;
+        Command::Key(Key { place }) => {
+            let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&place.keys()))?;
             print(&format!("{:?}\n", key.public()))
         }
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use offramp_fleet::{Controller, Database, Options};
+use offramp_fleet::{Controller, Options};
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_proto::TenantId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use super::Place;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,9 +52,8 @@ pub(super) struct Serve {
     /// Where devices that enrol find the broker [default: where the controller does].
     #[arg(long, value_name = "URL", env = "OFFRAMP_FLEET_DEVICE_BROKER")]
     device_broker: Option<BrokerUrl>,
-    /// The SQLite database; made, with a signing key beside it in FILE.key, when it is missing.
-    #[arg(long, value_name = "FILE", default_value = super::DATABASE, env = "OFFRAMP_FLEET_DATABASE")]
-    database: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Where to serve page and API. While no token was made, whoever reaches them may do everything: then it must be a
     /// loopback address. Beyond one, put a proxy with HTTPS before it.
     #[arg(
@@ -100,8 +101,8 @@ impl Serve {
             identity: self.identity,
             device_broker: self.device_broker,
             tenant: self.tenant,
-            database: Database::File(self.database),
-            key: None,
+            keys: Some(self.place.keys()),
+            database: self.place.database,
             listen: self.listen,
             keep: (self.keep > 0).then(|| DAY * self.keep),
         };

@@ -1,10 +1,8 @@
 //! `offramp-fleet token …` and `offramp-fleet whoami`
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use offramp_fleet::Role;
+use offramp_fleet::{Database, Role};
 use offramp_proto::TenantId;
 use serde::Deserialize;
 use serde_json::json;
@@ -57,9 +55,10 @@ pub(super) struct Create {
     /// Days for which it holds [default: until it is revoked].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3660), conflicts_with = "database")]
     days: Option<u64>,
-    /// Make it in the database of a controller that does not run: for the first one, and when all are lost.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "token"])]
-    database: Option<PathBuf>,
+    /// Make it in the database itself: for the first one, and when all are lost. A file must not be in use by a running
+    /// controller.
+    #[arg(long, value_name = "FILE|URL", conflicts_with_all = ["url", "token"])]
+    database: Option<Database>,
     /// Name of the fleet, where the database is new.
     #[arg(
         long,

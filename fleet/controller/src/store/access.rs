@@ -1,10 +1,9 @@
 //! Tokens and sessions: who may do what.
 
 use offramp_proto::Digest;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::audit::log_in_txn;
+use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 use crate::access::Role;
 use crate::named::{name, named};
@@ -36,11 +35,11 @@ impl Token {
     }
 }
 
-impl FromRow<'_, SqliteRow> for Token {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Token {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let role: String = row.try_get("role")?;
         let time = |column| {
-            row.try_get::<Option<i64>, _>(column)
+            row.try_get::<Option<i64>>(column)
                 .map(|time: Option<i64>| time.map(uint))
         };
         Ok(Self {
@@ -88,7 +87,7 @@ pub(crate) enum TokenRevoked {
 impl Store {
     /// Whether no token was ever made, so that nobody is asked for one.
     pub(crate) async fn is_open(&self) -> Result<bool, StoreError> {
-        let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens)")
+        let any: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM tokens)")
             .fetch_one(&self.readers)
             .await
             .task("tell whether there are tokens")?;
@@ -107,7 +106,7 @@ impl Store {
 
     /// All tokens, the newest first.
     pub(crate) async fn token_list(&self, limit: u32) -> Result<Vec<Token>, StoreError> {
-        sqlx::query_as("SELECT * FROM tokens ORDER BY id DESC LIMIT $1")
+        query_as("SELECT * FROM tokens ORDER BY id DESC LIMIT $1")
             .bind(limit)
             .fetch_all(&self.readers)
             .await
@@ -121,7 +120,7 @@ impl Store {
 
     /// The token with this secret, whether or not it is still valid.
     pub(crate) async fn token_fetch(&self, digest: Digest) -> Result<Option<Token>, StoreError> {
-        sqlx::query_as("SELECT * FROM tokens WHERE digest = $1")
+        query_as("SELECT * FROM tokens WHERE digest = $1")
             .bind(&digest.0[..])
             .fetch_optional(&self.readers)
             .await
@@ -131,7 +130,7 @@ impl Store {
     pub(crate) async fn token_used(&self, id: i64, now: u64) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("UPDATE tokens SET used_at = $2 WHERE id = $1")
+                query("UPDATE tokens SET used_at = $2 WHERE id = $1")
                     .bind(id)
                     .bind(int(now))
                     .execute(connection)
@@ -153,12 +152,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("DELETE FROM sessions WHERE expires_at <= $1")
+                query("DELETE FROM sessions WHERE expires_at <= $1")
                     .bind(int(now))
                     .execute(&mut *connection)
                     .await
                     .task("forget old sessions")?;
-                sqlx::query("INSERT INTO sessions (digest, token, expires_at) VALUES ($1, $2, $3)")
+                query("INSERT INTO sessions (digest, token, expires_at) VALUES ($1, $2, $3)")
                     .bind(&digest.0[..])
                     .bind(token)
                     .bind(int(expires_at))
@@ -173,7 +172,7 @@ impl Store {
 
     /// The token of a session that is not over, whether or not the token is still valid.
     pub(crate) async fn session_fetch(&self, digest: Digest, now: u64) -> Result<Option<Token>, StoreError> {
-        sqlx::query_as(
+        query_as(
             "SELECT tokens.* FROM sessions JOIN tokens ON tokens.id = sessions.token \
              WHERE sessions.digest = $1 AND sessions.expires_at > $2",
         )
@@ -187,7 +186,7 @@ impl Store {
     pub(crate) async fn session_end(&self, digest: Digest) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("DELETE FROM sessions WHERE digest = $1")
+                query("DELETE FROM sessions WHERE digest = $1")
                     .bind(&digest.0[..])
                     .execute(connection)
                     .await
@@ -200,14 +199,14 @@ impl Store {
 }
 
 async fn create_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     wanted: NewToken,
     who: &str,
     now: u64,
 ) -> Result<TokenCreated, StoreError> {
     let task = "make a token";
     let (any, taken): (bool, bool) =
-        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM tokens), EXISTS (SELECT 1 FROM tokens WHERE name = $1)")
+        query_as("SELECT EXISTS (SELECT 1 FROM tokens), EXISTS (SELECT 1 FROM tokens WHERE name = $1)")
             .bind(&wanted.name)
             .fetch_one(&mut *connection)
             .await
@@ -218,7 +217,7 @@ async fn create_in_txn(
     if !any && (wanted.role != Role::Admin || wanted.expires_at.is_some()) {
         return Ok(TokenCreated::NotAdmin);
     }
-    sqlx::query(
+    query(
         "INSERT INTO tokens (name, role, digest, created_at, created_by, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(&wanted.name)
@@ -244,13 +243,13 @@ async fn create_in_txn(
 }
 
 async fn revoke_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     token: &str,
     who: &str,
     now: u64,
 ) -> Result<TokenRevoked, StoreError> {
     let task = "revoke a token";
-    let found: Option<Token> = sqlx::query_as("SELECT * FROM tokens WHERE name = $1")
+    let found: Option<Token> = query_as("SELECT * FROM tokens WHERE name = $1")
         .bind(token)
         .fetch_optional(&mut *connection)
         .await
@@ -262,7 +261,7 @@ async fn revoke_in_txn(
         return Ok(TokenRevoked::Already);
     }
     // One that expires does not count: it would leave nobody later.
-    let others: bool = sqlx::query_scalar(
+    let others: bool = query_scalar(
         "SELECT EXISTS (SELECT 1 FROM tokens \
          WHERE role = $1 AND id <> $2 AND revoked_at IS NULL AND expires_at IS NULL)",
     )
@@ -274,13 +273,13 @@ async fn revoke_in_txn(
     if found.role == Role::Admin && !others {
         return Ok(TokenRevoked::LastAdmin);
     }
-    sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE id = $1")
+    query("UPDATE tokens SET revoked_at = $2 WHERE id = $1")
         .bind(found.id)
         .bind(int(now))
         .execute(&mut *connection)
         .await
         .task(task)?;
-    sqlx::query("DELETE FROM sessions WHERE token = $1")
+    query("DELETE FROM sessions WHERE token = $1")
         .bind(found.id)
         .execute(&mut *connection)
         .await

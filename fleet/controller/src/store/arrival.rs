@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use offramp_proto::{Birth, BootId, Death, DeviceId, Event, Reported, Summary};
-use sqlx::SqliteConnection;
 
+use super::sql::Transaction;
 use super::{Store, StoreError, device, event, summary};
 
 /// A message of a device, decoded.
@@ -61,7 +61,7 @@ impl Store {
     }
 }
 
-async fn insert_in_txn(connection: &mut SqliteConnection, batch: &[Arrival]) -> Result<Vec<Outcome>, StoreError> {
+async fn insert_in_txn(connection: &mut Transaction, batch: &[Arrival]) -> Result<Vec<Outcome>, StoreError> {
     let mut seen = BTreeMap::<&DeviceId, (u64, u64)>::new();
     for arrival in batch {
         let (first, last) = seen.entry(arrival.record.origin().0).or_insert((arrival.at, 0));

@@ -1,9 +1,8 @@
 //! Artifacts, by the digest of their bytes, and the policies that name them.
 
-use offramp_proto::{CHUNK, Digest};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
+use offramp_proto::{CHUNK, Digest, MAX_ARTIFACT};
 
+use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, device, int, uint};
 
 /// A policy of the library.
@@ -30,8 +29,8 @@ pub(crate) struct Part {
     pub(crate) bytes: Vec<u8>,
 }
 
-impl FromRow<'_, SqliteRow> for Policy {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Policy {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             name: row.try_get("name")?,
             version: uint(row.try_get("version")?),
@@ -47,7 +46,7 @@ impl FromRow<'_, SqliteRow> for Policy {
 impl Store {
     /// The policies that were ever pushed, the newest first.
     pub(crate) async fn policy_list(&self, limit: u32) -> Result<Vec<Policy>, StoreError> {
-        sqlx::query_as(
+        query_as(
             "SELECT p.name, p.version, p.digest, a.size, p.added_at, \
              coalesce(d.devices, 0) AS desired, coalesce(r.devices, 0) AS reported \
              FROM policies p JOIN artifacts a ON a.digest = p.digest \
@@ -68,14 +67,15 @@ impl Store {
     /// A part of an artifact, from `offset` on; none when the artifact is unknown.
     pub(crate) async fn artifact_part(&self, digest: Digest, offset: u64) -> Result<Option<Part>, StoreError> {
         // substr counts from one.
-        let row: Option<(i64, Vec<u8>)> =
-            sqlx::query_as("SELECT size, substr(bytes, $2, $3) FROM artifacts WHERE digest = $1")
-                .bind(&digest.0[..])
-                .bind(int(offset).saturating_add(1))
-                .bind(int(CHUNK as u64))
-                .fetch_optional(&self.readers)
-                .await
-                .task("read an artifact")?;
+        let row: Option<(i64, Vec<u8>)> = query_as(
+            "SELECT size, substr(bytes, CAST($2 AS INTEGER), CAST($3 AS INTEGER)) FROM artifacts WHERE digest = $1",
+        )
+        .bind(&digest.0[..])
+        .bind(int(offset.min(MAX_ARTIFACT)) + 1)
+        .bind(int(CHUNK as u64))
+        .fetch_optional(&self.readers)
+        .await
+        .task("read an artifact")?;
         Ok(row.map(|(total, bytes)| Part {
             total: uint(total),
             bytes,
@@ -85,12 +85,12 @@ impl Store {
 
 /// Keeps bytes by their digest.
 pub(super) async fn artifact_insert_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     digest: Digest,
     bytes: &[u8],
     now: u64,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO artifacts (digest, size, bytes, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+    query("INSERT INTO artifacts (digest, size, bytes, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
         .bind(&digest.0[..])
         .bind(int(bytes.len() as u64))
         .bind(bytes)
@@ -103,11 +103,11 @@ pub(super) async fn artifact_insert_in_txn(
 
 /// What a name and version mean, when they were given away.
 pub(super) async fn policy_digest_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     name: &str,
     version: u64,
 ) -> Result<Option<Digest>, StoreError> {
-    let digest = sqlx::query_scalar("SELECT digest FROM policies WHERE name = $1 AND version = $2")
+    let digest = query_scalar("SELECT digest FROM policies WHERE name = $1 AND version = $2")
         .bind(name)
         .bind(int(version))
         .fetch_optional(connection)
@@ -118,21 +118,19 @@ pub(super) async fn policy_digest_in_txn(
 
 /// Gives a name and version to an artifact.
 pub(super) async fn policy_insert_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     name: &str,
     version: u64,
     digest: Digest,
     now: u64,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO policies (name, version, digest, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-    )
-    .bind(name)
-    .bind(int(version))
-    .bind(&digest.0[..])
-    .bind(int(now))
-    .execute(connection)
-    .await
-    .task("keep a policy")?;
+    query("INSERT INTO policies (name, version, digest, added_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+        .bind(name)
+        .bind(int(version))
+        .bind(&digest.0[..])
+        .bind(int(now))
+        .execute(connection)
+        .await
+        .task("keep a policy")?;
     Ok(())
 }

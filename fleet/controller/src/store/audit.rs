@@ -1,8 +1,6 @@
 //! The log of who did what.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
-
+use super::sql::{FromRow, Row, Transaction, query, query_as};
 use super::{Store, StoreError, Task as _, int, uint};
 
 /// Who acts where nobody told it to.
@@ -19,8 +17,8 @@ pub(crate) struct AuditEntry {
     pub(crate) detail: String,
 }
 
-impl FromRow<'_, SqliteRow> for AuditEntry {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for AuditEntry {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: uint(row.try_get("id")?),
             at: uint(row.try_get("at")?),
@@ -35,7 +33,7 @@ impl FromRow<'_, SqliteRow> for AuditEntry {
 impl Store {
     /// The log, the last entries first; all of it, or what is about one subject.
     pub(crate) async fn audit_list(&self, subject: Option<&str>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        sqlx::query_as(
+        query_as(
             "SELECT id, at, who, what, subject, detail FROM audit WHERE $1 IS NULL OR subject = $1 \
              ORDER BY id DESC LIMIT $2",
         )
@@ -49,14 +47,14 @@ impl Store {
 
 /// Writes into the log what is done in the same transaction.
 pub(super) async fn log_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     now: u64,
     who: &str,
     what: &str,
     subject: &str,
     detail: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO audit (at, who, what, subject, detail) VALUES ($1, $2, $3, $4, $5)")
+    query("INSERT INTO audit (at, who, what, subject, detail) VALUES ($1, $2, $3, $4, $5)")
         .bind(int(now))
         .bind(who)
         .bind(what)

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, Parameter, SigningKey};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
 use super::device::target_in_txn;
+use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Span, Store, StoreError, Task as _, int, uint};
 
 /// The desired state of a device that is in force.
@@ -49,8 +48,8 @@ pub(crate) enum Drafted {
     Unknown(Vec<DeviceId>),
 }
 
-impl FromRow<'_, SqliteRow> for DesiredState {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for DesiredState {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let policy: Option<String> = row.try_get("policy")?;
         let version: Option<i64> = row.try_get("policy_version")?;
         Ok(Self {
@@ -76,7 +75,7 @@ macro_rules! select_desired {
 impl Store {
     /// The desired states in force of some devices.
     pub(crate) async fn desired_list(&self, devices: Span<'_>) -> Result<Vec<DesiredState>, StoreError> {
-        sqlx::query_as(select_desired!("AND device BETWEEN $1 AND $2 ORDER BY device"))
+        query_as(select_desired!("AND device BETWEEN $1 AND $2 ORDER BY device"))
             .bind(devices.first)
             .bind(devices.last)
             .fetch_all(&self.readers)
@@ -87,14 +86,14 @@ impl Store {
     /// The desired states signed since `row`, the last of each device, and the row to go on from.
     pub(crate) async fn desired_since(&self, row: u64) -> Result<(Vec<DesiredState>, u64), StoreError> {
         let task = "list new desired states";
-        let mut snapshot = self.readers.begin().await.task(task)?;
-        let last: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM desired")
-            .fetch_one(&mut *snapshot)
+        let mut snapshot = self.readers.snapshot().await.task(task)?;
+        let last: Option<i64> = query_scalar("SELECT max(rowid) FROM desired")
+            .fetch_one(&mut snapshot)
             .await
             .task(task)?;
-        let new = sqlx::query_as(select_desired!("AND rowid > $1 ORDER BY rowid"))
+        let new = query_as(select_desired!("AND rowid > $1 ORDER BY rowid"))
             .bind(int(row))
-            .fetch_all(&mut *snapshot)
+            .fetch_all(&mut snapshot)
             .await
             .task(task)?;
         Ok((new, last.map_or(row, uint)))
@@ -102,7 +101,7 @@ impl Store {
 
     /// The desired state in force of one device.
     pub(crate) async fn desired_fetch(&self, device: &str) -> Result<Option<DesiredState>, StoreError> {
-        sqlx::query_as(select_desired!("AND device = $1"))
+        query_as(select_desired!("AND device = $1"))
             .bind(device)
             .fetch_optional(&self.readers)
             .await
@@ -116,11 +115,7 @@ impl Store {
     }
 }
 
-async fn insert_in_txn(
-    connection: &mut SqliteConnection,
-    key: &SigningKey,
-    draft: Draft,
-) -> Result<Drafted, StoreError> {
+async fn insert_in_txn(connection: &mut Transaction, key: &SigningKey, draft: Draft) -> Result<Drafted, StoreError> {
     let devices = match target_in_txn(connection, draft.devices).await? {
         Ok(devices) => devices,
         Err(unknown) => return Ok(Drafted::Unknown(unknown)),
@@ -158,7 +153,7 @@ async fn insert_in_txn(
 /// Signs the next generation of a device's desired state and keeps it. Without a policy, that of the device's own
 /// configuration is to decide.
 pub(super) async fn issue_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &SigningKey,
     device: &DeviceId,
     policy: Option<DesiredPolicy>,
@@ -174,7 +169,7 @@ pub(super) async fn issue_in_txn(
         policy,
     };
     let signed = key.sign(&desired).map_err(StoreError::Sign)?;
-    sqlx::query(
+    query(
         "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed) \
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
@@ -194,13 +189,10 @@ pub(super) async fn issue_in_txn(
 ///
 /// What it reports counts too: a controller whose database was lost would otherwise begin again with
 /// generations that the device refuses as old.
-async fn next_generation_in_txn(
-    connection: &mut SqliteConnection,
-    device: &DeviceId,
-) -> Result<Generation, StoreError> {
-    let last: i64 = sqlx::query_scalar(
-        "SELECT max(coalesce((SELECT max(generation) FROM desired WHERE device = $1), 0), \
-         coalesce((SELECT reported_generation FROM devices WHERE device = $1), 0))",
+async fn next_generation_in_txn(connection: &mut Transaction, device: &DeviceId) -> Result<Generation, StoreError> {
+    let last: i64 = query_scalar(
+        "SELECT coalesce(max(generation), 0) FROM (SELECT max(generation) AS generation FROM desired WHERE device = $1 \
+         UNION ALL SELECT reported_generation FROM devices WHERE device = $1) AS given",
     )
     .bind(device.as_str())
     .fetch_one(connection)
@@ -211,12 +203,12 @@ async fn next_generation_in_txn(
 
 /// The learner's settings in the desired state in force: another policy leaves them as they are.
 async fn learner_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &SigningKey,
     device: &DeviceId,
 ) -> Result<LearnerSettings, StoreError> {
     let signed: Option<Vec<u8>> =
-        sqlx::query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
+        query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
             .bind(device.as_str())
             .fetch_optional(connection)
             .await

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::many::parts;
+use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
@@ -95,8 +94,8 @@ macro_rules! select_devices {
     };
 }
 
-impl FromRow<'_, SqliteRow> for Device {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Device {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let boot: Option<Vec<u8>> = row.try_get("boot")?;
         let model_name: Option<String> = row.try_get("model_name")?;
         let model = match model_name {
@@ -119,7 +118,7 @@ impl FromRow<'_, SqliteRow> for Device {
                 version: uint(row.try_get("reported_version")?),
                 source: row.try_get("reported_source")?,
                 refused: row.try_get("reported_refused")?,
-                refused_generation: row.try_get::<Option<i64>, _>("reported_refused_generation")?.map(uint),
+                refused_generation: row.try_get::<Option<i64>>("reported_refused_generation")?.map(uint),
             }),
         };
         Ok(Self {
@@ -128,7 +127,7 @@ impl FromRow<'_, SqliteRow> for Device {
             last_seen: uint(row.try_get("last_seen")?),
             alive: row.try_get("alive")?,
             boot: boot.and_then(|b| b.try_into().ok()).map(BootId),
-            started_at: row.try_get::<Option<i64>, _>("started_at")?.map(uint),
+            started_at: row.try_get::<Option<i64>>("started_at")?.map(uint),
             agent: row.try_get("agent")?,
             model,
             capabilities: list(row.try_get("capabilities")?),
@@ -156,7 +155,7 @@ pub(super) fn digest(column: Option<Vec<u8>>) -> Option<Digest> {
 impl Store {
     /// One device.
     pub(crate) async fn device_fetch(&self, device: &str) -> Result<Option<Device>, StoreError> {
-        sqlx::query_as(select_devices!("WHERE device = $1"))
+        query_as(select_devices!("WHERE device = $1"))
             .bind(device)
             .fetch_optional(&self.readers)
             .await
@@ -165,7 +164,7 @@ impl Store {
 
     /// At most `limit` devices in the order of their names, from the one after `after` on.
     pub(crate) async fn device_list(&self, after: &str, limit: u32) -> Result<Vec<Device>, StoreError> {
-        sqlx::query_as(select_devices!("WHERE device > $1 ORDER BY device LIMIT $2"))
+        query_as(select_devices!("WHERE device > $1 ORDER BY device LIMIT $2"))
             .bind(after)
             .bind(limit)
             .fetch_all(&self.readers)
@@ -175,7 +174,7 @@ impl Store {
 
     /// Totals of every run of some devices, by device and boot.
     pub(crate) async fn run_list(&self, devices: Span<'_>) -> Result<RunsByDevice, StoreError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT device, boot, summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
              WHERE device BETWEEN $1 AND $2",
         )
@@ -197,10 +196,10 @@ impl Store {
 /// The devices that something is meant for, in the order of their names: these, or all that are known. An error names
 /// those of them that are not known.
 pub(super) async fn target_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     named: Option<Vec<DeviceId>>,
 ) -> Result<Result<Vec<DeviceId>, Vec<DeviceId>>, StoreError> {
-    let known: Vec<String> = sqlx::query_scalar("SELECT device FROM devices ORDER BY device")
+    let known: Vec<String> = query_scalar("SELECT device FROM devices ORDER BY device")
         .fetch_all(connection)
         .await
         .task("list devices")?;
@@ -219,19 +218,19 @@ pub(super) async fn target_in_txn(
 
 /// Makes devices known, and notes when each was first and last seen.
 pub(super) async fn touch_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     seen: &[(&DeviceId, (u64, u64))],
 ) -> Result<(), StoreError> {
     for part in parts(seen) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO devices (device, first_seen, last_seen, alive) ");
-        query.push_values(part, |mut row, (device, (first, last))| {
+        let mut query = Builder::new("INSERT INTO devices (device, first_seen, last_seen, alive) ");
+        query.push_values(part, |row, (device, (first, last))| {
             row.push_bind(device.as_str());
             row.push_bind(int(*first));
             row.push_bind(int(*last));
-            row.push("0");
+            row.push("FALSE");
         });
         query.push(
-            " ON CONFLICT (device) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > last_seen",
+            " ON CONFLICT (device) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > devices.last_seen",
         );
         let query = query.build();
         query
@@ -244,13 +243,13 @@ pub(super) async fn touch_in_txn(
 
 /// Keeps a birth, unless it is that of a run which a later one has overtaken.
 pub(super) async fn birth_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     birth: &Birth,
     arrival: &Arrival,
 ) -> Result<Outcome, StoreError> {
-    let overtaken: bool = sqlx::query_scalar(
+    let overtaken: bool = query_scalar(
         "SELECT EXISTS (SELECT 1 FROM devices d JOIN runs r ON r.device = d.device AND r.boot = $2 \
-         WHERE d.device = $1 AND d.boot <> $2 AND d.started_at > $3 AND r.born = 1)",
+         WHERE d.device = $1 AND d.boot <> $2 AND d.started_at > $3 AND r.born)",
     )
     .bind(birth.device.as_str())
     .bind(&birth.boot.0[..])
@@ -261,15 +260,15 @@ pub(super) async fn birth_in_txn(
     if overtaken {
         return Ok(Outcome::Repeated);
     }
-    sqlx::query(
-        "INSERT INTO runs (device, boot, born) VALUES ($1, $2, 1) ON CONFLICT (device, boot) DO UPDATE SET born = 1",
+    query(
+        "INSERT INTO runs (device, boot, born) VALUES ($1, $2, TRUE) ON CONFLICT (device, boot) DO UPDATE SET born = TRUE",
     )
     .bind(birth.device.as_str())
     .bind(&birth.boot.0[..])
     .execute(&mut *connection)
     .await
     .task("note a run")?;
-    sqlx::query(
+    query(
         "UPDATE devices SET boot = $2, started_at = $3, agent = $4, model_name = $5, model_version = $6, \
          model_digest = $7, classes = $8, stage_macs = $9, capabilities = $10, birth_raw = $11, \
          alive = NOT (SELECT died FROM runs WHERE device = $1 AND boot = $2) WHERE device = $1",
@@ -292,53 +291,53 @@ pub(super) async fn birth_in_txn(
 }
 
 /// Notes the death of a run. The device is dead only if that run was the last one born.
-pub(super) async fn death_in_txn(connection: &mut SqliteConnection, death: &Death) -> Result<Outcome, StoreError> {
+pub(super) async fn death_in_txn(connection: &mut Transaction, death: &Death) -> Result<Outcome, StoreError> {
     let task = "note a death";
     note_run_in_txn(connection, &death.device, death.boot).await?;
-    sqlx::query("UPDATE runs SET died = 1 WHERE device = $1 AND boot = $2")
+    query("UPDATE runs SET died = TRUE WHERE device = $1 AND boot = $2")
         .bind(death.device.as_str())
         .bind(&death.boot.0[..])
         .execute(&mut *connection)
         .await
         .task(task)?;
-    let changed = sqlx::query("UPDATE devices SET alive = 0 WHERE device = $1 AND boot = $2 AND alive = 1")
+    let changed = query("UPDATE devices SET alive = FALSE WHERE device = $1 AND boot = $2 AND alive")
         .bind(death.device.as_str())
         .bind(&death.boot.0[..])
         .execute(connection)
         .await
         .task(task)?;
-    Ok(outcome(changed.rows_affected()))
+    Ok(outcome(changed))
 }
 
 /// Notes that runs speak. A device lives if no other run was born after the one that does.
 pub(super) async fn alive_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     speaking: &[(&DeviceId, BootId)],
 ) -> Result<(), StoreError> {
     let task = "note that devices live";
     for part in parts(speaking) {
         // Most are known to live, and nothing is to be written.
-        let mut query = QueryBuilder::<Sqlite>::new("WITH spoke (device, boot) AS (");
-        query.push_values(part, |mut row, (device, boot)| {
+        let mut spoke = Builder::new("WITH spoke (device, boot) AS (");
+        spoke.push_values(part, |row, (device, boot)| {
             row.push_bind(device.as_str());
             row.push_bind(&boot.0[..]);
         });
-        query.push(
+        spoke.push(
             ") SELECT s.device, s.boot FROM spoke s LEFT JOIN runs r ON r.device = s.device AND r.boot = s.boot \
              LEFT JOIN devices d ON d.device = s.device \
-             WHERE r.boot IS NULL OR r.died = 1 OR d.alive = 0 AND (d.boot = s.boot OR d.boot IS NULL)",
+             WHERE r.boot IS NULL OR r.died OR NOT d.alive AND (d.boot = s.boot OR d.boot IS NULL)",
         );
-        let changed: Vec<(String, Vec<u8>)> = query.build_query_as().fetch_all(&mut *connection).await.task(task)?;
+        let changed: Vec<(String, Vec<u8>)> = spoke.build().rows().fetch_all(&mut *connection).await.task(task)?;
         for (device, boot) in changed {
-            sqlx::query(
-                "INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT (device, boot) DO UPDATE SET died = 0",
+            query(
+                "INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT (device, boot) DO UPDATE SET died = FALSE",
             )
             .bind(&device)
             .bind(&boot)
             .execute(&mut *connection)
             .await
             .task(task)?;
-            sqlx::query("UPDATE devices SET alive = 1 WHERE device = $1 AND (boot = $2 OR boot IS NULL) AND alive = 0")
+            query("UPDATE devices SET alive = TRUE WHERE device = $1 AND (boot = $2 OR boot IS NULL) AND NOT alive")
                 .bind(&device)
                 .bind(&boot)
                 .execute(&mut *connection)
@@ -351,12 +350,12 @@ pub(super) async fn alive_in_txn(
 
 /// Keeps what a device reports of its desired state.
 pub(super) async fn reported_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     reported: &Reported,
     arrival: &Arrival,
 ) -> Result<Outcome, StoreError> {
     // What the broker had kept is not new: the time of its first arrival stays.
-    sqlx::query(
+    query(
         "UPDATE devices SET reported_at = CASE WHEN reported_raw = $8 THEN reported_at ELSE $2 END, \
          reported_generation = $3, reported_policy = $4, reported_version = $5, reported_source = $6, \
          reported_refused = $7, reported_raw = $8, reported_refused_generation = $9 WHERE device = $1",
@@ -385,8 +384,8 @@ pub(super) fn source(source: offramp_proto::PolicySource) -> &'static str {
     }
 }
 
-async fn note_run_in_txn(connection: &mut SqliteConnection, device: &DeviceId, boot: BootId) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+async fn note_run_in_txn(connection: &mut Transaction, device: &DeviceId, boot: BootId) -> Result<(), StoreError> {
+    query("INSERT INTO runs (device, boot) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(device.as_str())
         .bind(&boot.0[..])
         .execute(connection)
@@ -395,12 +394,8 @@ async fn note_run_in_txn(connection: &mut SqliteConnection, device: &DeviceId, b
     Ok(())
 }
 
-pub(super) async fn run_in_txn(
-    connection: &mut SqliteConnection,
-    device: &str,
-    boot: &[u8],
-) -> Result<Run, StoreError> {
-    let row = sqlx::query(
+pub(super) async fn run_in_txn(connection: &mut Transaction, device: &str, boot: &[u8]) -> Result<Run, StoreError> {
+    let row = query(
         "SELECT summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
          WHERE device = $1 AND boot = $2",
     )
@@ -413,8 +408,8 @@ pub(super) async fn run_in_txn(
     Ok(row.unwrap_or_default())
 }
 
-impl FromRow<'_, SqliteRow> for Run {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Run {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             summaries: uint(row.try_get("summaries")?),
             frames: uint(row.try_get("frames")?),

@@ -3,6 +3,7 @@
 use offramp_proto::{DeviceId, Digest};
 
 use super::audit::log_in_txn;
+use super::sql::{query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 
 /// What came of the use of a token.
@@ -32,7 +33,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query(
+                query(
                     "INSERT INTO enrolments (digest, device, created_at, created_by, expires_at) \
                      VALUES ($1, $2, $3, $4, $5)",
                 )
@@ -63,7 +64,7 @@ impl Store {
             Box::pin(async move {
                 let task = "enrol a device";
                 let token: Option<(Option<String>, i64, Option<i64>)> =
-                    sqlx::query_as("SELECT device, expires_at, used_at FROM enrolments WHERE digest = $1")
+                    query_as("SELECT device, expires_at, used_at FROM enrolments WHERE digest = $1")
                         .bind(&digest.0[..])
                         .fetch_optional(&mut *connection)
                         .await
@@ -80,7 +81,7 @@ impl Store {
                 if only.as_ref().is_some_and(|only| only != device.as_str()) {
                     return Ok(Enrolled::OtherDevice);
                 }
-                let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM certificates WHERE device = $1)")
+                let taken: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM certificates WHERE device = $1)")
                     .bind(device.as_str())
                     .fetch_one(&mut *connection)
                     .await
@@ -88,14 +89,14 @@ impl Store {
                 if taken && only.is_none() {
                     return Ok(Enrolled::Taken);
                 }
-                sqlx::query("UPDATE enrolments SET used_at = $2, used_by = $3 WHERE digest = $1")
+                query("UPDATE enrolments SET used_at = $2, used_by = $3 WHERE digest = $1")
                     .bind(&digest.0[..])
                     .bind(int(now))
                     .bind(device.as_str())
                     .execute(&mut *connection)
                     .await
                     .task(task)?;
-                sqlx::query(
+                query(
                     "INSERT INTO certificates (device, issued_at, expires_at) VALUES ($1, $2, $3) \
                      ON CONFLICT (device) DO UPDATE SET issued_at = $2, expires_at = $3",
                 )

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use offramp_proto::{Event as Message, Summary};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::device::{json, outcome};
+use super::sql::{FromRow, Row, Transaction, query, query_as};
 use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// An event as it is kept.
@@ -34,8 +33,8 @@ pub(crate) struct EventFilter<'a> {
     pub(crate) limit: u32,
 }
 
-impl FromRow<'_, SqliteRow> for Event {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Event {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let facts: String = row.try_get("facts")?;
         Ok(Self {
             device: row.try_get("device")?,
@@ -52,7 +51,7 @@ impl FromRow<'_, SqliteRow> for Event {
 impl Store {
     /// Events, the last to happen first.
     pub(crate) async fn event_list(&self, filter: EventFilter<'_>) -> Result<Vec<Event>, StoreError> {
-        sqlx::query_as(
+        query_as(
             "SELECT device, sequence, received_at, at, kind, message, facts FROM events \
              WHERE ($1 IS NULL OR device = $1) AND received_at > $2 \
              ORDER BY at DESC, device, sequence DESC LIMIT $3",
@@ -68,11 +67,11 @@ impl Store {
 
 /// Keeps an event unless it is here already.
 pub(super) async fn insert_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     event: &Message,
     arrival: &Arrival,
 ) -> Result<Outcome, StoreError> {
-    let done = sqlx::query(
+    let done = query(
         "INSERT INTO events (device, sequence, boot, received_at, at, kind, message, facts, raw) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
     )
@@ -88,7 +87,7 @@ pub(super) async fn insert_in_txn(
     .execute(connection)
     .await
     .task("keep an event")?;
-    Ok(outcome(done.rows_affected()))
+    Ok(outcome(done))
 }
 
 /// Keeps an event where a summary, which is kept already, is the first to say that learning has paused or
@@ -96,7 +95,7 @@ pub(super) async fn insert_in_txn(
 ///
 /// It has the summary's sequence, which no event of the device can have: both are numbered together.
 pub(super) async fn pause_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     summary: &Summary,
     arrival: &Arrival,
     paused: bool,

@@ -1,15 +1,16 @@
-//! The controller's database: SQLite in WAL mode, one writer, several readers.
+//! The controller's database: SQLite in a file, for one controller, or PostgreSQL, for several.
 //!
-//! - **One writer.** A task owns the only connection that writes; jobs reach it through a bounded
-//!   channel and each runs in one transaction. A job that has begun ends, whether or not its caller
-//!   still waits.
-//! - **Durable.** A commit has reached the disk (`synchronous=FULL`) before its caller hears of it,
-//!   because a message is acknowledged to the broker on the strength of that.
+//! - **One writer.** A task runs all that writes; jobs reach it through a bounded channel and each runs in one
+//!   transaction. A job that has begun ends, whether or not its caller still waits. Of several controllers only one
+//!   writes at a time: each transaction begins with a lock that they share. So rows are numbered as they are committed,
+//!   and what a job has read stays true until it ends.
+//! - **Durable.** A commit has reached the disk before its caller hears of it, because a message is acknowledged to the
+//!   broker on the strength of that.
 //! - **Idempotent.** Records are keyed by (device, boot, sequence); a second arrival changes nothing,
 //!   totals included.
-//! - **Numbers.** SQLite's integers have a sign: counters above `i64::MAX` are stored as `i64::MAX`,
+//! - **Numbers.** Both databases' integers have a sign: counters above `i64::MAX` are stored as `i64::MAX`,
 //!   and totals saturate there.
-//! - **One owner.** A lock file beside the database keeps a second controller away.
+//! - **One owner** of a file: a lock file beside it keeps a second controller away.
 
 mod access;
 mod arrival;
@@ -22,19 +23,24 @@ mod event;
 mod many;
 mod retention;
 mod rollout;
+mod sql;
 mod summary;
 mod trace;
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use offramp_proto::TenantId;
+use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, SqlSafeStr as _, SqliteConnection};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{NewToken, Token, TokenCreated, TokenRevoked};
@@ -49,17 +55,85 @@ pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subje
 pub(crate) use summary::{Guard, History, Summary, Window};
 pub(crate) use trace::Piece;
 
+use sql::{Pool, Transaction, query, query_scalar};
+
 /// Jobs that may wait for the writer; whoever brings one more waits.
 const QUEUE: usize = 64;
 const READERS: u32 = 4;
+/// How long connecting to PostgreSQL may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The lock that whoever writes holds: one in each PostgreSQL database.
+const WRITES: i64 = 0x6f66_6672_616d_7001;
 
 /// Where the controller keeps its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Database {
-    /// In this file, made when it is missing. The signing key is kept beside it.
+    /// In this SQLite file, made when it is missing.
     File(PathBuf),
+    /// In this PostgreSQL database, which several controllers may share.
+    Postgres(PostgresUrl),
     /// In a temporary folder that is removed at shutdown: for demonstrations and tests.
     Temporary,
+}
+
+/// Address of a PostgreSQL database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`. Shown without the password.
+#[derive(Clone)]
+pub struct PostgresUrl(Box<PgConnectOptions>);
+
+/// A text that is no address of a PostgreSQL database.
+#[derive(Debug, thiserror::Error)]
+#[error("use postgres://USER:PASSWORD@HOST:PORT/DATABASE, with special characters written as %XX")]
+pub struct InvalidPostgresUrl(#[source] sqlx::Error);
+
+impl FromStr for PostgresUrl {
+    type Err = InvalidPostgresUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPostgresUrl> {
+        text.parse()
+            .map(|options| Self(Box::new(options)))
+            .map_err(InvalidPostgresUrl)
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(options) = self;
+        let database = options.get_database().unwrap_or_default();
+        match options.get_socket() {
+            Some(socket) => write!(f, "postgres://{}/{database}", socket.display()),
+            None => write!(f, "postgres://{}:{}/{database}", options.get_host(), options.get_port()),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Database {
+    /// How the names of the files with signing key and authority begin, where nothing else is said: like the database's
+    /// own; beside PostgreSQL, `offramp-fleet` in the working folder.
+    pub fn keys(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Postgres(_) | Self::Temporary => PathBuf::from("offramp-fleet"),
+        }
+    }
+}
+
+/// Reads a path, or an address that begins with `postgres://`.
+impl FromStr for Database {
+    type Err = InvalidPostgresUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPostgresUrl> {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            text.parse().map(Self::Postgres)
+        } else {
+            Ok(Self::File(text.into()))
+        }
+    }
 }
 
 /// What is wrong with the database.
@@ -74,6 +148,15 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No PostgreSQL answers there, or not to this user.
+    #[error("cannot connect to database {url}: check that it runs there, and the user and password")]
+    Connect {
+        /// The database.
+        url: PostgresUrl,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
     /// Another controller holds it.
     #[error("database {} is used by another controller: stop that one, or choose another file", path.display())]
     InUse {
@@ -81,14 +164,17 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Its schema is not one that this version can bring up to date.
-    #[error("cannot bring database {} to the schema of this version: was it written by a newer one?", path.display())]
+    #[error("cannot bring database {database} to the schema of this version: was it written by a newer one?")]
     Schema {
-        /// The file.
-        path: PathBuf,
+        /// The file or address.
+        database: String,
         /// Why.
         #[source]
         source: Box<MigrateError>,
     },
+    /// There is no place for a temporary one.
+    #[error("cannot make a temporary folder")]
+    Temporary(#[source] std::io::Error),
     /// It holds the fleet of somebody else.
     #[error("database belongs to tenant `{found}`, not to `{wanted}`: choose another database or tenant")]
     Tenant {
@@ -97,7 +183,7 @@ pub enum StoreError {
         /// Who asked.
         wanted: TenantId,
     },
-    /// SQLite refused: disk full, file damaged.
+    /// It refused: disk full, file damaged, connection lost.
     #[error("database cannot {task}")]
     Query {
         /// What was being done.
@@ -149,35 +235,55 @@ enum Order {
     Close(oneshot::Sender<()>),
 }
 
-type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()> + Send>;
+type Job = Box<dyn for<'c> FnOnce(&'c Pool) -> BoxFuture<'c, ()> + Send>;
 
 /// The database. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    readers: SqlitePool,
+    readers: Pool,
     writer: mpsc::Sender<Order>,
     /// Held as long as any clone lives.
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
-fn migrations() -> Migrator {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal,)*) => {
+        Migrator::with_migrations(vec![$(
+            Migration::new(
+                $version,
+                $name.into(),
+                MigrationType::Simple,
+                include_str!(concat!("../../migrations/", $folder, "/000", $version, "_", $name, ".sql")).into_sql_str(),
+                false,
+            ),
+        )*])
     };
-    Migrator::with_migrations(vec![
-        migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
-        migration(2, "guard", include_str!("../../migrations/0002_guard.sql")),
-        migration(3, "cameras", include_str!("../../migrations/0003_cameras.sql")),
-        migration(4, "rollouts", include_str!("../../migrations/0004_rollouts.sql")),
-        migration(5, "access", include_str!("../../migrations/0005_access.sql")),
-        migration(6, "traces", include_str!("../../migrations/0006_traces.sql")),
-        migration(7, "enrolment", include_str!("../../migrations/0007_enrolment.sql")),
-    ])
+}
+
+fn sqlite_migrations() -> Migrator {
+    migrations!("sqlite": 1 "initial", 2 "guard", 3 "cameras", 4 "rollouts", 5 "access", 6 "traces", 7 "enrolment",)
+}
+
+fn postgres_migrations() -> Migrator {
+    migrations!("postgres": 7 "initial",)
 }
 
 impl Store {
-    /// Opens the database in `path`, brings its schema up to date and starts its writer.
-    pub(crate) async fn open(path: &Path, tenant: &TenantId) -> Result<Self, StoreError> {
+    /// Opens a database, and makes the folder of a temporary one, which must live as long.
+    pub(crate) async fn open(database: &Database, tenant: &TenantId) -> Result<(Self, Option<TempDir>), StoreError> {
+        Ok(match database {
+            Database::File(path) => (Self::open_file(path, tenant).await?, None),
+            Database::Postgres(url) => (Self::connect(url, tenant).await?, None),
+            Database::Temporary => {
+                let folder = tempfile::tempdir().map_err(StoreError::Temporary)?;
+                let store = Self::open_file(&folder.path().join("fleet.db"), tenant).await?;
+                (store, Some(folder))
+            }
+        })
+    }
+
+    /// Opens a file, brings its schema up to date and starts its writer.
+    async fn open_file(path: &Path, tenant: &TenantId) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let cannot_open = |source: sqlx::Error| StoreError::Open {
             path: path.into(),
@@ -190,27 +296,88 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5));
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(cannot_open)?;
-        migrations()
-            .run(&mut connection)
+        // A connection that is asked whether it lives costs a turn of its thread, and a file cannot hang up.
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await
+            .map_err(cannot_open)?;
+        sqlite_migrations()
+            .run(&writer)
             .await
             .map_err(|source| StoreError::Schema {
-                path: path.into(),
+                database: path.display().to_string(),
                 source: Box::new(source),
             })?;
-        claim(&mut connection, tenant).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            .test_before_acquire(false)
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(cannot_open)?;
-        let (writer, orders) = mpsc::channel(QUEUE);
-        tokio::spawn(write(connection, orders));
-        Ok(Self {
+        let lock = Some(Arc::new(lock));
+        Self::start(Pool::Sqlite(writer), Pool::Sqlite(readers), lock, tenant).await
+    }
+
+    /// Connects to PostgreSQL, brings the schema up to date and starts the writer.
+    async fn connect(url: &PostgresUrl, tenant: &TenantId) -> Result<Self, StoreError> {
+        let cannot_connect = |source| StoreError::Connect {
+            url: url.clone(),
+            source,
+        };
+        let options = (*url.0).clone().application_name("offramp-fleet").options([
+            // A commit has reached the disk, whatever the server's own setting.
+            ("synchronous_commit", "on"),
+            // A controller whose machine is gone holds the lock no longer than that.
+            ("idle_in_transaction_session_timeout", "20s"),
+            ("lock_timeout", "30s"),
+            ("statement_timeout", "60s"),
+        ]);
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(CONNECT)
+                .connect_with(options.clone())
+        };
+        let writer = pool(1).await.map_err(cannot_connect)?;
+        // Of controllers that start at once, one does it and the others wait.
+        postgres_migrations()
+            .run(&writer)
+            .await
+            .map_err(|source| StoreError::Schema {
+                database: url.to_string(),
+                source: Box::new(source),
+            })?;
+        let readers = pool(READERS).await.map_err(cannot_connect)?;
+        Self::start(Pool::Postgres(writer), Pool::Postgres(readers), None, tenant).await
+    }
+
+    async fn start(
+        writer: Pool,
+        readers: Pool,
+        lock: Option<Arc<File>>,
+        tenant: &TenantId,
+    ) -> Result<Self, StoreError> {
+        let (sender, orders) = mpsc::channel(QUEUE);
+        tokio::spawn(write(writer, orders));
+        let store = Self {
             readers,
-            writer,
-            _lock: Arc::new(lock),
-        })
+            writer: sender,
+            _lock: lock,
+        };
+        let wanted = tenant.clone();
+        store
+            .write(move |connection| Box::pin(async move { claim(connection, &wanted).await }))
+            .await?;
+        Ok(store)
+    }
+
+    /// Whether other controllers may work on it, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.readers, Pool::Postgres(_))
     }
 
     /// Closes the database when all jobs before have run; later ones are refused.
@@ -228,13 +395,13 @@ impl Store {
     async fn write<T, F>(&self, job: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Transaction) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
+        let job: Job = Box::new(move |pool| {
             Box::pin(async move {
                 // The caller may have gone; the work is done all the same.
-                let _ = sender.send(in_txn(connection, job).await);
+                let _ = sender.send(in_txn(pool, job).await);
             })
         });
         self.writer
@@ -245,31 +412,35 @@ impl Store {
     }
 }
 
-async fn write(mut connection: SqliteConnection, mut orders: mpsc::Receiver<Order>) {
+async fn write(pool: Pool, mut orders: mpsc::Receiver<Order>) {
     let mut closing = None;
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Run(job) => job(&mut connection).await,
+            Order::Run(job) => job(&pool).await,
             Order::Close(done) => {
                 closing = Some(done);
                 break;
             }
         }
     }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "database was not closed cleanly; it recovers at the next start");
-    }
+    pool.close().await;
     if let Some(done) = closing {
         // Whoever asked may have gone.
         let _ = done.send(());
     }
 }
 
-async fn in_txn<T, F>(connection: &mut SqliteConnection, job: F) -> Result<T, StoreError>
+async fn in_txn<T, F>(pool: &Pool, job: F) -> Result<T, StoreError>
 where
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    F: for<'c> FnOnce(&'c mut Transaction) -> BoxFuture<'c, Result<T, StoreError>>,
 {
-    let mut transaction = connection.begin().await.task("begin a transaction")?;
+    let mut transaction = pool.begin().await.task("begin a transaction")?;
+    if matches!(transaction, Transaction::Postgres(_)) {
+        let lock = query("SELECT pg_advisory_xact_lock($1)").bind(WRITES);
+        lock.execute(&mut transaction)
+            .await
+            .task("wait for other controllers")?;
+    }
     let result = job(&mut transaction).await?;
     transaction.commit().await.task("commit a transaction")?;
     Ok(result)
@@ -296,14 +467,14 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Writes the tenant into a new database; refuses one that belongs to another.
-async fn claim(connection: &mut SqliteConnection, tenant: &TenantId) -> Result<(), StoreError> {
+async fn claim(connection: &mut Transaction, tenant: &TenantId) -> Result<(), StoreError> {
     let task = "tell whose it is";
-    sqlx::query("INSERT INTO meta (key, value) VALUES ('tenant', $1) ON CONFLICT DO NOTHING")
+    query("INSERT INTO meta (key, value) VALUES ('tenant', $1) ON CONFLICT DO NOTHING")
         .bind(tenant.as_str().as_bytes())
         .execute(&mut *connection)
         .await
         .task(task)?;
-    let found: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'tenant'")
+    let found: Vec<u8> = query_scalar("SELECT value FROM meta WHERE key = 'tenant'")
         .fetch_one(connection)
         .await
         .task(task)?;

@@ -1,5 +1,6 @@
 //! What is old makes room.
 
+use super::sql::query;
 use super::{Store, StoreError, Task as _, int};
 
 /// Rows that are looked at in one transaction: the writer has other work, too.
@@ -17,21 +18,21 @@ impl Store {
                 let mut removed = 0;
                 // Rows are numbered as they arrive: the oldest are the first, and only those are looked at.
                 for sql in [
-                    "DELETE FROM summaries WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, received_at \
-                     FROM summaries ORDER BY rowid LIMIT $2) WHERE received_at < $1) \
+                    "DELETE FROM summaries WHERE rowid IN (SELECT place FROM (SELECT rowid AS place, received_at \
+                     FROM summaries ORDER BY rowid LIMIT $2) AS oldest WHERE received_at < $1) \
                      AND rowid < (SELECT max(rowid) FROM summaries)",
-                    "DELETE FROM events WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, received_at \
-                     FROM events ORDER BY rowid LIMIT $2) WHERE received_at < $1) \
+                    "DELETE FROM events WHERE rowid IN (SELECT place FROM (SELECT rowid AS place, received_at \
+                     FROM events ORDER BY rowid LIMIT $2) AS oldest WHERE received_at < $1) \
                      AND rowid < (SELECT max(rowid) FROM events)",
                     "DELETE FROM traces WHERE id IN (SELECT id FROM traces WHERE received_at < $1 ORDER BY id LIMIT $2)",
                 ] {
-                    let done = sqlx::query(sql)
+                    let done = query(sql)
                         .bind(int(time))
                         .bind(BATCH)
                         .execute(&mut *connection)
                         .await
                         .task(task)?;
-                    removed += done.rows_affected();
+                    removed += done;
                 }
                 Ok(removed)
             })

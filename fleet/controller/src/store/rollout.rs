@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter, SigningKey};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, SqliteConnection};
 
 use super::audit::{ITSELF, log_in_txn};
 use super::desired::issue_in_txn;
 use super::device::{self, json, list};
+use super::many::parts;
+use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
 use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::forecast::Forecast;
 use crate::named::{name, named};
@@ -135,11 +135,11 @@ impl Act {
     }
 }
 
-impl FromRow<'_, SqliteRow> for RolloutView {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for RolloutView {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let state: String = row.try_get("state")?;
         let damaged = |what: &str| sqlx::Error::Decode(format!("a rollout's {what} cannot be read").into());
-        let read = |column: &str| row.try_get::<String, _>(column);
+        let read = |column: &str| row.try_get::<String>(column);
         Ok(Self {
             id: uint(row.try_get("id")?),
             policy: row.try_get("policy")?,
@@ -149,14 +149,14 @@ impl FromRow<'_, SqliteRow> for RolloutView {
                 plan: serde_json::from_str(&read("plan")?).map_err(|_| damaged("plan"))?,
                 state: named(&State::ALL, &state).ok_or_else(|| damaged("state"))?,
                 wave: row
-                    .try_get::<i64, _>("wave")
+                    .try_get::<i64>("wave")
                     .map(|wave| u32::try_from(wave).unwrap_or(0))?,
                 wave_since: uint(row.try_get("wave_since")?),
             },
             reason: row.try_get("reason")?,
             gauges: list(row.try_get("gauges")?),
             forecast: row
-                .try_get::<Option<String>, _>("forecast")?
+                .try_get::<Option<String>>("forecast")?
                 .and_then(|text| serde_json::from_str(&text).ok()),
             first_row: uint(row.try_get("first_row")?),
             created_at: uint(row.try_get("created_at")?),
@@ -167,10 +167,10 @@ impl FromRow<'_, SqliteRow> for RolloutView {
     }
 }
 
-impl FromRow<'_, SqliteRow> for Member {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Member {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let state: String = row.try_get("state")?;
-        let number = |column: &str| row.try_get::<Option<i64>, _>(column).map(|n| n.map_or(0, uint));
+        let number = |column: &str| row.try_get::<Option<i64>>(column).map(|n| n.map_or(0, uint));
         let boot = |column: &str| {
             let bytes: Option<Vec<u8>> = row.try_get(column)?;
             Ok::<_, sqlx::Error>(bytes.and_then(|b| b.try_into().ok()).map(BootId))
@@ -190,7 +190,7 @@ impl FromRow<'_, SqliteRow> for Member {
             device: row.try_get("device")?,
             state: named(&MemberState::ALL, &state).unwrap_or(MemberState::Superseded),
             wave: row
-                .try_get::<Option<i64>, _>("wave")?
+                .try_get::<Option<i64>>("wave")?
                 .map(|wave| u32::try_from(wave).unwrap_or(0)),
             why: row.try_get("why")?,
             generation,
@@ -216,7 +216,7 @@ impl FromRow<'_, SqliteRow> for Member {
 }
 
 /// What a window says, from columns of its summary.
-fn sums(row: &SqliteRow) -> Result<Sums, sqlx::Error> {
+fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
     let number = |column: &str| row.try_get(column).map(uint);
     let exits: Vec<u64> = list(row.try_get("exits")?);
     let audits: Option<i64> = row.try_get("guard_audits")?;
@@ -275,7 +275,7 @@ macro_rules! select_members {
 impl Store {
     /// The rollouts that there is something left to do for.
     pub(crate) async fn rollout_active(&self) -> Result<Vec<RolloutView>, StoreError> {
-        sqlx::query_as(select_rollouts!(
+        query_as(select_rollouts!(
             "WHERE state IN ('running', 'paused', 'rolling-back') ORDER BY id"
         ))
         .fetch_all(&self.readers)
@@ -285,7 +285,7 @@ impl Store {
 
     /// The rollouts, the newest first, with their devices counted.
     pub(crate) async fn rollout_list(&self, limit: u32) -> Result<Vec<RolloutView>, StoreError> {
-        let mut rollouts: Vec<RolloutView> = sqlx::query_as(select_rollouts!("ORDER BY id DESC LIMIT $1"))
+        let mut rollouts: Vec<RolloutView> = query_as(select_rollouts!("ORDER BY id DESC LIMIT $1"))
             .bind(limit)
             .fetch_all(&self.readers)
             .await
@@ -310,7 +310,7 @@ impl Store {
 
     /// One rollout; its devices are not counted.
     pub(crate) async fn rollout_read(&self, id: u64) -> Result<Option<RolloutView>, StoreError> {
-        sqlx::query_as(select_rollouts!("WHERE id = $1"))
+        query_as(select_rollouts!("WHERE id = $1"))
             .bind(int(id))
             .fetch_optional(&self.readers)
             .await
@@ -323,7 +323,7 @@ impl Store {
         first: u64,
         last: u64,
     ) -> Result<BTreeMap<u64, BTreeMap<MemberState, u64>>, StoreError> {
-        let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+        let rows: Vec<(i64, String, i64)> = query_as(
             "SELECT rollout, state, count(*) FROM rollout_devices WHERE rollout BETWEEN $1 AND $2 \
              GROUP BY rollout, state",
         )
@@ -343,7 +343,7 @@ impl Store {
 
     /// The devices of a rollout, with what is known of them but for the evidence.
     pub(crate) async fn rollout_members(&self, rollout: u64) -> Result<Vec<Member>, StoreError> {
-        sqlx::query_as(select_members!("ORDER BY r.device"))
+        query_as(select_members!("ORDER BY r.device"))
             .bind(int(rollout))
             .fetch_all(&self.readers)
             .await
@@ -354,30 +354,37 @@ impl Store {
     pub(crate) async fn rollout_evidence(&self, rollout: u64, after: u64) -> Result<Found, StoreError> {
         let task = "read the evidence of a rollout";
         // One transaction, so that no row comes in between.
-        let mut snapshot = self.readers.begin().await.task(task)?;
-        let last: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM summaries")
-            .fetch_one(&mut *snapshot)
+        let mut snapshot = self.readers.snapshot().await.task(task)?;
+        let last: Option<i64> = query_scalar("SELECT max(rowid) FROM summaries")
+            .fetch_one(&mut snapshot)
             .await
             .task(task)?;
+        macro_rules! evidence {
+            ($join:literal) => {
+                concat!(
+                    "SELECT s.rowid AS place, s.device, ",
+                    sum_columns!(),
+                    " FROM summaries s ",
+                    $join,
+                    " rollout_devices r ON r.rollout = $1 AND r.device = s.device AND s.generation >= r.generation \
+                     WHERE s.rowid > $2 ORDER BY s.rowid LIMIT $3"
+                )
+            };
+        }
         // CROSS JOIN keeps SQLite from turning the order of the tables around.
-        let rows = sqlx::query(concat!(
-            "SELECT s.rowid AS row, s.device, ",
-            sum_columns!(),
-            " FROM summaries s CROSS JOIN rollout_devices r ON r.rollout = $1 AND r.device = s.device \
-             AND s.generation >= r.generation WHERE s.rowid > $2 ORDER BY s.rowid LIMIT $3"
-        ))
-        .bind(int(rollout))
-        .bind(int(after))
-        .bind(MOST_ROWS)
-        .fetch_all(&mut *snapshot)
-        .await
-        .task(task)?;
+        let rows = either(evidence!("CROSS JOIN"), evidence!("JOIN"))
+            .bind(int(rollout))
+            .bind(int(after))
+            .bind(MOST_ROWS)
+            .fetch_all(&mut snapshot)
+            .await
+            .task(task)?;
         let more = rows.len() == MOST_ROWS as usize;
         let mut windows = Vec::with_capacity(rows.len());
         let mut next = last.map_or(after, uint).max(after);
         for row in &rows {
             if more {
-                next = uint(row.try_get("row").task(task)?);
+                next = uint(row.try_get("place").task(task)?);
             }
             windows.push((row.try_get("device").task(task)?, sums(row).task(task)?));
         }
@@ -435,7 +442,7 @@ impl Store {
                 if state_in_txn(connection, id).await? != Some(seen) {
                     return Ok(false);
                 }
-                sqlx::query("UPDATE rollouts SET gauges = $2 WHERE id = $1")
+                query("UPDATE rollouts SET gauges = $2 WHERE id = $1")
                     .bind(int(id))
                     .bind(json(&gauges))
                     .execute(&mut *connection)
@@ -448,8 +455,8 @@ impl Store {
     }
 }
 
-async fn state_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Option<State>, StoreError> {
-    let state: Option<String> = sqlx::query_scalar("SELECT state FROM rollouts WHERE id = $1")
+async fn state_in_txn(connection: &mut Transaction, id: u64) -> Result<Option<State>, StoreError> {
+    let state: Option<String> = query_scalar("SELECT state FROM rollouts WHERE id = $1")
         .bind(int(id))
         .fetch_optional(connection)
         .await
@@ -457,15 +464,15 @@ async fn state_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Opti
     Ok(state.and_then(|state| named(&State::ALL, &state)))
 }
 
-async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> Result<Started, StoreError> {
+async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Result<Started, StoreError> {
     let task = "start a rollout";
-    let policy: Option<i64> = sqlx::query_scalar("SELECT 1 FROM policies WHERE name = $1 AND version = $2")
+    let known: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM policies WHERE name = $1 AND version = $2)")
         .bind(&wanted.policy)
         .bind(int(wanted.version))
-        .fetch_optional(&mut *connection)
+        .fetch_one(&mut *connection)
         .await
         .task(task)?;
-    if policy.is_none() {
+    if !known {
         return Ok(Started::UnknownPolicy);
     }
     let devices = match device::target_in_txn(connection, wanted.devices).await? {
@@ -475,7 +482,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     if devices.is_empty() {
         return Ok(Started::NoDevice);
     }
-    let held: Vec<(String, i64)> = sqlx::query_as(
+    let held: Vec<(String, i64)> = query_as(
         "SELECT r.device, r.rollout FROM rollout_devices r JOIN rollouts o ON o.id = r.rollout \
          WHERE o.state IN ('running', 'paused', 'rolling-back') AND r.state <> 'superseded'",
     )
@@ -489,7 +496,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
             rollout: uint(*rollout),
         });
     }
-    let id: i64 = sqlx::query_scalar(
+    let id: i64 = query_scalar(
         "INSERT INTO rollouts (policy, version, parameters, plan, state, wave, wave_since, gauges, first_row, \
          created_at, created_by, changed_at, forecast) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
          coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5, $7) RETURNING id",
@@ -504,13 +511,14 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
     .fetch_one(&mut *connection)
     .await
     .task(task)?;
-    for device in &devices {
-        sqlx::query("INSERT INTO rollout_devices (rollout, device, state) VALUES ($1, $2, 'waiting')")
-            .bind(id)
-            .bind(device.as_str())
-            .execute(&mut *connection)
-            .await
-            .task(task)?;
+    for part in parts(&devices) {
+        let mut query = Builder::new("INSERT INTO rollout_devices (rollout, device, state) ");
+        query.push_values(part, |row, device| {
+            row.push_bind(id);
+            row.push_bind(device.as_str());
+            row.push("'waiting'");
+        });
+        query.build().execute(&mut *connection).await.task(task)?;
     }
     let id = uint(id);
     let detail = format!(
@@ -534,7 +542,7 @@ async fn start_in_txn(connection: &mut SqliteConnection, wanted: NewRollout) -> 
 }
 
 async fn apply_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &SigningKey,
     id: u64,
     changes: Vec<Change>,
@@ -553,7 +561,7 @@ async fn apply_in_txn(
             }
             Change::Revert { device } => issued += u64::from(revert_in_txn(connection, key, id, &device, now).await?),
             Change::Settle { device, state, why } => {
-                sqlx::query(
+                query(
                     "UPDATE rollout_devices SET state = $3, why = $4, \
                      in_force_at = CASE WHEN $3 = 'in-force' THEN $5 ELSE in_force_at END \
                      WHERE rollout = $1 AND device = $2",
@@ -579,7 +587,7 @@ async fn apply_in_txn(
                 }
             }
             Change::Boot { device, boot, restart } => {
-                sqlx::query(
+                query(
                     "UPDATE rollout_devices SET boot = $3, restarts = restarts + $4 WHERE rollout = $1 AND device = $2",
                 )
                 .bind(int(id))
@@ -591,7 +599,7 @@ async fn apply_in_txn(
                 .task("note a restart")?;
             }
             Change::Wave(wave) => {
-                sqlx::query("UPDATE rollouts SET wave = $2, wave_since = $3, changed_at = $3 WHERE id = $1")
+                query("UPDATE rollouts SET wave = $2, wave_since = $3, changed_at = $3 WHERE id = $1")
                     .bind(int(id))
                     .bind(wave)
                     .bind(int(now))
@@ -619,14 +627,14 @@ async fn apply_in_txn(
 }
 
 async fn enter_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     id: u64,
     state: State,
     reason: &str,
     now: u64,
 ) -> Result<(), StoreError> {
     // A rollback's reason outlives its end; somebody's command makes it void.
-    sqlx::query(
+    query(
         "UPDATE rollouts SET state = $2, changed_at = $4, \
          reason = CASE WHEN $3 <> '' THEN $3 WHEN $2 = 'rolled-back' THEN reason ELSE NULL END WHERE id = $1",
     )
@@ -641,9 +649,9 @@ async fn enter_in_txn(
 }
 
 /// The policy of a rollout, as devices are told of it.
-async fn policy_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<DesiredPolicy, StoreError> {
+async fn policy_in_txn(connection: &mut Transaction, id: u64) -> Result<DesiredPolicy, StoreError> {
     let task = "read the policy of a rollout";
-    let row = sqlx::query(
+    let row = query(
         "SELECT r.policy, r.version, r.parameters, p.digest, a.size FROM rollouts r \
          JOIN policies p ON p.name = r.policy AND p.version = r.version \
          JOIN artifacts a ON a.digest = p.digest WHERE r.id = $1",
@@ -669,7 +677,7 @@ async fn policy_in_txn(connection: &mut SqliteConnection, id: u64) -> Result<Des
 
 /// Gives a device the policy. Nothing where it does not wait for it.
 async fn order_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &SigningKey,
     id: u64,
     device: &str,
@@ -678,7 +686,7 @@ async fn order_in_txn(
     now: u64,
 ) -> Result<(), StoreError> {
     let task = "give a device its policy";
-    let windows = sqlx::query(concat!(
+    let windows = query(concat!(
         "SELECT ",
         sum_columns!(),
         " FROM summaries s WHERE s.device = $1 ORDER BY s.sequence DESC LIMIT $2"
@@ -692,7 +700,7 @@ async fn order_in_txn(
     for window in windows.iter().rev() {
         before.add(&sums(window).task(task)?);
     }
-    let changed = sqlx::query(
+    let changed = query(
         "UPDATE rollout_devices SET state = 'ordered', wave = $3, ordered_at = $4, before = $5, \
          was_alive = (SELECT alive FROM devices WHERE device = $2), boot = (SELECT boot FROM devices WHERE device = $2), \
          previous = (SELECT signed FROM desired WHERE device = $2 ORDER BY generation DESC LIMIT 1) \
@@ -709,11 +717,11 @@ async fn order_in_txn(
     let Ok(named) = DeviceId::new(device) else {
         return Ok(());
     };
-    if changed.rows_affected() == 0 {
+    if changed == 0 {
         return Ok(());
     }
     let generation = issue_in_txn(connection, key, &named, policy, now).await?;
-    sqlx::query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
+    query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
         .bind(device)
         .bind(int(generation.0))
@@ -725,14 +733,14 @@ async fn order_in_txn(
 
 /// Gives a device back what it had before the rollout, unless it has something else by now. Gives whether it did.
 async fn revert_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &SigningKey,
     id: u64,
     device: &str,
     now: u64,
 ) -> Result<bool, StoreError> {
     let task = "give a device back what it had";
-    let row: Option<(Option<Vec<u8>>, i64, i64)> = sqlx::query_as(
+    let row: Option<(Option<Vec<u8>>, i64, i64)> = query_as(
         "SELECT previous, generation, (SELECT max(generation) FROM desired WHERE device = $2) FROM rollout_devices \
          WHERE rollout = $1 AND device = $2 AND state IN ('ordered', 'in-force', 'proven', 'failed')",
     )
@@ -756,7 +764,7 @@ async fn revert_in_txn(
         )
         .await?;
     }
-    sqlx::query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
+    query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
         .bind(device)
         .bind(if is_ours { "reverted" } else { "superseded" })

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use offramp_proto::{BootId, CameraReport, DeviceId, Summary as Message};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::device::{self, Run, json, list, source};
 use super::event;
 use super::many::parts;
+use super::sql::{Builder, FromRow, Row, Transaction, either, query_as};
 use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
 
 /// A summary as it is kept.
@@ -92,8 +91,8 @@ macro_rules! window_columns {
     };
 }
 
-impl FromRow<'_, SqliteRow> for Window {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Window {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             device: row.try_get("device")?,
             boot: row.try_get("boot")?,
@@ -120,7 +119,7 @@ impl FromRow<'_, SqliteRow> for Window {
     }
 }
 
-fn guard(row: &SqliteRow) -> Result<Option<Guard>, sqlx::Error> {
+fn guard(row: &Row) -> Result<Option<Guard>, sqlx::Error> {
     let Some(threshold) = row.try_get("guard_threshold")? else {
         return Ok(None);
     };
@@ -136,8 +135,8 @@ fn guard(row: &SqliteRow) -> Result<Option<Guard>, sqlx::Error> {
     }))
 }
 
-impl FromRow<'_, SqliteRow> for Summary {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+impl FromRow for Summary {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let window = Window::from_row(row)?;
         Ok(Self {
             boot: window.boot.as_slice().try_into().ok().map(BootId),
@@ -161,7 +160,7 @@ impl FromRow<'_, SqliteRow> for Summary {
 impl Store {
     /// Summaries of a device whose window ended after `since`, oldest first, at most `limit`.
     pub(crate) async fn summary_list(&self, device: &str, since: u64, limit: u32) -> Result<Vec<Summary>, StoreError> {
-        sqlx::query_as(concat!(
+        query_as(concat!(
             "SELECT received_at, generation, audit_macs, stage_us, overhead_us, updates, gated, \
              policy_source, faults, outbox, temperature, ",
             window_columns!(),
@@ -183,13 +182,22 @@ impl Store {
         devices: Span<'_>,
         count: u32,
     ) -> Result<BTreeMap<String, Vec<Window>>, StoreError> {
-        let windows: Vec<Window> = sqlx::query_as(concat!(
-            "SELECT ",
-            window_columns!(),
-            " FROM summaries WHERE rowid IN (SELECT s.rowid FROM devices d JOIN summaries s ON s.rowid IN \
-             (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) \
-             WHERE d.device BETWEEN $1 AND $2) ORDER BY device, sequence DESC"
-        ))
+        let windows: Vec<Window> = either(
+            concat!(
+                "SELECT ",
+                window_columns!(),
+                " FROM summaries WHERE rowid IN (SELECT s.rowid FROM devices d JOIN summaries s ON s.rowid IN \
+                 (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) \
+                 WHERE d.device BETWEEN $1 AND $2) ORDER BY device, sequence DESC"
+            ),
+            concat!(
+                "SELECT latest.* FROM devices d CROSS JOIN LATERAL (SELECT ",
+                window_columns!(),
+                " FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) AS latest \
+                 WHERE d.device BETWEEN $1 AND $2 ORDER BY latest.device, latest.sequence DESC"
+            ),
+        )
+        .rows()
         .bind(devices.first)
         .bind(devices.last)
         .bind(count)
@@ -209,8 +217,8 @@ impl Store {
     pub(crate) async fn history_fetch(&self, device: &str, span: u64, limit: u32) -> Result<History, StoreError> {
         let task = "read the history of a device";
         // One transaction, so that windows and totals are of the same moment.
-        let mut snapshot = self.readers.begin().await.task(task)?;
-        let mut windows: Vec<Window> = sqlx::query_as(concat!(
+        let mut snapshot = self.readers.snapshot().await.task(task)?;
+        let mut windows: Vec<Window> = query_as(concat!(
             "SELECT ",
             window_columns!(),
             " FROM summaries WHERE device = $1 \
@@ -220,7 +228,7 @@ impl Store {
         .bind(device)
         .bind(int(span))
         .bind(limit)
-        .fetch_all(&mut *snapshot)
+        .fetch_all(&mut snapshot)
         .await
         .task(task)?;
         windows.reverse();
@@ -308,12 +316,12 @@ impl<'a> Totals<'a> {
     }
 
     /// Adds the sums to the totals. SQLite's own addition would turn into a float on overflow.
-    async fn add_in_txn(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn add_in_txn(self, connection: &mut Transaction) -> Result<(), StoreError> {
         let task = "add to the totals of runs";
         let new: Vec<((&DeviceId, BootId), Run)> = self.0.into_iter().collect();
         for part in parts(&new) {
-            let mut query = QueryBuilder::<Sqlite>::new("WITH new (device, boot) AS (");
-            query.push_values(part, |mut row, ((device, boot), _)| {
+            let mut query = Builder::new("WITH new (device, boot) AS (");
+            query.push_values(part, |row, ((device, boot), _)| {
                 row.push_bind(device.as_str());
                 row.push_bind(&boot.0[..]);
             });
@@ -328,10 +336,10 @@ impl<'a> Totals<'a> {
                 let (device, boot, run) = read().task(task)?;
                 old.insert((device, boot), run);
             }
-            let mut query = QueryBuilder::<Sqlite>::new(
+            let mut query = Builder::new(
                 "INSERT INTO runs (device, boot, summaries, frames, early, macs, full_macs, audits, disagreements) ",
             );
-            query.push_values(part, |mut row, ((device, boot), new)| {
+            query.push_values(part, |row, ((device, boot), new)| {
                 let key = (device.to_string(), boot.0.to_vec());
                 let mut sum = old.get(&key).copied().unwrap_or_default();
                 sum.add(new);
@@ -359,7 +367,7 @@ impl<'a> Totals<'a> {
 /// Keeps summaries unless they are here already, with what follows from them: totals, and events where learning pauses
 /// or goes on. Gives what became of each, by its place.
 pub(super) async fn insert_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     summaries: &[(usize, &Message, &Arrival)],
 ) -> Result<Vec<(usize, Outcome)>, StoreError> {
     let mut paused = paused_in_txn(connection, summaries).await?;
@@ -386,18 +394,18 @@ pub(super) async fn insert_in_txn(
 
 /// Keeps the summaries that are not here already; gives device, sequence and boot of those that were not.
 async fn keep_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     summaries: &[(usize, &Message, &Arrival)],
 ) -> Result<BTreeSet<(String, u64, Vec<u8>)>, StoreError> {
     let task = "keep summaries";
-    let mut query = QueryBuilder::<Sqlite>::new(
+    let mut query = Builder::new(
         "INSERT INTO summaries (device, sequence, boot, received_at, window_start, window_end, generation, frames, \
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
          gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
          guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, guard_paused, \
          guard_contexts, guard_bytes, hurried, cameras, engines) ",
     );
-    query.push_values(summaries, |mut row, (_, summary, arrival)| {
+    query.push_values(summaries, |row, (_, summary, arrival)| {
         let exits: Vec<u64> = summary.exits.iter().map(|e| e.taken).collect();
         let classes: Vec<(u32, u64)> = summary.classes.iter().map(|c| (c.class, c.count)).collect();
         let guard = summary.guard.as_ref();
@@ -443,7 +451,7 @@ async fn keep_in_txn(
         row.push_bind((!summary.engines.is_empty()).then(|| json(&summary.engines)));
     });
     query.push(" ON CONFLICT DO NOTHING RETURNING device, sequence, boot");
-    let stored: Vec<(String, i64, Vec<u8>)> = query.build_query_as().fetch_all(connection).await.task(task)?;
+    let stored: Vec<(String, i64, Vec<u8>)> = query.build().rows().fetch_all(connection).await.task(task)?;
     Ok(stored
         .into_iter()
         .map(|(device, sequence, boot)| (device, uint(sequence), boot))
@@ -454,7 +462,7 @@ async fn keep_in_txn(
 type Paused = BTreeMap<String, (u64, bool)>;
 
 async fn paused_in_txn(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     summaries: &[(usize, &Message, &Arrival)],
 ) -> Result<Paused, StoreError> {
     let telling = summaries.iter().filter(|(_, summary, _)| summary.guard.is_some());
@@ -462,17 +470,18 @@ async fn paused_in_txn(
     let devices: Vec<&DeviceId> = devices.into_iter().collect();
     let mut paused = Paused::new();
     for part in parts(&devices) {
-        let mut query = QueryBuilder::<Sqlite>::new("WITH those (device) AS (");
-        query.push_values(part, |mut row, device| {
+        let mut query = Builder::new("WITH those (device) AS (");
+        query.push_values(part, |row, device| {
             row.push_bind(device.as_str());
         });
         query.push(
-            ") SELECT s.device, s.sequence, s.guard_paused FROM those t JOIN summaries s ON s.rowid = \
-             (SELECT rowid FROM summaries WHERE device = t.device AND guard_paused IS NOT NULL \
+            ") SELECT s.device, s.sequence, s.guard_paused FROM those t JOIN summaries s ON s.device = t.device \
+             AND s.rowid = (SELECT rowid FROM summaries WHERE device = t.device AND guard_paused IS NOT NULL \
              ORDER BY sequence DESC LIMIT 1)",
         );
         let rows: Vec<(String, i64, bool)> = query
-            .build_query_as()
+            .build()
+            .rows()
             .fetch_all(&mut *connection)
             .await
             .task("compare summaries with those before them")?;

@@ -5,24 +5,57 @@ use offramp_proto::{
     Generation, GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence,
     SigningKey, Summary as SummaryMessage, Window as WindowMessage,
 };
+use offramp_test_support::Postgres;
 use proptest::prelude::*;
+use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use super::*;
 
 const ALL: Span<'static> = Span { first: "", last: "~" };
 
-/// A database in a folder of its own.
+/// A database of its own.
 struct Fixture {
     store: Store,
-    folder: TempDir,
+    place: Place,
+}
+
+enum Place {
+    Sqlite(TempDir),
+    Postgres { _server: Arc<Postgres>, url: PostgresUrl },
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn postgres() -> Self {
+        let server = Postgres::shared();
+        let url = server.database().parse().unwrap();
+        Self::Postgres { _server: server, url }
+    }
+
+    async fn open(&self, tenant: &TenantId) -> Result<Store, StoreError> {
+        let database = match self {
+            Self::Sqlite(folder) => Database::File(folder.path().join("fleet.db")),
+            Self::Postgres { url, .. } => Database::Postgres(url.clone()),
+        };
+        Ok(Store::open(&database, tenant).await?.0)
+    }
 }
 
 impl Fixture {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(&folder).await.unwrap();
-        Self { store, folder }
+    async fn new(place: Place) -> Self {
+        let store = place.open(&tenant("t")).await.unwrap();
+        Self { store, place }
+    }
+
+    /// Closes the database, and opens it again for this tenant.
+    async fn reopen(self, tenant: &TenantId) -> Result<Self, StoreError> {
+        self.store.close().await;
+        let store = self.place.open(tenant).await?;
+        Ok(Self { store, ..self })
     }
 
     async fn insert(&self, arrivals: Vec<Arrival>) -> Vec<Outcome> {
@@ -34,8 +67,28 @@ impl Fixture {
     }
 }
 
-async fn open(folder: &TempDir) -> Result<Store, StoreError> {
-    Store::open(&folder.path().join("fleet.db"), &tenant("t")).await
+/// Runs tests on both databases.
+macro_rules! on_both {
+    ($($test:ident,)*) => {
+        mod sqlite {
+            use super::{Fixture, Place};
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(Fixture::new(Place::sqlite()).await).await;
+                }
+            )*
+        }
+        mod postgres {
+            use super::{Fixture, Place};
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(Fixture::new(Place::postgres()).await).await;
+                }
+            )*
+        }
+    };
 }
 
 fn tenant(name: &str) -> TenantId {
@@ -220,58 +273,65 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// However summaries are repeated, mixed up and cut into batches, each counts once.
     #[test]
     fn any_order_and_repetition_of_summaries_gives_the_same_totals(
         order in prop::collection::vec((0u8..2, 1u8..3, 0u64..6), 1..60),
         batch in 1usize..20,
     ) {
-        block_on(async {
-            let fixture = Fixture::new().await;
-            let arrivals: Vec<Arrival> = order
-                .iter()
-                .map(|(name, run, sequence)| {
-                    let frames = 40 + sequence * 7 + u64::from(*run);
-                    live(summarised(&format!("cam-{name}"), *run, *sequence, frames))
-                })
-                .collect();
-            let mut stored = 0;
-            for batch in arrivals.chunks(batch) {
-                let outcomes = fixture.insert(batch.to_vec()).await;
-                stored += outcomes.iter().filter(|o| **o == Outcome::Stored).count();
-            }
+        block_on(async { totals(Fixture::new(Place::sqlite()).await, &order, batch).await })?;
+    }
 
-            let distinct: std::collections::BTreeSet<_> = order.iter().collect();
-            prop_assert_eq!(stored, distinct.len());
-            let mut expected = std::collections::BTreeMap::<(String, Vec<u8>), Run>::new();
-            for (name, run, sequence) in distinct {
-                let frames = 40 + sequence * 7 + u64::from(*run);
-                let totals = expected.entry((format!("cam-{name}"), vec![*run; 16])).or_default();
-                totals.summaries += 1;
-                totals.frames += frames;
-                totals.early += frames - frames / 4;
-                totals.macs += frames * 50;
-                totals.full_macs += frames * 100;
-                totals.audits += frames / 10;
-                totals.disagreements += frames / 20;
-            }
-            let found: std::collections::BTreeMap<_, _> = fixture
-                .store
-                .run_list(ALL)
-                .await
-                .unwrap()
-                .into_iter()
-                .flat_map(|(name, runs)| runs.into_iter().map(move |(boot, run)| ((name.clone(), boot), run)))
-                .collect();
-            prop_assert_eq!(found, expected);
-            Ok(())
-        })?;
+    #[test]
+    fn any_order_and_repetition_of_summaries_gives_the_same_totals_on_postgresql(
+        order in prop::collection::vec((0u8..2, 1u8..3, 0u64..6), 1..60),
+        batch in 1usize..20,
+    ) {
+        block_on(async { totals(Fixture::new(Place::postgres()).await, &order, batch).await })?;
     }
 }
 
-#[tokio::test]
-async fn cameras_and_engines_are_kept() {
-    let fixture = Fixture::new().await;
+/// However summaries are repeated, mixed up and cut into batches, each counts once.
+async fn totals(fixture: Fixture, order: &[(u8, u8, u64)], batch: usize) -> Result<(), TestCaseError> {
+    let arrivals: Vec<Arrival> = order
+        .iter()
+        .map(|(name, run, sequence)| {
+            let frames = 40 + sequence * 7 + u64::from(*run);
+            live(summarised(&format!("cam-{name}"), *run, *sequence, frames))
+        })
+        .collect();
+    let mut stored = 0;
+    for batch in arrivals.chunks(batch) {
+        let outcomes = fixture.insert(batch.to_vec()).await;
+        stored += outcomes.iter().filter(|o| **o == Outcome::Stored).count();
+    }
+
+    let distinct: std::collections::BTreeSet<_> = order.iter().collect();
+    prop_assert_eq!(stored, distinct.len());
+    let mut expected = std::collections::BTreeMap::<(String, Vec<u8>), Run>::new();
+    for (name, run, sequence) in distinct {
+        let frames = 40 + sequence * 7 + u64::from(*run);
+        let totals = expected.entry((format!("cam-{name}"), vec![*run; 16])).or_default();
+        totals.summaries += 1;
+        totals.frames += frames;
+        totals.early += frames - frames / 4;
+        totals.macs += frames * 50;
+        totals.full_macs += frames * 100;
+        totals.audits += frames / 10;
+        totals.disagreements += frames / 20;
+    }
+    let found: std::collections::BTreeMap<_, _> = fixture
+        .store
+        .run_list(ALL)
+        .await
+        .unwrap()
+        .into_iter()
+        .flat_map(|(name, runs)| runs.into_iter().map(move |(boot, run)| ((name.clone(), boot), run)))
+        .collect();
+    prop_assert_eq!(found, expected);
+    Ok(())
+}
+
+async fn cameras_and_engines_are_kept(fixture: Fixture) {
     let mut message = summary("cam", 1, 4, 100);
     message.hurried = 2;
     message.dropped = 3;
@@ -292,13 +352,11 @@ async fn cameras_and_engines_are_kept() {
     assert_eq!((kept.hurried, kept.dropped), (2, 3));
 }
 
-#[tokio::test]
-async fn summary_is_kept_as_it_came_with_what_is_unknown_here() {
-    let fixture = Fixture::new().await;
+async fn summary_is_kept_as_it_came_with_what_is_unknown_here(fixture: Fixture) {
     let mut arrival = live(summarised("cam", 1, 4, 100));
     arrival.raw = b"bytes with fields of the future".to_vec();
     fixture.insert(vec![arrival]).await;
-    let raw: Vec<u8> = sqlx::query_scalar("SELECT raw FROM summaries")
+    let raw: Vec<u8> = query_scalar("SELECT raw FROM summaries")
         .fetch_one(&fixture.store.readers)
         .await
         .unwrap();
@@ -312,9 +370,7 @@ async fn summary_is_kept_as_it_came_with_what_is_unknown_here() {
     assert_eq!(summaries[0].policy_source, "desired");
 }
 
-#[tokio::test]
-async fn totals_saturate_instead_of_failing() {
-    let fixture = Fixture::new().await;
+async fn totals_saturate_instead_of_failing(fixture: Fixture) {
     let huge = |sequence| {
         let mut summary = summary("cam", 1, sequence, 4);
         summary.cost.full_macs = u64::MAX;
@@ -329,18 +385,14 @@ async fn totals_saturate_instead_of_failing() {
     assert_eq!(run.summaries, 3);
 }
 
-#[tokio::test]
-async fn device_lives_from_birth_to_the_death_of_the_same_run() {
-    let fixture = Fixture::new().await;
+async fn device_lives_from_birth_to_the_death_of_the_same_run(fixture: Fixture) {
     fixture.insert(vec![live(birth("cam", 1, 10))]).await;
     assert!(fixture.device("cam").await.alive);
     fixture.insert(vec![live(death("cam", 1))]).await;
     assert!(!fixture.device("cam").await.alive);
 }
 
-#[tokio::test]
-async fn death_of_an_older_run_is_ignored() {
-    let fixture = Fixture::new().await;
+async fn death_of_an_older_run_is_ignored(fixture: Fixture) {
     fixture
         .insert(vec![
             live(birth("cam", 1, 10)),
@@ -353,9 +405,7 @@ async fn death_of_an_older_run_is_ignored() {
     assert_eq!(device.boot, Some(boot(2)));
 }
 
-#[tokio::test]
-async fn run_that_speaks_after_its_death_lives_again() {
-    let fixture = Fixture::new().await;
+async fn run_that_speaks_after_its_death_lives_again(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("cam", 1, 10)), live(death("cam", 1))])
         .await;
@@ -363,9 +413,7 @@ async fn run_that_speaks_after_its_death_lives_again() {
     assert!(fixture.device("cam").await.alive);
 }
 
-#[tokio::test]
-async fn late_summary_of_an_older_run_does_not_revive_the_device() {
-    let fixture = Fixture::new().await;
+async fn late_summary_of_an_older_run_does_not_revive_the_device(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("cam", 1, 10)), live(birth("cam", 2, 20))])
         .await;
@@ -378,7 +426,7 @@ async fn late_summary_of_an_older_run_does_not_revive_the_device() {
 async fn kept_birth_does_not_revive_a_dead_run() {
     // The death came while the controller was away; what the broker kept comes in any order.
     for order in [[0, 1], [1, 0]] {
-        let fixture = Fixture::new().await;
+        let fixture = Fixture::new(Place::sqlite()).await;
         let arrivals = [kept(birth("cam", 1, 10)), live(death("cam", 1))];
         for i in order {
             fixture.insert(vec![arrivals[i].clone()]).await;
@@ -387,9 +435,7 @@ async fn kept_birth_does_not_revive_a_dead_run() {
     }
 }
 
-#[tokio::test]
-async fn repeated_birth_of_an_overtaken_run_is_ignored() {
-    let fixture = Fixture::new().await;
+async fn repeated_birth_of_an_overtaken_run_is_ignored(fixture: Fixture) {
     fixture
         .insert(vec![
             live(birth("cam", 1, 10)),
@@ -400,18 +446,14 @@ async fn repeated_birth_of_an_overtaken_run_is_ignored() {
     assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
 }
 
-#[tokio::test]
-async fn device_whose_clock_went_back_is_born_again() {
-    let fixture = Fixture::new().await;
+async fn device_whose_clock_went_back_is_born_again(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("cam", 1, 1_000_000)), live(birth("cam", 2, 5))])
         .await;
     assert_eq!(fixture.device("cam").await.boot, Some(boot(2)));
 }
 
-#[tokio::test]
-async fn what_the_broker_kept_does_not_count_as_seen() {
-    let fixture = Fixture::new().await;
+async fn what_the_broker_kept_does_not_count_as_seen(fixture: Fixture) {
     fixture
         .insert(vec![kept(birth("cam", 1, 10)), kept(reported("cam", 1, None))])
         .await;
@@ -420,9 +462,7 @@ async fn what_the_broker_kept_does_not_count_as_seen() {
     assert_eq!(fixture.device("cam").await.last_seen, 1000);
 }
 
-#[tokio::test]
-async fn birth_and_reported_state_are_read_back() {
-    let fixture = Fixture::new().await;
+async fn birth_and_reported_state_are_read_back(fixture: Fixture) {
     fixture
         .insert(vec![
             live(birth("cam", 1, 10)),
@@ -442,9 +482,7 @@ async fn birth_and_reported_state_are_read_back() {
     );
 }
 
-#[tokio::test]
-async fn events_are_kept_once_and_listed_last_first() {
-    let fixture = Fixture::new().await;
+async fn events_are_kept_once_and_listed_last_first(fixture: Fixture) {
     let outcomes = fixture
         .insert(vec![
             live(event("cam", 1)),
@@ -468,9 +506,7 @@ async fn events_are_kept_once_and_listed_last_first() {
     assert!(fixture.store.event_list(other).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn guard_is_kept_and_a_summary_without_one_too() {
-    let fixture = Fixture::new().await;
+async fn guard_is_kept_and_a_summary_without_one_too(fixture: Fixture) {
     fixture
         .insert(vec![live(summarised("cam", 1, 1, 100)), live(guarded(1, 2, true))])
         .await;
@@ -495,9 +531,7 @@ async fn guard_is_kept_and_a_summary_without_one_too() {
     assert_eq!(guards, [None, Some(guard)]);
 }
 
-#[tokio::test]
-async fn pause_and_its_end_are_events_once_each() {
-    let fixture = Fixture::new().await;
+async fn pause_and_its_end_are_events_once_each(fixture: Fixture) {
     let batches = [
         vec![live(guarded(1, 1, false)), live(guarded(1, 3, true))],
         // Repeated, late, silent about it, and by another run that is paused still.
@@ -527,20 +561,16 @@ async fn pause_and_its_end_are_events_once_each() {
     assert_eq!(told, [(3, "learning-paused"), (6, "learning-resumed")]);
 }
 
-#[tokio::test]
-async fn first_summary_of_a_device_may_say_that_learning_has_paused() {
-    let fixture = Fixture::new().await;
+async fn first_summary_of_a_device_may_say_that_learning_has_paused(fixture: Fixture) {
     fixture.insert(vec![live(guarded(1, 1, true))]).await;
-    let kinds: Vec<String> = sqlx::query_scalar("SELECT kind FROM events")
+    let kinds: Vec<String> = query_scalar("SELECT kind FROM events")
         .fetch_all(&fixture.store.readers)
         .await
         .unwrap();
     assert_eq!(kinds, ["learning-paused"]);
 }
 
-#[tokio::test]
-async fn latest_windows_are_the_ones_with_the_highest_sequence() {
-    let fixture = Fixture::new().await;
+async fn latest_windows_are_the_ones_with_the_highest_sequence(fixture: Fixture) {
     // The clock of the second run is behind that of the first.
     let mut late = summary("a", 2, 9, 8);
     late.window = WindowMessage { start: 1, end: 2 };
@@ -556,9 +586,7 @@ async fn latest_windows_are_the_ones_with_the_highest_sequence() {
     assert_eq!(one.len(), 1);
 }
 
-#[tokio::test]
-async fn history_holds_the_last_windows_and_what_came_before_them() {
-    let fixture = Fixture::new().await;
+async fn history_holds_the_last_windows_and_what_came_before_them(fixture: Fixture) {
     let arrivals = (0..10).map(|i| live(summarised("cam", 1, i, 40))).collect();
     fixture.insert(arrivals).await;
     let history = fixture.store.history_fetch("cam", 3000, 100).await.unwrap();
@@ -581,9 +609,7 @@ async fn history_holds_the_last_windows_and_what_came_before_them() {
     );
 }
 
-#[tokio::test]
-async fn generations_rise_per_device_and_the_learner_is_left_alone() {
-    let fixture = Fixture::new().await;
+async fn generations_rise_per_device_and_the_learner_is_left_alone(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
         .await;
@@ -608,17 +634,13 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone() {
     assert_eq!(desired.policy.unwrap().version, 2);
 }
 
-#[tokio::test]
-async fn generation_rises_above_what_the_device_reports() {
-    let fixture = Fixture::new().await;
+async fn generation_rises_above_what_the_device_reports(fixture: Fixture) {
     fixture.insert(vec![live(reported("cam", 41, None))]).await;
     let drafted = fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
     assert_eq!(drafted, Drafted::Desired(vec![(device("cam"), Generation(42))]));
 }
 
-#[tokio::test]
-async fn name_and_version_always_mean_the_same_bytes() {
-    let fixture = Fixture::new().await;
+async fn name_and_version_always_mean_the_same_bytes(fixture: Fixture) {
     fixture.insert(vec![live(birth("cam", 1, 1))]).await;
     fixture
         .store
@@ -643,9 +665,7 @@ async fn name_and_version_always_mean_the_same_bytes() {
     assert_eq!(fixture.store.policy_list(10).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn push_to_an_unknown_device_changes_nothing() {
-    let fixture = Fixture::new().await;
+async fn push_to_an_unknown_device_changes_nothing(fixture: Fixture) {
     fixture.insert(vec![live(birth("a", 1, 1))]).await;
     let drafted = fixture
         .store
@@ -657,9 +677,7 @@ async fn push_to_an_unknown_device_changes_nothing() {
     assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn artifacts_are_read_in_parts() {
-    let fixture = Fixture::new().await;
+async fn artifacts_are_read_in_parts(fixture: Fixture) {
     let bytes: Vec<u8> = (0..offramp_proto::CHUNK + 100).map(|i| i as u8).collect();
     fixture
         .store
@@ -675,9 +693,7 @@ async fn artifacts_are_read_in_parts() {
     assert!(part(1 << 40).await.unwrap().unwrap().bytes.is_empty());
 }
 
-#[tokio::test]
-async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs() {
-    let fixture = Fixture::new().await;
+async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
         .await;
@@ -692,22 +708,18 @@ async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs() {
     assert_eq!(policies[0].size, 1);
 }
 
-#[tokio::test]
-async fn everything_is_there_after_a_restart() {
-    let Fixture { store, folder } = Fixture::new().await;
-    store
-        .arrival_insert(vec![live(birth("cam", 1, 1)), live(summarised("cam", 1, 1, 40))].into())
-        .await
-        .unwrap();
-    store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
-    store.close().await;
-    let store = open(&folder).await.unwrap();
-    assert_eq!(store.run_list(ALL).await.unwrap()["cam"][&vec![1; 16]].frames, 40);
-    assert_eq!(store.desired_list(ALL).await.unwrap()[0].generation, 1);
-    let again = store
-        .arrival_insert(vec![live(summarised("cam", 1, 1, 40))].into())
-        .await
-        .unwrap();
+async fn everything_is_there_after_a_restart(fixture: Fixture) {
+    fixture
+        .insert(vec![live(birth("cam", 1, 1)), live(summarised("cam", 1, 1, 40))])
+        .await;
+    fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    let fixture = fixture.reopen(&tenant("t")).await.unwrap();
+    assert_eq!(
+        fixture.store.run_list(ALL).await.unwrap()["cam"][&vec![1; 16]].frames,
+        40
+    );
+    assert_eq!(fixture.store.desired_list(ALL).await.unwrap()[0].generation, 1);
+    let again = fixture.insert(vec![live(summarised("cam", 1, 1, 40))]).await;
     assert_eq!(again, [Outcome::Repeated]);
 }
 
@@ -717,8 +729,8 @@ async fn database_of_the_first_schema_is_brought_up_to_date() {
     let options = SqliteConnectOptions::new()
         .filename(folder.path().join("fleet.db"))
         .create_if_missing(true);
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    let first = migrations().iter().take(1).cloned().collect();
+    let mut connection = options.connect().await.unwrap();
+    let first = sqlite_migrations().iter().take(1).cloned().collect();
     Migrator::with_migrations(first).run(&mut connection).await.unwrap();
     sqlx::query(
         "INSERT INTO summaries VALUES ('cam', 1, x'01', 0, 0, 1000, 0, 10, 0, '[6, 4]', 1, 0, 2, 0, 0, 0, 0, 1.0, \
@@ -729,7 +741,7 @@ async fn database_of_the_first_schema_is_brought_up_to_date() {
     .unwrap();
     connection.close().await.unwrap();
 
-    let store = open(&folder).await.unwrap();
+    let store = Place::Sqlite(folder).open(&tenant("t")).await.unwrap();
     let old = store.summary_list("cam", 0, 10).await.unwrap();
     assert_eq!((old[0].window.rollbacks, old[0].window.guard), (7, None));
     store
@@ -741,19 +753,69 @@ async fn database_of_the_first_schema_is_brought_up_to_date() {
 }
 
 #[tokio::test]
-async fn second_controller_on_one_database_is_refused() {
-    let fixture = Fixture::new().await;
-    let error = open(&fixture.folder).await.unwrap_err();
+async fn second_controller_on_one_file_is_refused() {
+    let fixture = Fixture::new(Place::sqlite()).await;
+    let error = fixture.place.open(&tenant("t")).await.unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn database_of_another_tenant_is_refused() {
-    let Fixture { store, folder } = Fixture::new().await;
-    store.close().await;
-    let error = Store::open(&folder.path().join("fleet.db"), &tenant("other"))
-        .await
-        .unwrap_err();
+async fn controllers_that_write_at_once_wait_for_each_other() {
+    let place = Place::postgres();
+    let t = tenant("t");
+    let (first, second) = tokio::join!(place.open(&t), place.open(&t));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    // Each reads the totals and writes them back, over and over: an addition that is not seen is lost.
+    let write = async |store: &Store, run: u8| {
+        for sequence in 1..=50 {
+            let arrivals = vec![
+                live(summarised("cam", run, sequence, 40)),
+                live(summarised("cam", 3, sequence, 40)),
+            ];
+            store.arrival_insert(arrivals.into()).await.unwrap();
+        }
+    };
+    tokio::join!(write(&first, 1), write(&second, 2));
+    let runs = first.run_list(ALL).await.unwrap();
+    assert!(runs["cam"].values().all(|run| run.summaries == 50), "{runs:?}");
+}
+
+#[tokio::test]
+async fn nul_in_a_text_stops_no_batch() {
+    let fixture = Fixture::new(Place::postgres()).await;
+    let Record::Event(mut bad) = event("cam", 1) else {
+        unreachable!()
+    };
+    bad.message = "a\0b".into();
+    fixture.insert(vec![live(Record::Event(bad))]).await;
+    let filter = EventFilter {
+        device: None,
+        since: 0,
+        limit: 10,
+    };
+    assert_eq!(fixture.store.event_list(filter).await.unwrap()[0].message, "a\u{fffd}b");
+}
+
+#[tokio::test]
+async fn database_that_is_not_there_is_told_without_its_password() {
+    let port = offramp_test_support::free_port();
+    let database: Database = format!("postgres://me:secret@127.0.0.1:{port}/fleet").parse().unwrap();
+    let error = Store::open(&database, &tenant("t")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Connect { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("postgres://127.0.0.1:{port}/fleet")),
+        "{error}"
+    );
+    assert!(
+        !format!("{error} {error:?} {database:?}").contains("secret"),
+        "{error:?}"
+    );
+}
+
+async fn database_of_another_tenant_is_refused(fixture: Fixture) {
+    let error = fixture.reopen(&tenant("other")).await.err().unwrap();
     assert!(matches!(error, StoreError::Tenant { .. }), "{error}");
 }
 
@@ -761,16 +823,14 @@ async fn database_of_another_tenant_is_refused() {
 async fn file_that_is_no_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("fleet.db"), vec![b'x'; 8192]).unwrap();
-    let error = open(&folder).await.unwrap_err();
+    let error = Place::Sqlite(folder).open(&tenant("t")).await.unwrap_err();
     assert!(
         matches!(error, StoreError::Open { .. } | StoreError::Schema { .. }),
         "{error}"
     );
 }
 
-#[tokio::test]
-async fn what_is_old_goes_and_totals_and_the_last_row_stay() {
-    let fixture = Fixture::new().await;
+async fn what_is_old_goes_and_totals_and_the_last_row_stay(fixture: Fixture) {
     let at = |time: u64, record: Record| Arrival {
         at: time,
         ..live(record)
@@ -806,4 +866,33 @@ async fn what_is_old_goes_and_totals_and_the_last_row_stay() {
         fixture.insert(vec![at(9001, summarised("cam", 1, 5001, 10))]).await,
         [Outcome::Repeated]
     );
+}
+
+on_both! {
+    cameras_and_engines_are_kept,
+    summary_is_kept_as_it_came_with_what_is_unknown_here,
+    totals_saturate_instead_of_failing,
+    device_lives_from_birth_to_the_death_of_the_same_run,
+    death_of_an_older_run_is_ignored,
+    run_that_speaks_after_its_death_lives_again,
+    late_summary_of_an_older_run_does_not_revive_the_device,
+    repeated_birth_of_an_overtaken_run_is_ignored,
+    device_whose_clock_went_back_is_born_again,
+    what_the_broker_kept_does_not_count_as_seen,
+    birth_and_reported_state_are_read_back,
+    events_are_kept_once_and_listed_last_first,
+    guard_is_kept_and_a_summary_without_one_too,
+    pause_and_its_end_are_events_once_each,
+    first_summary_of_a_device_may_say_that_learning_has_paused,
+    latest_windows_are_the_ones_with_the_highest_sequence,
+    history_holds_the_last_windows_and_what_came_before_them,
+    generations_rise_per_device_and_the_learner_is_left_alone,
+    generation_rises_above_what_the_device_reports,
+    name_and_version_always_mean_the_same_bytes,
+    push_to_an_unknown_device_changes_nothing,
+    artifacts_are_read_in_parts,
+    policy_list_counts_where_a_policy_should_run_and_where_it_runs,
+    what_is_old_goes_and_totals_and_the_last_row_stay,
+    everything_is_there_after_a_restart,
+    database_of_another_tenant_is_refused,
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use offramp_proto::Digest;
-use sqlx::SqliteConnection;
 
+use super::sql::{Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int};
 
 /// Pieces that are kept of a device, the newest.
@@ -31,7 +31,7 @@ impl Store {
 
     /// Numbers and devices of the pieces, the newest of each device first, then the one before it of each.
     pub(crate) async fn trace_list(&self) -> Result<Vec<(i64, String)>, StoreError> {
-        sqlx::query_as(
+        query_as(
             "SELECT id, device FROM (SELECT id, device, row_number() OVER (PARTITION BY device ORDER BY id DESC) AS rank \
              FROM traces) AS ranked ORDER BY rank, id DESC",
         )
@@ -42,7 +42,7 @@ impl Store {
 
     /// The bytes of a piece, if it is still there.
     pub(crate) async fn trace_fetch(&self, id: i64) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query_scalar("SELECT bytes FROM traces WHERE id = $1")
+        query_scalar("SELECT bytes FROM traces WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.readers)
             .await
@@ -51,7 +51,7 @@ impl Store {
 
     /// The component of a policy.
     pub(crate) async fn policy_component(&self, policy: &str, version: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query_scalar(
+        query_scalar(
             "SELECT a.bytes FROM policies p JOIN artifacts a ON a.digest = p.digest WHERE p.name = $1 AND p.version = $2",
         )
         .bind(policy)
@@ -62,11 +62,11 @@ impl Store {
     }
 }
 
-async fn insert_in_txn(connection: &mut SqliteConnection, pieces: &[Piece]) -> Result<u64, StoreError> {
+async fn insert_in_txn(connection: &mut Transaction, pieces: &[Piece]) -> Result<u64, StoreError> {
     let task = "keep a trace";
     let mut new = 0;
     for piece in pieces {
-        let done = sqlx::query(
+        let done = query(
             "INSERT INTO traces (device, model, model_version, model_digest, frames, received_at, digest, bytes) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         )
@@ -81,8 +81,8 @@ async fn insert_in_txn(connection: &mut SqliteConnection, pieces: &[Piece]) -> R
         .execute(&mut *connection)
         .await
         .task(task)?;
-        new += done.rows_affected();
-        sqlx::query(
+        new += done;
+        query(
             "DELETE FROM traces WHERE device = $1 AND id NOT IN \
              (SELECT id FROM traces WHERE device = $1 ORDER BY id DESC LIMIT $2)",
         )

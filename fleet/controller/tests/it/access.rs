@@ -312,9 +312,9 @@ async fn a_session_acts_only_from_our_own_page_and_ends_with_the_logout() {
 #[tokio::test]
 async fn the_network_is_served_only_when_there_is_a_token() {
     let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
-    let database = folder.path().join("fleet.db");
+    let database = Database::File(folder.path().join("fleet.db"));
     let options = Options {
-        database: Database::File(database.clone()),
+        database: database.clone(),
         listen: SocketAddr::from(([0, 0, 0, 0], 0)),
         ..Options::temporary(url(&broker), tenant())
     };
