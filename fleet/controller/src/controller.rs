@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use offramp_link::{BrokerUrl, Config, ConfigError, Credentials, Link, State};
-use offramp_proto::{DeviceId, Generation, PublicKey, SigningKey, TenantId, Topic};
+use offramp_proto::{DeviceId, Generation, PublicKey, SigningKey, TenantId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -21,6 +21,7 @@ use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
 use crate::ingest::Ingest;
 use crate::key::{self, KeyError};
+use crate::peers::{self, Peers};
 use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
@@ -57,6 +58,8 @@ pub struct Options {
     /// Where signing key and authority are kept, made when they are missing: in files whose names begin so; none for
     /// [`Database::keys`]. Controllers that share a database share these, too.
     pub keys: Option<PathBuf>,
+    /// Name of this controller among those that share a database, the same at every start; none for the machine's name.
+    pub name: Option<DeviceId>,
     /// Where page and API are served; something else than a loopback address only when there is a token. Port 0 takes a
     /// free one.
     pub listen: SocketAddr,
@@ -76,6 +79,7 @@ impl Options {
             tenant,
             database: Database::Temporary,
             keys: None,
+            name: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             keep: None,
         }
@@ -181,6 +185,8 @@ pub struct Controller {
     link: Link,
     stop: watch::Sender<bool>,
     parts: JoinSet<&'static str>,
+    /// Who waits for the duty must not take its end for an answer.
+    _duty: watch::Sender<bool>,
     /// Removed with the controller.
     _temporary: Option<TempDir>,
 }
@@ -206,8 +212,10 @@ impl Controller {
     /// # Panics
     /// Outside a tokio runtime with time and I/O enabled.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let mut config = Config::new(options.broker.clone(), format!("offramp-controller-{}", options.tenant));
-        config.subscriptions = vec![Topic::uplink_filter(&options.tenant)];
+        let shared_by_several = matches!(options.database, Database::Postgres(_));
+        let name = shared_by_several.then(|| options.name.unwrap_or_else(host_name));
+        let mut config = Config::new(options.broker.clone(), peers::client_id(&options.tenant, name.as_ref()));
+        config.subscriptions = peers::subscriptions(&options.tenant, shared_by_several);
         config.window = WINDOW;
         config.credentials = options.credentials;
         config.ca = options.ca;
@@ -233,6 +241,9 @@ impl Controller {
         };
         let listener = TcpListener::bind(options.listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
+        if let Some(name) = &name {
+            store.peer_join(name.as_str(), &address.to_string()).await?;
+        }
         let (link, inbox) = Link::connect(&config).map_err(|source| StartError::Link {
             broker: options.broker.clone(),
             source,
@@ -260,6 +271,8 @@ impl Controller {
             wake: Arc::new(Notify::new()),
             told: Arc::new(Notify::new()),
         });
+        // Without others, everything is this one's duty.
+        let (duty, on_duty) = watch::channel(name.is_none());
         let ingest = Ingest {
             tenant: options.tenant.clone(),
             store: store.clone(),
@@ -273,11 +286,23 @@ impl Controller {
             told: Arc::clone(&shared.told),
             publish: Arc::clone(&shared.wake),
             statistics: statistics.clone(),
+            duty: on_duty.clone(),
             stop: stopped.clone(),
         };
+        let peers = name.map(|name| Peers {
+            tenant: options.tenant.clone(),
+            name,
+            store: store.clone(),
+            duty: duty.clone(),
+            config,
+            ingest: ingest.clone(),
+            statistics: statistics.clone(),
+            stop: stopped.clone(),
+        });
         let retention = options.keep.map(|keep| Retention {
             store: store.clone(),
             keep,
+            duty: on_duty.clone(),
             stop: stopped,
         });
         let artifacts = Artifacts {
@@ -293,6 +318,7 @@ impl Controller {
             link: link.clone(),
             wake: Arc::clone(&shared.wake),
             statistics,
+            duty: on_duty,
         };
         let serve = web::serve(listener, Arc::clone(&shared));
         let mut parts = JoinSet::new();
@@ -312,6 +338,12 @@ impl Controller {
             conductor.run().await;
             "rollouts"
         });
+        if let Some(peers) = peers {
+            parts.spawn(async {
+                peers.run().await;
+                "the place among the other controllers"
+            });
+        }
         if let Some(retention) = retention {
             parts.spawn(async {
                 retention.run().await;
@@ -327,6 +359,7 @@ impl Controller {
             link,
             stop,
             parts,
+            _duty: duty,
             _temporary: temporary,
         })
     }
@@ -430,6 +463,12 @@ fn answer(reported: ReportedState, generation: Generation, issued_at: u64) -> Op
         policy: (reported.policy, reported.version),
         refused: reported.refused,
     })
+}
+
+/// The name of this machine, as far as it can be one of a controller.
+fn host_name() -> DeviceId {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    DeviceId::new(name.trim()).unwrap_or_else(|_| DeviceId::new("controller").expect("a valid name"))
 }
 
 /// Where the signing key of a database is kept.

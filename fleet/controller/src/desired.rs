@@ -25,6 +25,8 @@ pub const MAX_POLICY: usize = 4 * 1024 * 1024;
 /// Desired states on their way to the broker at once, each of another device.
 const AT_ONCE: usize = 16;
 /// Pause before what could not be published is tried again.
+/// Between two looks at what other controllers have signed.
+const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A policy to push.
@@ -250,13 +252,16 @@ pub(crate) struct Publisher {
     pub(crate) link: Link,
     pub(crate) wake: Arc<Notify>,
     pub(crate) statistics: watch::Sender<Statistics>,
+    /// Whether publishing is this controller's to do.
+    pub(crate) duty: watch::Receiver<bool>,
 }
 
 impl Publisher {
     /// Keeps the broker up to date until the link is closed.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut state = self.link.state();
         state.mark_changed();
+        let mut on_duty = *self.duty.borrow_and_update();
         let mut published = Published::default();
         let (mut connected, mut complete) = (false, true);
         loop {
@@ -274,10 +279,20 @@ impl Publisher {
                         State::Connected { .. } | State::Connecting | State::Disconnected { .. } => {}
                     }
                 }
+                changed = self.duty.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    on_duty = *self.duty.borrow_and_update();
+                    // Whoever was on duty before may have left something over.
+                    published = Published::default();
+                }
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(RETRY), if !complete => {}
+                // Others may have signed something.
+                () = tokio::time::sleep(LOOK), if on_duty && self.store.is_shared() => {}
             }
-            if connected {
+            if connected && on_duty {
                 complete = self.publish(&mut published).await;
             }
         }

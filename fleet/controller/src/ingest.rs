@@ -56,6 +56,7 @@ enum Understood {
 }
 
 /// What the task works with.
+#[derive(Clone)]
 pub(crate) struct Ingest {
     pub(crate) tenant: TenantId,
     pub(crate) store: Store,
@@ -68,13 +69,16 @@ impl Ingest {
     /// Runs until the link is closed.
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         while let Some(first) = inbox.recv().await {
-            let mut deliveries = vec![first];
-            while deliveries.len() < BATCH
-                && let Some(Some(next)) = inbox.recv().now_or_never()
-            {
-                deliveries.push(next);
+            if self.take(batch(first, &mut inbox)).await.is_err() {
+                break;
             }
-            if self.take(deliveries).await.is_err() {
+        }
+    }
+
+    /// Runs until nothing has come for a while, or the link is closed.
+    pub(crate) async fn take_over(mut self, inbox: &mut Inbox, quiet: Duration) {
+        while let Ok(Some(first)) = tokio::time::timeout(quiet, inbox.recv()).await {
+            if self.take(batch(first, inbox)).await.is_err() {
                 break;
             }
         }
@@ -169,6 +173,17 @@ impl Ingest {
             }
         }
     }
+}
+
+/// A message and those that have come with it.
+fn batch(first: Delivery, inbox: &mut Inbox) -> Vec<Delivery> {
+    let mut deliveries = vec![first];
+    while deliveries.len() < BATCH
+        && let Some(Some(next)) = inbox.recv().now_or_never()
+    {
+        deliveries.push(next);
+    }
+    deliveries
 }
 
 fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusal> {

@@ -34,6 +34,7 @@ mod metrics;
 mod named;
 mod overview;
 mod page;
+mod peers;
 mod retention;
 mod rollout;
 mod series;

@@ -16,6 +16,8 @@ pub(crate) struct Retention {
     pub(crate) store: Store,
     /// For how long summaries and events are kept.
     pub(crate) keep: Duration,
+    /// Whether it is this controller's to do.
+    pub(crate) duty: watch::Receiver<bool>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -23,6 +25,16 @@ impl Retention {
     /// Runs until the controller stops.
     pub(crate) async fn run(mut self) {
         loop {
+            if !*self.duty.borrow_and_update() {
+                tokio::select! {
+                    // An error means that the controller was dropped.
+                    _ = self.stop.wait_for(|stop| *stop) => return,
+                    changed = self.duty.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                }
+            }
             let keep = u64::try_from(self.keep.as_millis()).unwrap_or(u64::MAX);
             let pause = match self.store.remove_before(now().saturating_sub(keep)).await {
                 Ok(0) => PACE,

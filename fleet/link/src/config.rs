@@ -31,8 +31,10 @@ pub struct Config {
     /// Topic filters to receive from, with QoS 1.
     ///
     /// A filter that an earlier start used and this one does not stays subscribed until the
-    /// session expires, so its messages must be ignored.
+    /// session expires, unless it is among those that are left; its messages must be ignored.
     pub subscriptions: Vec<String>,
+    /// Topic filters of an earlier start of this client that are given up, before the others are subscribed.
+    pub leaving: Vec<String>,
     /// What the broker publishes when the connection breaks or this process dies.
     pub will: Option<Will>,
     /// How long the broker keeps the session without a connection: its subscriptions and the
@@ -108,6 +110,7 @@ impl Config {
             ca: None,
             identity: None,
             subscriptions: Vec::new(),
+            leaving: Vec::new(),
             will: None,
             session_expiry: Duration::from_secs(24 * 60 * 60),
             keep_alive: Duration::from_secs(30),
@@ -182,7 +185,7 @@ impl Config {
             }
             texts.push(("the will's topic", &will.topic));
         }
-        for filter in &self.subscriptions {
+        for filter in self.subscriptions.iter().chain(&self.leaving) {
             if !rumqttc::valid_filter(filter) {
                 return Err(ConfigError::Filter(filter.clone()));
             }

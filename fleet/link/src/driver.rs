@@ -32,6 +32,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Driver {
     options: MqttOptions,
     filters: Vec<String>,
+    leaving: Vec<String>,
     window: usize,
     connect_timeout: Duration,
     delays: Delays,
@@ -86,6 +87,7 @@ impl Driver {
         Self {
             options,
             filters: config.subscriptions.clone(),
+            leaving: config.leaving.clone(),
             window: usize::from(config.window),
             connect_timeout: config.connect_timeout,
             delays: Delays::new(config.backoff.clone(), config.seed),
@@ -236,6 +238,14 @@ impl Driver {
             retain: properties.and_then(|properties| properties.retain_available) != Some(0),
         };
         let session_resumed = answer.session_present;
+        if session_resumed && !self.leaving.is_empty() {
+            // Not waited for: what comes until then is as good as what was kept. The queue is new.
+            client
+                .try_unsubscribe_many(self.leaving.iter().map(String::as_str))
+                .map_err(|error| Reason::Lost {
+                    cause: error.to_string(),
+                })?;
+        }
         // A session that the broker kept has its subscriptions, but of an earlier start of this
         // client, whose filters may have been others.
         if self.filters.is_empty() || (session_resumed && self.subscribed) {

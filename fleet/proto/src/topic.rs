@@ -110,6 +110,11 @@ impl Topic {
         format!("offramp/{PROTOCOL_VERSION}/{tenant}/+/up/#")
     }
 
+    /// Filter for one kind of what a tenant's devices write.
+    pub fn kind_filter(tenant: &TenantId, kind: Kind) -> String {
+        format!("offramp/{PROTOCOL_VERSION}/{tenant}/+/{}", kind.path())
+    }
+
     /// Filter for everything that is meant for a device.
     pub fn downlink_filter(tenant: &TenantId, device: &DeviceId) -> String {
         format!("offramp/{PROTOCOL_VERSION}/{tenant}/{device}/down/#")

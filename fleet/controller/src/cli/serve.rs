@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use offramp_fleet::{Controller, Options};
 use offramp_link::{BrokerUrl, Credentials};
-use offramp_proto::TenantId;
+use offramp_proto::{DeviceId, TenantId};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -54,6 +54,10 @@ pub(super) struct Serve {
     device_broker: Option<BrokerUrl>,
     #[command(flatten)]
     place: Place,
+    /// Name of this controller among those that share a PostgreSQL database, the same at every start [default: the
+    /// machine's name]
+    #[arg(long, value_name = "NAME", env = "OFFRAMP_FLEET_NAME")]
+    name: Option<DeviceId>,
     /// Where to serve page and API. While no token was made, whoever reaches them may do everything: then it must be a
     /// loopback address. Beyond one, put a proxy with HTTPS before it.
     #[arg(
@@ -103,6 +107,7 @@ impl Serve {
             tenant: self.tenant,
             keys: Some(self.place.keys()),
             database: self.place.database,
+            name: self.name,
             listen: self.listen,
             keep: (self.keep > 0).then(|| DAY * self.keep),
         };

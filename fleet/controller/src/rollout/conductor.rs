@@ -30,6 +30,8 @@ pub(crate) struct Conductor {
     /// Wakes whoever publishes desired states.
     pub(crate) publish: Arc<Notify>,
     pub(crate) statistics: watch::Sender<Statistics>,
+    /// Whether rollouts are this controller's to drive.
+    pub(crate) duty: watch::Receiver<bool>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -38,8 +40,20 @@ impl Conductor {
     pub(crate) async fn run(mut self) {
         let mut evidence = BTreeMap::<u64, Evidence>::new();
         loop {
+            if !*self.duty.borrow_and_update() {
+                evidence.clear();
+                tokio::select! {
+                    // An error means that the controller was dropped.
+                    _ = self.stop.wait_for(|stop| *stop) => return,
+                    changed = self.duty.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                }
+            }
             let busy = match self.look(&mut evidence).await {
-                Ok(busy) => busy,
+                // Others may start one.
+                Ok(busy) => busy || self.store.is_shared(),
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "rollouts stand still");
@@ -50,6 +64,8 @@ impl Conductor {
                 // An error means that the controller was dropped.
                 _ = self.stop.wait_for(|stop| *stop) => return,
                 () = self.told.notified() => {}
+                // An error means the same.
+                _ = self.duty.changed() => {}
                 () = tokio::time::sleep(PACE), if busy => {}
             }
         }

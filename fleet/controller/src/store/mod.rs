@@ -21,6 +21,7 @@ mod device;
 mod enrolment;
 mod event;
 mod many;
+mod peer;
 mod retention;
 mod rollout;
 mod sql;
@@ -51,10 +52,12 @@ pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use enrolment::Enrolled;
 pub(crate) use event::{Event, EventFilter};
+pub(crate) use peer::{Beat, Peer};
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
 pub(crate) use trace::Piece;
 
+use peer::RunId;
 use sql::{Pool, Transaction, query, query_scalar};
 
 /// Jobs that may wait for the writer; whoever brings one more waits.
@@ -172,6 +175,9 @@ pub enum StoreError {
         #[source]
         source: Box<MigrateError>,
     },
+    /// The system gave no random bytes.
+    #[error("cannot tell this controller from others: the system gives no random bytes")]
+    Random(#[source] std::io::Error),
     /// There is no place for a temporary one.
     #[error("cannot make a temporary folder")]
     Temporary(#[source] std::io::Error),
@@ -242,8 +248,18 @@ type Job = Box<dyn for<'c> FnOnce(&'c Pool) -> BoxFuture<'c, ()> + Send>;
 pub(crate) struct Store {
     readers: Pool,
     writer: mpsc::Sender<Order>,
+    /// This process among the controllers of a database that several may share.
+    run: Option<RunId>,
     /// Held as long as any clone lives.
     _lock: Option<Arc<File>>,
+}
+
+/// How a database is used.
+enum Opening {
+    /// By this process, which holds the lock.
+    Alone(File),
+    /// By several; this is one of them.
+    Shared(RunId),
 }
 
 macro_rules! migrations {
@@ -265,7 +281,7 @@ fn sqlite_migrations() -> Migrator {
 }
 
 fn postgres_migrations() -> Migrator {
-    migrations!("postgres": 7 "initial",)
+    migrations!("postgres": 7 "initial", 8 "controllers",)
 }
 
 impl Store {
@@ -318,8 +334,13 @@ impl Store {
             .connect_with(options.pragma("query_only", "1"))
             .await
             .map_err(cannot_open)?;
-        let lock = Some(Arc::new(lock));
-        Self::start(Pool::Sqlite(writer), Pool::Sqlite(readers), lock, tenant).await
+        Self::start(
+            Pool::Sqlite(writer),
+            Pool::Sqlite(readers),
+            Opening::Alone(lock),
+            tenant,
+        )
+        .await
     }
 
     /// Connects to PostgreSQL, brings the schema up to date and starts the writer.
@@ -352,20 +373,28 @@ impl Store {
                 source: Box::new(source),
             })?;
         let readers = pool(READERS).await.map_err(cannot_connect)?;
-        Self::start(Pool::Postgres(writer), Pool::Postgres(readers), None, tenant).await
+        let mut run = RunId::default();
+        getrandom::fill(&mut run).map_err(|error| StoreError::Random(error.into()))?;
+        Self::start(
+            Pool::Postgres(writer),
+            Pool::Postgres(readers),
+            Opening::Shared(run),
+            tenant,
+        )
+        .await
     }
 
-    async fn start(
-        writer: Pool,
-        readers: Pool,
-        lock: Option<Arc<File>>,
-        tenant: &TenantId,
-    ) -> Result<Self, StoreError> {
+    async fn start(writer: Pool, readers: Pool, opening: Opening, tenant: &TenantId) -> Result<Self, StoreError> {
+        let (run, lock) = match opening {
+            Opening::Alone(lock) => (None, Some(Arc::new(lock))),
+            Opening::Shared(run) => (Some(run), None),
+        };
         let (sender, orders) = mpsc::channel(QUEUE);
         tokio::spawn(write(writer, orders));
         let store = Self {
             readers,
             writer: sender,
+            run,
             _lock: lock,
         };
         let wanted = tenant.clone();
@@ -377,7 +406,7 @@ impl Store {
 
     /// Whether other controllers may work on it, too.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.readers, Pool::Postgres(_))
+        self.run.is_some()
     }
 
     /// Closes the database when all jobs before have run; later ones are refused.

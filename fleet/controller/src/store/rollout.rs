@@ -9,6 +9,7 @@ use super::audit::{ITSELF, log_in_txn};
 use super::desired::issue_in_txn;
 use super::device::{self, json, list};
 use super::many::parts;
+use super::peer::on_duty_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
 use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::forecast::Forecast;
@@ -437,9 +438,11 @@ impl Store {
         gauges: Vec<Gauge>,
         now: u64,
     ) -> Result<bool, StoreError> {
+        let run = self.run;
         self.write(move |connection| {
             Box::pin(async move {
-                if state_in_txn(connection, id).await? != Some(seen) {
+                // Another controller may have taken the rollout up meanwhile, and seen more.
+                if !on_duty_in_txn(connection, run).await? || state_in_txn(connection, id).await? != Some(seen) {
                     return Ok(false);
                 }
                 query("UPDATE rollouts SET gauges = $2 WHERE id = $1")

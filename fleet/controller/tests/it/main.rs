@@ -13,5 +13,7 @@ mod openapi;
 mod page;
 mod push;
 mod rollout;
+mod served;
+mod several;
 mod start;
 mod world;

@@ -1,17 +1,16 @@
 //! Rollouts to simulated devices over a real broker.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use offramp_fleet::{FRAMES, Harm, Swarm, SwarmOptions};
 use offramp_link::BrokerUrl;
 use offramp_proto::{Generation, TenantId};
-use offramp_test_support::{Mosquitto, Process, free_port, temp_dir};
+use offramp_test_support::{Mosquitto, free_port, temp_dir};
 use serde_json::{Value, json};
 
 use crate::http::{get, request};
+use crate::served::Served;
 use crate::world::{World, component, soon, tenant, url};
 
 /// Devices that have told of themselves, so that there is something to compare with.
@@ -30,13 +29,13 @@ async fn swarm(world: &World, devices: usize) -> Swarm {
     swarm
 }
 
-async fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
     let headers = ["Content-Type: application/json"];
     let answer = request(address, "POST", path, &headers, body.to_string().as_bytes()).await;
     (answer.status, answer.json())
 }
 
-async fn add(address: SocketAddr) {
+pub(crate) async fn add(address: SocketAddr) {
     let path = "/api/v1/policies?name=entropy&version=7&target=none";
     let answer = request(address, "POST", path, &[], &component()).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -44,7 +43,7 @@ async fn add(address: SocketAddr) {
 }
 
 /// Starts a rollout of the policy that does this harm.
-async fn roll_out(address: SocketAddr, harm: Harm, plan: &Value) -> u64 {
+pub(crate) async fn roll_out(address: SocketAddr, harm: Harm, plan: &Value) -> u64 {
     let (_, name) = Harm::ALL.into_iter().find(|(known, _)| *known == harm).unwrap();
     let wanted = json!({
         "policy": "entropy", "version": 7, "parameters": {"simulate": name}, "plan": plan,
@@ -70,7 +69,7 @@ async fn until(world: &World, id: u64, enough: impl Fn(&Value) -> bool) -> Value
     soon("the rollout", wait).await
 }
 
-fn is_over(rollout: &Value) -> bool {
+pub(crate) fn is_over(rollout: &Value) -> bool {
     !["running", "paused", "rolling-back"].contains(&rollout["state"].as_str().unwrap())
 }
 
@@ -254,58 +253,6 @@ async fn pause_resume_and_abort_do_what_they_say_and_nonsense_is_refused() {
     world.controller.shutdown().await;
 }
 
-/// `offramp-fleet serve`, killed and started again on the same database and port.
-struct Served {
-    process: Process,
-    port: u16,
-}
-
-impl Served {
-    fn start(broker: &BrokerUrl, folder: &Path, port: u16) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_offramp-fleet"));
-        command
-            .args([
-                "serve",
-                "--tenant",
-                "greenhouse",
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-            ])
-            .args(["--broker", &broker.to_string()])
-            .arg("--database")
-            .arg(folder.join("fleet.db"))
-            .env_remove("RUST_LOG");
-        let process = Process::start(&mut command);
-        process.wait_for_line("page and API");
-        Self { process, port }
-    }
-
-    fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
-    }
-
-    /// Looks at a rollout until it is as it should be. The controller may die meanwhile, so there is no news to wait
-    /// for.
-    async fn until(&self, id: u64, enough: impl Fn(&Value) -> bool) -> Value {
-        let wait = async {
-            loop {
-                let rollout = get(self.address(), &format!("/api/v1/rollouts/{id}")).await.json();
-                if enough(&rollout) {
-                    return rollout;
-                }
-                assert!(
-                    rollout["state"] == "running",
-                    "{} {}",
-                    rollout["state"],
-                    rollout["reason"]
-                );
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        soon("the rollout", wait).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and_does_nothing_twice() {
     const DEVICES: usize = 1000;
@@ -313,7 +260,8 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and
     let mut mosquitto = Mosquitto::start_with("max_queued_messages 0");
     let broker: BrokerUrl = format!("mqtt://{}", mosquitto.address()).parse().unwrap();
     let port = free_port();
-    let mut served = Served::start(&broker, folder.path(), port);
+    let database = folder.path().join("fleet.db").display().to_string();
+    let mut served = Served::start(&["--database", &database], &broker, port);
     let address = served.address();
     add(address).await;
     let status = get(address, "/api/v1/status").await.json();
@@ -344,13 +292,13 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and
     let proven = |at_least: u64| move |rollout: &Value| rollout["devices"]["proven"].as_u64().unwrap() >= at_least;
     served.until(id, proven(10)).await;
     served.process.kill();
-    served = Served::start(&broker, folder.path(), port);
+    served = Served::start(&["--database", &database], &broker, port);
     served.until(id, proven(90)).await;
     mosquitto.kill();
     mosquitto.resume();
     served.until(id, proven(300)).await;
     served.process.kill();
-    served = Served::start(&broker, folder.path(), port);
+    served = Served::start(&["--database", &database], &broker, port);
     let done = served.until(id, is_over).await;
     assert_eq!(
         (&done["state"], &done["devices"]["proven"]),
