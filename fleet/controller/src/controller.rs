@@ -19,7 +19,7 @@ use crate::artifacts::{self, Artifacts, Held};
 use crate::authority::{Authority, AuthorityError};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Unanswered};
 use crate::key::{self, KeyError};
 use crate::peers::{self, Peers};
 use crate::retention::Retention;
@@ -31,8 +31,9 @@ use crate::web;
 
 /// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
 const WINDOW: u16 = 512;
-/// Messages that may wait here beyond that, of brokers that send more than they may: about 50 MB of summaries.
-const BACKLOG: usize = 64 * 1024;
+/// Messages that may wait here beyond that, of brokers that send more than they may: about 40 MB of summaries. Fewer than
+/// there are packet identifiers: none of them stands for two.
+const BACKLOG: usize = 48 * 1024;
 /// How long the parts get to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pages that may wait for news at once.
@@ -234,6 +235,7 @@ impl Controller {
             });
         }
         let key = key::load_or_generate(&key_path(&keys))?;
+        store.claim_key(key.public()).await?;
         let authority = Authority::load_or_generate(&keys, &options.tenant)?;
         let cannot_listen = |source| StartError::Listen {
             address: options.listen,
@@ -278,6 +280,7 @@ impl Controller {
             store: store.clone(),
             requests,
             statistics: statistics.clone(),
+            unanswered: Unanswered::default(),
             stop: stopped.clone(),
         };
         let conductor = Conductor {

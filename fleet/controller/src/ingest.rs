@@ -7,7 +7,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use offramp_link::{Delivery, Inbox, Message};
@@ -23,6 +23,8 @@ use crate::store::{Arrival, Outcome, Piece, Record, Store, StoreError, now};
 const BATCH: usize = 512;
 /// Pause before a batch is tried again that the database refused.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two lines of the log about requests that get no answer.
+const TELL: Duration = Duration::from_secs(10);
 /// Largest sequence number and generation: what JSON carries exactly. One device a second takes 285
 /// million years to get there.
 const LARGEST: u64 = 1 << 53;
@@ -62,7 +64,28 @@ pub(crate) struct Ingest {
     pub(crate) store: Store,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) statistics: watch::Sender<Statistics>,
+    pub(crate) unanswered: Unanswered,
     pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Requests that nobody could be handed to, as the log is told of them: not each for itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unanswered {
+    requests: u64,
+    told: Option<Instant>,
+}
+
+impl Unanswered {
+    fn add(&mut self, requests: u64) {
+        self.requests += requests;
+        if self.requests > 0 && self.told.is_none_or(|told| told.elapsed() > TELL) {
+            tracing::warn!(
+                requests = std::mem::take(&mut self.requests),
+                "too many devices ask for artifacts at once; those that get no answer ask again"
+            );
+            self.told = Some(Instant::now());
+        }
+    }
 }
 
 impl Ingest {
@@ -111,12 +134,7 @@ impl Ingest {
                 }
             }
         }
-        if dropped > 0 {
-            tracing::warn!(
-                requests = dropped,
-                "too many devices ask for artifacts at once; those that get no answer ask again"
-            );
-        }
+        self.unanswered.add(dropped);
         let batch: Arc<[Arrival]> = batch.into();
         if !batch.is_empty() {
             let outcomes = self.insert(&batch).await?;

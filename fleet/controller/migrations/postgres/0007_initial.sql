@@ -34,7 +34,7 @@ CREATE TABLE devices (
     reported_refused    TEXT,
     reported_raw        BYTEA,
     reported_refused_generation BIGINT
-);
+) WITH (fillfactor = 50); -- each summary touches its device: the new version finds room beside the old one
 
 -- One row per run of an agent, with the totals of its summaries: each summary is added once.
 CREATE TABLE runs (
@@ -50,7 +50,7 @@ CREATE TABLE runs (
     audits        BIGINT NOT NULL DEFAULT 0,
     disagreements BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (device, boot)
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE summaries (
     rowid            BIGINT GENERATED ALWAYS AS IDENTITY UNIQUE,

@@ -21,6 +21,8 @@ pub(super) struct Status {
     started_at: u64,
     /// Key with which devices verify their desired states, hexadecimal.
     public_key: String,
+    /// `sqlite` or `postgresql`.
+    database: &'static str,
     broker: BrokerView,
     /// Of this controller.
     statistics: Statistics,
@@ -80,6 +82,11 @@ pub(super) async fn fetch(State(shared): Fleet) -> Result<Json<Status>, ApiError
         tenant: shared.tenant.to_string(),
         started_at: shared.started_at,
         public_key: format!("{:?}", shared.key.public()),
+        database: if shared.store.is_shared() {
+            "postgresql"
+        } else {
+            "sqlite"
+        },
         broker: BrokerView {
             url: shared.broker.to_string(),
             connected,

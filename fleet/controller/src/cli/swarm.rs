@@ -43,6 +43,9 @@ pub(super) struct SwarmArgs {
     /// Summaries of all devices together, in a second.
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
+    /// Database of the controller that it starts, an empty one [default: a SQLite file in a temporary folder]
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "url")]
+    database: Option<Database>,
     /// A broker that runs.
     #[arg(long, value_name = "URL", requires = "url", env = "OFFRAMP_BROKER")]
     broker: Option<BrokerUrl>,
@@ -74,6 +77,7 @@ struct Place {
     /// Ends with this program, in this order.
     controller: Option<Controller>,
     mosquitto: Option<Mosquitto>,
+    _keys: Option<TempDir>,
 }
 
 /// A mosquitto of our own, which ends with this value.
@@ -149,7 +153,7 @@ impl SwarmArgs {
         let row = json!({
             "devices": self.devices, "sent": sent, "stored": stored, "lost": lost, "doubled": doubled,
             "stored_per_second": stored_then as f64 / took.as_secs_f64(), "rollout_seconds": rollout_seconds,
-            "page_ms_median": page_ms, "database": "sqlite", "broker": place.broker_name,
+            "page_ms_median": page_ms, "database": text("database"), "broker": place.broker_name,
         });
         if let Some(controller) = place.controller.take() {
             controller.shutdown().await;
@@ -172,17 +176,20 @@ impl SwarmArgs {
                 broker_name: "given",
                 client: Client::new(&Server {
                     url: url.clone(),
-                    token: None,
+                    token: self.token.clone(),
                 }),
                 controller: None,
                 mosquitto: None,
+                _keys: None,
             });
         }
         let (mosquitto, broker) = tokio::task::spawn_blocking(Mosquitto::start).await??;
         let broker: BrokerUrl = format!("mqtt://{broker}").parse().context("a loopback address")?;
         let tenant = TenantId::new("swarm").context("a valid name")?;
+        let keys = tempfile::tempdir().context("cannot make a temporary folder")?;
         let options = Options {
-            database: Database::Temporary,
+            database: self.database.clone().unwrap_or(Database::Temporary),
+            keys: Some(keys.path().join("swarm")),
             ..Options::temporary(broker.clone(), tenant)
         };
         let controller = Controller::start(options).await?;
@@ -198,6 +205,7 @@ impl SwarmArgs {
             client: Client::new(&Server { url, token: None }),
             controller: Some(controller),
             mosquitto: Some(mosquitto),
+            _keys: Some(keys),
         })
     }
 }

@@ -222,7 +222,10 @@ pub(super) async fn touch_in_txn(
     seen: &[(&DeviceId, (u64, u64))],
 ) -> Result<(), StoreError> {
     for part in parts(seen) {
-        let mut query = Builder::new("INSERT INTO devices (device, first_seen, last_seen, alive) ");
+        let mut query = Builder::new(
+            connection,
+            "INSERT INTO devices (device, first_seen, last_seen, alive) ",
+        );
         query.push_values(part, |row, (device, (first, last))| {
             row.push_bind(device.as_str());
             row.push_bind(int(*first));
@@ -317,7 +320,7 @@ pub(super) async fn alive_in_txn(
     let task = "note that devices live";
     for part in parts(speaking) {
         // Most are known to live, and nothing is to be written.
-        let mut spoke = Builder::new("WITH spoke (device, boot) AS (");
+        let mut spoke = Builder::new(connection, "WITH spoke (device, boot) AS (");
         spoke.push_values(part, |row, (device, boot)| {
             row.push_bind(device.as_str());
             row.push_bind(&boot.0[..]);

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use offramp_proto::TenantId;
+use offramp_proto::{PublicKey, TenantId};
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -150,6 +150,17 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its desired states were signed with another key.
+    #[error(
+        "the desired states in the database were signed with the key {found:?}, not with {wanted:?}: devices would refuse \
+         this one; restore the key's file from a backup, or take that of the other controllers"
+    )]
+    Key {
+        /// The key of the fleet.
+        found: PublicKey,
+        /// That of the file.
+        wanted: PublicKey,
     },
     /// No PostgreSQL answers there, or not to this user.
     #[error("cannot connect to database {url}: check that it runs there, and the user and password")]
@@ -352,6 +363,10 @@ impl Store {
         let options = (*url.0).clone().application_name("offramp-fleet").options([
             // A commit has reached the disk, whatever the server's own setting.
             ("synchronous_commit", "on"),
+            // What is asked for often is in memory: an index costs no more there than the next page. Compiling a
+            // statement takes longer than running it.
+            ("random_page_cost", "1.1"),
+            ("jit", "off"),
             // A controller whose machine is gone holds the lock no longer than that.
             ("idle_in_transaction_session_timeout", "20s"),
             ("lock_timeout", "30s"),
@@ -402,6 +417,24 @@ impl Store {
             .write(move |connection| Box::pin(async move { claim(connection, &wanted).await }))
             .await?;
         Ok(store)
+    }
+
+    /// Notes the key that signs desired states; refuses another one than before.
+    pub(crate) async fn claim_key(&self, key: PublicKey) -> Result<(), StoreError> {
+        let bytes = key.to_bytes();
+        let noted = self.write(move |connection| {
+            Box::pin(async move { note(connection, "key", &bytes, "tell whose desired states they are").await })
+        });
+        match noted.await? {
+            found if found == bytes => Ok(()),
+            found => match <[u8; 32]>::try_from(found)
+                .ok()
+                .and_then(|found| PublicKey::from_bytes(&found))
+            {
+                Some(found) => Err(StoreError::Key { found, wanted: key }),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Whether other controllers may work on it, too.
@@ -497,16 +530,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 
 /// Writes the tenant into a new database; refuses one that belongs to another.
 async fn claim(connection: &mut Transaction, tenant: &TenantId) -> Result<(), StoreError> {
-    let task = "tell whose it is";
-    query("INSERT INTO meta (key, value) VALUES ('tenant', $1) ON CONFLICT DO NOTHING")
-        .bind(tenant.as_str().as_bytes())
-        .execute(&mut *connection)
-        .await
-        .task(task)?;
-    let found: Vec<u8> = query_scalar("SELECT value FROM meta WHERE key = 'tenant'")
-        .fetch_one(connection)
-        .await
-        .task(task)?;
+    let found = note(connection, "tenant", tenant.as_str().as_bytes(), "tell whose it is").await?;
     if found == tenant.as_str().as_bytes() {
         Ok(())
     } else {
@@ -515,6 +539,26 @@ async fn claim(connection: &mut Transaction, tenant: &TenantId) -> Result<(), St
             wanted: tenant.clone(),
         })
     }
+}
+
+/// Notes a fact, unless it is known. Gives what is known.
+async fn note(
+    connection: &mut Transaction,
+    fact: &str,
+    value: &[u8],
+    task: &'static str,
+) -> Result<Vec<u8>, StoreError> {
+    query("INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(fact)
+        .bind(value)
+        .execute(&mut *connection)
+        .await
+        .task(task)?;
+    query_scalar("SELECT value FROM meta WHERE key = $1")
+        .bind(fact)
+        .fetch_one(connection)
+        .await
+        .task(task)
 }
 
 /// A number of the wire as SQLite keeps it.

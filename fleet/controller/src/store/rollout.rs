@@ -356,43 +356,51 @@ impl Store {
         let task = "read the evidence of a rollout";
         // One transaction, so that no row comes in between.
         let mut snapshot = self.readers.snapshot().await.task(task)?;
-        let last: Option<i64> = query_scalar("SELECT max(rowid) FROM summaries")
-            .fetch_one(&mut snapshot)
-            .await
-            .task(task)?;
-        macro_rules! evidence {
-            ($join:literal) => {
-                concat!(
-                    "SELECT s.rowid AS place, s.device, ",
-                    sum_columns!(),
-                    " FROM summaries s ",
-                    $join,
-                    " rollout_devices r ON r.rollout = $1 AND r.device = s.device AND s.generation >= r.generation \
-                     WHERE s.rowid > $2 ORDER BY s.rowid LIMIT $3"
-                )
-            };
-        }
-        // CROSS JOIN keeps SQLite from turning the order of the tables around.
-        let rows = either(evidence!("CROSS JOIN"), evidence!("JOIN"))
-            .bind(int(rollout))
-            .bind(int(after))
-            .bind(MOST_ROWS)
-            .fetch_all(&mut snapshot)
-            .await
-            .task(task)?;
-        let more = rows.len() == MOST_ROWS as usize;
-        let mut windows = Vec::with_capacity(rows.len());
-        let mut next = last.map_or(after, uint).max(after);
-        for row in &rows {
-            if more {
-                next = uint(row.try_get("place").task(task)?);
-            }
-            windows.push((row.try_get("device").task(task)?, sums(row).task(task)?));
-        }
+        // The rows are looked at from one number to another: what else there is of a device would be far more.
+        let (end, last): (Option<i64>, Option<i64>) = query_as(
+            "SELECT (SELECT max(rowid) FROM (SELECT rowid FROM summaries WHERE rowid > $1 ORDER BY rowid LIMIT $2) AS next), \
+             (SELECT max(rowid) FROM summaries)",
+        )
+        .bind(int(after))
+        .bind(MOST_ROWS)
+        .fetch_one(&mut snapshot)
+        .await
+        .task(task)?;
+        let Some(end) = end else {
+            return Ok(Found {
+                windows: Vec::new(),
+                row: after,
+                more: false,
+            });
+        };
+        // Both databases would begin with the devices, if they were let.
+        let rows = either(
+            concat!(
+                "SELECT s.device, ",
+                sum_columns!(),
+                " FROM summaries s CROSS JOIN rollout_devices r ON r.rollout = $1 AND r.device = s.device \
+                 AND s.generation >= r.generation WHERE s.rowid > $2 AND s.rowid <= $3 ORDER BY s.rowid"
+            ),
+            concat!(
+                "WITH s AS MATERIALIZED (SELECT rowid, device, generation, ",
+                sum_columns!(),
+                " FROM summaries s WHERE rowid > $2 AND rowid <= $3) SELECT s.device, ",
+                sum_columns!(),
+                " FROM s JOIN rollout_devices r ON r.rollout = $1 AND r.device = s.device \
+                 AND s.generation >= r.generation ORDER BY s.rowid"
+            ),
+        )
+        .bind(int(rollout))
+        .bind(int(after))
+        .bind(end)
+        .fetch_all(&mut snapshot)
+        .await
+        .task(task)?;
+        let windows = rows.iter().map(|row| Ok((row.try_get("device")?, sums(row)?)));
         Ok(Found {
-            windows,
-            row: next,
-            more,
+            windows: windows.collect::<Result<_, _>>().task(task)?,
+            row: uint(end),
+            more: last.is_some_and(|last| last > end),
         })
     }
 
@@ -515,7 +523,7 @@ async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Resul
     .await
     .task(task)?;
     for part in parts(&devices) {
-        let mut query = Builder::new("INSERT INTO rollout_devices (rollout, device, state) ");
+        let mut query = Builder::new(connection, "INSERT INTO rollout_devices (rollout, device, state) ");
         query.push_values(part, |row, device| {
             row.push_bind(id);
             row.push_bind(device.as_str());

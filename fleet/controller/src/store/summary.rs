@@ -320,7 +320,7 @@ impl<'a> Totals<'a> {
         let task = "add to the totals of runs";
         let new: Vec<((&DeviceId, BootId), Run)> = self.0.into_iter().collect();
         for part in parts(&new) {
-            let mut query = Builder::new("WITH new (device, boot) AS (");
+            let mut query = Builder::new(connection, "WITH new (device, boot) AS (");
             query.push_values(part, |row, ((device, boot), _)| {
                 row.push_bind(device.as_str());
                 row.push_bind(&boot.0[..]);
@@ -337,6 +337,7 @@ impl<'a> Totals<'a> {
                 old.insert((device, boot), run);
             }
             let mut query = Builder::new(
+                connection,
                 "INSERT INTO runs (device, boot, summaries, frames, early, macs, full_macs, audits, disagreements) ",
             );
             query.push_values(part, |row, ((device, boot), new)| {
@@ -399,6 +400,7 @@ async fn keep_in_txn(
 ) -> Result<BTreeSet<(String, u64, Vec<u8>)>, StoreError> {
     let task = "keep summaries";
     let mut query = Builder::new(
+        connection,
         "INSERT INTO summaries (device, sequence, boot, received_at, window_start, window_end, generation, frames, \
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
          gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
@@ -470,14 +472,17 @@ async fn paused_in_txn(
     let devices: Vec<&DeviceId> = devices.into_iter().collect();
     let mut paused = Paused::new();
     for part in parts(&devices) {
-        let mut query = Builder::new("WITH those (device) AS (");
+        let mut query = Builder::new(connection, "WITH those (device) AS (");
         query.push_values(part, |row, device| {
             row.push_bind(device.as_str());
         });
-        query.push(
-            ") SELECT s.device, s.sequence, s.guard_paused FROM those t JOIN summaries s ON s.device = t.device \
-             AND s.rowid = (SELECT rowid FROM summaries WHERE device = t.device AND guard_paused IS NOT NULL \
+        query.push_either(
+            ") SELECT s.device, s.sequence, s.guard_paused FROM those t JOIN summaries s ON s.rowid = \
+             (SELECT rowid FROM summaries WHERE device = t.device AND guard_paused IS NOT NULL \
              ORDER BY sequence DESC LIMIT 1)",
+            ") SELECT s.device, s.sequence, s.guard_paused FROM those t CROSS JOIN LATERAL \
+             (SELECT device, sequence, guard_paused FROM summaries WHERE device = t.device \
+             AND guard_paused IS NOT NULL ORDER BY sequence DESC LIMIT 1) AS s",
         );
         let rows: Vec<(String, i64, bool)> = query
             .build()
