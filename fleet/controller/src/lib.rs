@@ -17,7 +17,7 @@
 //!
 //! # What is not here yet
 //!
-//! - Groups, several controllers on one database, downsampling of old summaries.
+//! - Downsampling of old summaries.
 
 mod access;
 pub mod acl;
@@ -37,6 +37,7 @@ mod page;
 mod peers;
 mod retention;
 mod rollout;
+mod selector;
 mod series;
 mod statistics;
 mod store;

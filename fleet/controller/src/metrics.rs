@@ -15,7 +15,7 @@ use crate::api::ApiError;
 use crate::named::name;
 use crate::rollout::{MemberState, State as RolloutState};
 use crate::statistics::Statistics;
-use crate::store::RolloutView;
+use crate::store::{RolloutView, Selection};
 use crate::totals::Totals;
 use crate::web::Fleet;
 
@@ -27,7 +27,7 @@ type Share = Gauge<f64, AtomicU64>;
 type Labelled = Family<Vec<(&'static str, String)>, Gauge>;
 
 pub(crate) async fn fetch(State(shared): Fleet) -> Result<impl IntoResponse, ApiError> {
-    let totals = shared.totals.fetch(&shared.store).await?;
+    let totals = shared.totals.fetch(&shared.store, &Selection::default()).await?;
     let rollouts = shared.store.rollout_list(MOST_ROLLOUTS).await?;
     let statistics = *shared.statistics.borrow();
     let connected = matches!(*shared.link.borrow(), offramp_link::State::Connected { .. });

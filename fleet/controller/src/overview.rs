@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 
 use offramp_proto::CameraReport;
 
-use crate::store::{DesiredState, Device, Guard, Run, Span, Store, StoreError, Window};
+use crate::store::{DesiredState, Device, Guard, Run, Selection, Store, StoreError, Window};
 
 /// Windows of a device that count as now.
 pub(crate) const RECENT: u32 = 10;
 /// A living device that says nothing for this long is silent, in milliseconds, unless its windows are
 /// long: then after three of them.
-const SILENT_AFTER: u64 = 5 * 60 * 1000;
+pub(crate) const SILENT_AFTER: u64 = 5 * 60 * 1000;
 
 /// Whether a device lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,23 +300,27 @@ fn progress(device: &Device, desired: Option<&DesiredState>) -> Progress {
 }
 
 impl Store {
-    /// Everything about at most `limit` devices, from the one after `after` on, at a time in milliseconds
-    /// since 1970.
-    pub(crate) async fn overview_fetch(&self, after: &str, limit: u32, now: u64) -> Result<Overview, StoreError> {
-        let mut devices = self.device_list(after, limit.saturating_add(1)).await?;
-        let cut = devices.len() > limit as usize;
-        devices.truncate(limit as usize);
-        let (Some(first), Some(last)) = (devices.first(), devices.last()) else {
+    /// Everything about at most `limit` of the devices that are meant, from the one after `after` on, at a time
+    /// in milliseconds since 1970.
+    pub(crate) async fn overview_fetch(
+        &self,
+        selection: &Selection,
+        after: &str,
+        limit: u32,
+        now: u64,
+    ) -> Result<Overview, StoreError> {
+        let mut names = self.select(selection, after, limit.saturating_add(1), now).await?;
+        let cut = names.len() > limit as usize;
+        names.truncate(limit as usize);
+        if names.is_empty() {
             return Ok(Overview { devices: vec![], cut });
-        };
-        let these = Span {
-            first: &first.device,
-            last: &last.device,
-        };
-        let windows = self.window_latest(these, RECENT).await?;
-        let runs = self.run_list(these).await?;
+        }
+        let these: Vec<&str> = names.iter().map(String::as_str).collect();
+        let devices = self.device_list(&these).await?;
+        let windows = self.window_latest(&these, RECENT).await?;
+        let runs = self.run_list(&these).await?;
         let mut desired: BTreeMap<String, DesiredState> = self
-            .desired_list(these)
+            .desired_list(&these)
             .await?
             .into_iter()
             .map(|d| (d.device.clone(), d))
@@ -342,8 +346,8 @@ impl Store {
         let Some(found) = self.device_fetch(device).await? else {
             return Ok(None);
         };
-        let windows = self.window_latest(Span::one(device), RECENT).await?;
-        let runs = self.run_list(Span::one(device)).await?;
+        let windows = self.window_latest(&[device], RECENT).await?;
+        let runs = self.run_list(&[device]).await?;
         let desired = self.desired_fetch(device).await?;
         let windows = windows.get(device).map(Vec::as_slice).unwrap_or_default();
         Ok(Some(DeviceOverview::of(found, windows, runs.get(device), desired, now)))
@@ -370,6 +374,7 @@ mod tests {
             model: None,
             capabilities: vec![],
             reported: None,
+            labels: [].into(),
         }
     }
 

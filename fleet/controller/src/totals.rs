@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use crate::overview::{DeviceOverview, Life, Progress, share};
-use crate::store::{Store, StoreError, now};
+use crate::store::{Selection, Store, StoreError, now};
 
 /// Devices that are read at once.
 const PAGE: u32 = 1000;
@@ -14,6 +14,8 @@ const PAGE: u32 = 1000;
 const QUICK: Duration = Duration::from_millis(50);
 /// Beyond it they are read behind the asker's back, and take this part of the time at most.
 const SHARE: u32 = 20;
+/// Selections whose figures are kept.
+const MOST: usize = 32;
 
 /// Devices that something holds for: how many, and the first by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,12 +120,12 @@ impl Totals {
         self.loss.value()
     }
 
-    async fn read(store: &Store) -> Result<Self, StoreError> {
+    async fn read(store: &Store, selection: &Selection) -> Result<Self, StoreError> {
         let mut totals = Self::default();
         let mut after = String::new();
         let now = now();
         loop {
-            let page = store.overview_fetch(&after, PAGE, now).await?;
+            let page = store.overview_fetch(selection, &after, PAGE, now).await?;
             page.devices.iter().for_each(|device| totals.add(device));
             match page.devices.last() {
                 Some(last) if page.cut => after.clone_from(&last.device.device),
@@ -145,21 +147,30 @@ struct Held {
 
 /// Reads the figures for whoever asks. Of a large fleet that takes a while, and so they are those of a moment ago.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TotalsCache(Arc<Mutex<Option<Held>>>);
+pub(crate) struct TotalsCache(Arc<Mutex<Vec<Kept>>>);
+
+/// The figures of some devices.
+#[derive(Clone, Debug)]
+struct Kept {
+    selection: Selection,
+    held: Arc<Mutex<Option<Held>>>,
+}
 
 impl TotalsCache {
-    pub(crate) async fn fetch(&self, store: &Store) -> Result<Arc<Totals>, StoreError> {
-        let mut held = self.0.lock().await;
+    /// The figures of the devices that are meant.
+    pub(crate) async fn fetch(&self, store: &Store, selection: &Selection) -> Result<Arc<Totals>, StoreError> {
+        let kept = self.kept(selection).await;
+        let mut held = kept.held.lock().await;
         if let Some(held) = held.as_mut().filter(|held| held.took > QUICK) {
             if !held.busy && held.read_at.elapsed() > held.took * SHARE {
                 held.busy = true;
-                let (cache, store) = (self.clone(), store.clone());
-                tokio::spawn(async move { cache.refresh(&store).await });
+                let (kept, store) = (kept.clone(), store.clone());
+                tokio::spawn(async move { kept.refresh(&store).await });
             }
             return Ok(Arc::clone(&held.totals));
         }
         // Whoever else asks meanwhile waits: it is quick, or the first time.
-        let (totals, took) = timed(store).await?;
+        let (totals, took) = timed(store, selection).await?;
         *held = Some(Held {
             totals: Arc::clone(&totals),
             read_at: Instant::now(),
@@ -169,9 +180,29 @@ impl TotalsCache {
         Ok(totals)
     }
 
+    /// The place of some devices' figures, the one that was asked for last at the end; the first makes room.
+    async fn kept(&self, selection: &Selection) -> Kept {
+        let mut all = self.0.lock().await;
+        let place = all.iter().position(|kept| kept.selection == *selection);
+        let kept = match place {
+            Some(place) => all.remove(place),
+            None => Kept {
+                selection: selection.clone(),
+                held: Arc::default(),
+            },
+        };
+        if all.len() >= MOST {
+            all.remove(0);
+        }
+        all.push(kept.clone());
+        kept
+    }
+}
+
+impl Kept {
     async fn refresh(&self, store: &Store) {
-        let read = timed(store).await;
-        let mut held = self.0.lock().await;
+        let read = timed(store, &self.selection).await;
+        let mut held = self.held.lock().await;
         match read {
             Ok((totals, took)) => {
                 *held = Some(Held {
@@ -193,8 +224,8 @@ impl TotalsCache {
     }
 }
 
-async fn timed(store: &Store) -> Result<(Arc<Totals>, Duration), StoreError> {
+async fn timed(store: &Store, selection: &Selection) -> Result<(Arc<Totals>, Duration), StoreError> {
     let start = Instant::now();
-    let totals = Totals::read(store).await?;
+    let totals = Totals::read(store, selection).await?;
     Ok((Arc::new(totals), start.elapsed()))
 }

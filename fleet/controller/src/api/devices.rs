@@ -1,5 +1,7 @@
 //! `/devices`, `/devices/{device}`, `/devices/{device}/summaries`
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -7,7 +9,7 @@ use offramp_proto::CameraReport;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, limit, openapi};
+use super::{ApiError, limit, openapi, selection};
 use crate::overview::{DeviceOverview, Life, Progress, share};
 use crate::store::{Guard, Model, Summary, now};
 use crate::web::Fleet;
@@ -26,6 +28,8 @@ pub(super) struct DeviceView {
     started_at: Option<u64>,
     agent: Option<String>,
     capabilities: Vec<String>,
+    /// What people say of it.
+    labels: BTreeMap<String, String>,
     model: Option<ModelView>,
     desired: Option<DesiredView>,
     reported: Option<ReportedView>,
@@ -152,6 +156,7 @@ impl From<DeviceOverview> for DeviceView {
             started_at: device.started_at,
             agent: device.agent,
             capabilities: device.capabilities,
+            labels: device.labels,
             model: device.model.map(ModelView::from),
             desired: desired.map(|d| DesiredView {
                 generation: d.generation,
@@ -219,6 +224,8 @@ pub(super) struct ListQuery {
     after: Option<String>,
     /// Devices, 1 to 1000; 100 without it.
     limit: Option<u32>,
+    /// Only devices that this selector means, e.g. `site=north,model=revcol-*,!retired,state!=gone`.
+    select: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -236,7 +243,9 @@ pub(super) async fn list(
 ) -> Result<Json<DeviceList>, ApiError> {
     let Query(query) = query?;
     let after = query.after.unwrap_or_default();
-    let overview = shared.store.overview_fetch(&after, limit(query.limit)?, now()).await?;
+    let selection = selection(&shared, query.select.as_deref()).await?;
+    let limit = limit(query.limit)?;
+    let overview = shared.store.overview_fetch(&selection, &after, limit, now()).await?;
     let last = overview.devices.last().map(|d| d.device.device.clone());
     Ok(Json(DeviceList {
         next: last.filter(|_| overview.cut),

@@ -1,5 +1,7 @@
 //! `/enrolments`, `/enrol`
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -11,6 +13,7 @@ use utoipa::ToSchema;
 use super::ApiError;
 use crate::access::{self, Identity};
 use crate::authority::AuthorityError;
+use crate::selector::check_labels;
 use crate::store::{Enrolled, now};
 use crate::web::Fleet;
 
@@ -30,6 +33,9 @@ pub(super) struct Wanted {
     device: Option<DeviceId>,
     /// Hours for which it holds, at most 2160; 24 without them.
     hours: Option<u64>,
+    /// Labels that the device is given, values by key.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 /// A token for one device, which is not kept and cannot be shown again.
@@ -52,18 +58,27 @@ pub(super) async fn create(
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<Json<Made>, ApiError> {
     let Json(wanted) = wanted.map_err(|rejection| {
-        ApiError::bad_request(rejection.body_text(), "send {\"device\": NAME, \"hours\": N}, or {}")
+        ApiError::bad_request(
+            rejection.body_text(),
+            "send {\"device\": NAME, \"hours\": N, \"labels\": {…}}, or {}",
+        )
     })?;
     let hours = wanted.hours.unwrap_or(USUAL_HOURS);
     if !(1..=MOST_HOURS).contains(&hours) {
         return Err(ApiError::bad_request("`hours` is out of range", "use 1 to 2160 hours"));
     }
+    let labels = wanted
+        .labels
+        .into_iter()
+        .map(|(key, value)| (key, Some(value)))
+        .collect();
+    check_labels(&labels)?;
     let (token, digest) = access::secret()?;
     let expires_at = now().saturating_add(hours * HOUR);
     let device = wanted.device;
     let kept = shared
         .store
-        .enrolment_create(digest, device.clone(), identity.name, now(), expires_at);
+        .enrolment_create(digest, device.clone(), labels, identity.name, now(), expires_at);
     kept.await?;
     Ok(Json(Made {
         token,

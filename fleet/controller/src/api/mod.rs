@@ -7,6 +7,7 @@ mod devices;
 mod enrolments;
 mod error;
 mod events;
+mod groups;
 mod openapi;
 mod policies;
 mod rollouts;
@@ -25,6 +26,7 @@ use crate::controller::Shared;
 use crate::desired::MAX_POLICY;
 
 pub(crate) use error::ApiError;
+pub(crate) use groups::selection;
 
 /// Records in one answer, unless the request says how many.
 const USUAL_LIMIT: u32 = 100;
@@ -39,6 +41,9 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(devices::fetch))
         .routes(routes!(devices::summaries))
         .routes(routes!(events::list))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::set, groups::remove))
+        .routes(routes!(groups::label))
         .routes(routes!(policies::list, policies::push))
         .routes(routes!(policies::replay))
         .routes(routes!(rollouts::list, rollouts::start))

@@ -56,7 +56,7 @@ pub(super) fn complete(mut api: OpenApi) -> OpenApi {
         .content("application/json", content)
         .build();
     for item in api.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let responses = &mut operation.responses.responses;
             responses.insert("default".into(), RefOr::T(refused.clone()));

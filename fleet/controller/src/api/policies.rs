@@ -11,6 +11,7 @@ use offramp_proto::{DeviceId, Parameter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::groups::meant;
 use super::{ApiError, MOST};
 use crate::access::Identity;
 use crate::desired::{MAX_POLICY, PolicyUpload, Target};
@@ -87,6 +88,7 @@ struct GenerationView {
         ("version" = u64, Query, description = "A name and version always mean the same component"),
         ("parameter" = Option<Vec<String>>, Query, description = "`NAME=VALUE`, any number of times"),
         ("device" = Option<Vec<String>>, Query, description = "A device that gets it, any number of times; all that are known without one"),
+        ("select" = Option<String>, Query, description = "Instead of names: the devices that this selector means, e.g. `group=night`"),
         ("target" = Option<String>, Query, description = "`none` to give it to no device"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component, at most 4 MiB"),
@@ -99,7 +101,18 @@ pub(super) async fn push(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PushView>, ApiError> {
     let Query(query) = query?;
-    let (target, mut upload) = request(query)?;
+    let (mut target, select, mut upload) = request(query)?;
+    if let Some(devices) = meant(&shared, None, select.as_deref()).await? {
+        target = match target {
+            Target::All => Target::Devices(devices),
+            Target::Devices(_) | Target::Nobody => {
+                return Err(ApiError::bad_request(
+                    "devices are named twice",
+                    "give names, a selector or a target",
+                ));
+            }
+        };
+    }
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -123,9 +136,9 @@ pub(super) async fn push(
     }))
 }
 
-fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiError> {
-    let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE… or &target=none]";
-    let (mut name, mut version, mut devices, mut nobody) = (None, None, Vec::new(), false);
+fn request(query: Vec<(String, String)>) -> Result<(Target, Option<String>, PolicyUpload), ApiError> {
+    let usage = "use ?name=NAME&version=N[&parameter=NAME=VALUE…][&device=DEVICE… or &select=SELECTOR or &target=none]";
+    let (mut name, mut version, mut devices, mut nobody, mut select) = (None, None, Vec::new(), false, None);
     let mut parameters = BTreeMap::new();
     for (key, value) in query {
         match key.as_str() {
@@ -141,6 +154,7 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
                 parameters.insert(name, value);
             }
             "device" => devices.push(device(value, usage)?),
+            "select" => select = Some(value),
             "target" if value == "none" => nobody = true,
             _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
         }
@@ -159,7 +173,7 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
         bytes: Vec::new(),
         parameters,
     };
-    Ok((target, upload))
+    Ok((target, select, upload))
 }
 
 /// What a policy would do on the traces that devices share, beside what was done
@@ -173,6 +187,7 @@ fn request(query: Vec<(String, String)>) -> Result<(Target, PolicyUpload), ApiEr
         ("version" = u64, Path, description = "Its version"),
         ("parameter" = Option<Vec<String>>, Query, description = "`NAME=VALUE`, any number of times"),
         ("device" = Option<Vec<String>>, Query, description = "A device whose traces are used, any number of times; all without one"),
+        ("select" = Option<String>, Query, description = "Instead of names: the devices that this selector means"),
     ),
     responses((status = OK, body = Forecast))
 )]
@@ -185,7 +200,7 @@ pub(super) async fn replay(
         path.map_err(|_| ApiError::not_found("there is no such policy", "see GET /api/v1/policies"))?;
     let Query(query) = query?;
     let usage = "use ?parameter=NAME=VALUE… and ?device=DEVICE…";
-    let (mut parameters, mut devices) = (BTreeMap::new(), Vec::new());
+    let (mut parameters, mut devices, mut select) = (BTreeMap::new(), Vec::new(), None);
     for (key, value) in query {
         match key.as_str() {
             "parameter" => {
@@ -193,6 +208,7 @@ pub(super) async fn replay(
                 parameters.insert(name, value);
             }
             "device" => devices.push(device(value, usage)?),
+            "select" => select = Some(value),
             _ => return Err(ApiError::bad_request(format!("unknown parameter `{key:.40}`"), usage)),
         }
     }
@@ -200,7 +216,7 @@ pub(super) async fn replay(
         policy,
         version,
         parameters,
-        devices: (!devices.is_empty()).then_some(devices),
+        devices: meant(&shared, (!devices.is_empty()).then_some(devices), select.as_deref()).await?,
     };
     Ok(Json(shared.forecaster.ask(&shared.store, question).await?))
 }

@@ -10,6 +10,7 @@ use offramp_proto::{DeviceId, Parameter};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::groups::meant;
 use super::{ApiError, MOST, limit, openapi};
 use crate::access::Identity;
 use crate::desired::{self, PushError};
@@ -156,6 +157,8 @@ pub(super) struct Wanted {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     devices: Vec<DeviceId>,
+    /// Instead of names: the devices that this selector means now, e.g. `group=night` or `site=north,state=alive`.
+    select: Option<String>,
     #[serde(default)]
     plan: Plan,
     /// Whether the policy is replayed first on the traces that devices share, and not started where a gate would fail.
@@ -223,7 +226,8 @@ pub(super) async fn start(
         .map_err(|error| ApiError::bad_request(error.to_string(), hint))?;
     let (policy, version) = (wanted.policy.clone(), wanted.version);
     desired::check_parameters(&shared.key, &wanted.policy, wanted.version, &wanted.parameters)?;
-    let devices = (!wanted.devices.is_empty()).then_some(wanted.devices);
+    let named = (!wanted.devices.is_empty()).then_some(wanted.devices);
+    let devices = meant(&shared, named, wanted.select.as_deref()).await?;
     let mut forecast = None;
     if wanted.replay {
         let question = Question {

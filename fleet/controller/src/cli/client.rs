@@ -65,6 +65,12 @@ impl Client {
         self.read(request.content_type("application/json").send(body.to_string()))
     }
 
+    /// Puts JSON in the place of a resource; the answer is JSON text.
+    pub(super) fn put_json(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<String> {
+        let request = self.allowed(self.agent.put(format!("{}{path}", self.base)));
+        self.read(request.content_type("application/json").send(body.to_string()))
+    }
+
     /// Deletes a resource.
     pub(super) fn delete(&self, path: &str) -> anyhow::Result<()> {
         let request = self.allowed(self.agent.delete(format!("{}{path}", self.base)));
@@ -78,8 +84,8 @@ impl Client {
         }
     }
 
-    /// Every device, page by page.
-    pub(super) fn devices(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+    /// Every device that a selector means, page by page.
+    pub(super) fn devices(&self, select: &str) -> anyhow::Result<Vec<serde_json::Value>> {
         #[derive(Deserialize)]
         struct Page {
             devices: Vec<serde_json::Value>,
@@ -88,7 +94,8 @@ impl Client {
         let mut devices = Vec::new();
         let mut after = String::new();
         loop {
-            let page: Page = parse(&self.get("/devices", &[("limit", "1000"), ("after", &after)])?)?;
+            let page: Page =
+                parse(&self.get("/devices", &[("limit", "1000"), ("after", &after), ("select", select)])?)?;
             devices.extend(page.devices);
             match page.next {
                 Some(next) => after = next,

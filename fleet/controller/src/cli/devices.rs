@@ -1,5 +1,7 @@
 //! `offramp-fleet devices`
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde::Deserialize;
 
@@ -10,6 +12,9 @@ use super::{Align, Server, print, table};
 /// from the whole network's.
 #[derive(Debug, Args)]
 pub(super) struct Devices {
+    /// Only those that this means, e.g. 'site=north|south,model=revcol-*,!retired,state!=gone' or group=night.
+    #[arg(long, value_name = "SELECTOR", default_value = "", hide_default_value = true)]
+    select: String,
     #[command(flatten)]
     server: Server,
     /// Print one JSON array instead of a table.
@@ -28,6 +33,7 @@ struct Device {
     progress: String,
     frames: u64,
     recent: Recent,
+    labels: BTreeMap<String, String>,
     disagreement: Option<Disagreement>,
     guard: Option<Guard>,
 }
@@ -69,12 +75,15 @@ struct Disagreement {
 
 impl Devices {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let devices = Client::new(&self.server).devices()?;
+        let devices = Client::new(&self.server).devices(&self.select)?;
         if self.json {
             return print(&format!("{}\n", serde_json::Value::Array(devices)));
         }
         if devices.is_empty() {
-            eprintln!("no device has been heard of yet");
+            match self.select.as_str() {
+                "" => eprintln!("no device has been heard of yet"),
+                select => eprintln!("`{select}` means no device"),
+            }
             return Ok(());
         }
         let rows = devices
@@ -92,6 +101,7 @@ impl Devices {
             ("COST", Align::Right),
             ("DISAGREEMENT", Align::Right),
             ("GIVEN UP", Align::Right),
+            ("LABELS", Align::Left),
         ];
         print(&table(&heads, &rows))
     }
@@ -133,5 +143,11 @@ fn row(device: Device) -> Vec<String> {
             .map_or_else(none, |guard| {
                 format!("{:.1} % (<= {:.1} %)", guard.loss * 100.0, guard.loss_bound * 100.0)
             }),
+        device
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(","),
     ]
 }

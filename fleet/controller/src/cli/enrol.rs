@@ -1,5 +1,6 @@
 //! `offramp-fleet enrol`, `offramp-fleet broker` and `offramp-fleet acl`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -22,6 +23,9 @@ pub(super) struct Enrol {
     /// Hours for which it holds.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=2160))]
     hours: u64,
+    /// A label that the device is given; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
     #[command(flatten)]
     server: Server,
     /// Print the controller's answer as JSON.
@@ -68,13 +72,20 @@ enum Kind {
     Emqx,
 }
 
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("use KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 impl Enrol {
     pub(super) fn run(self) -> anyhow::Result<()> {
         #[derive(Deserialize)]
         struct Answer {
             token: String,
         }
-        let wanted = json!({"device": self.device.as_ref().map(DeviceId::as_str), "hours": self.hours});
+        let labels: BTreeMap<String, String> = self.label.into_iter().collect();
+        let wanted =
+            json!({"device": self.device.as_ref().map(DeviceId::as_str), "hours": self.hours, "labels": labels});
         let answer = Client::new(&self.server).post_json("/enrolments", &wanted)?;
         if self.json {
             return print(&format!("{answer}\n"));

@@ -4,6 +4,7 @@ mod client;
 mod devices;
 mod enrol;
 mod events;
+mod group;
 mod policy;
 mod rollout;
 mod serve;
@@ -41,6 +42,11 @@ enum Command {
     Serve(serve::Serve),
     /// List the devices of a running controller.
     Devices(devices::Devices),
+    /// Give labels to devices, or take them away.
+    Label(group::Label),
+    /// Name groups of devices.
+    #[command(subcommand)]
+    Group(group::Group),
     /// Show the state of a running controller: broker, messages, summaries.
     Status(events::Status),
     /// Show what devices found worth telling, the last first.
@@ -140,6 +146,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Devices(devices) => devices.run(),
+        Command::Label(label) => label.run(),
+        Command::Group(group) => group.run(),
         Command::Status(status) => status.run(),
         Command::Events(events) => events.run(),
         Command::Policy(policy) => policy.run(),

@@ -44,6 +44,9 @@ pub(super) struct Push {
     /// A device that should get it; may be repeated. Without one, every device that is known now.
     #[arg(long, value_name = "DEVICE")]
     device: Vec<DeviceId>,
+    /// Instead of names: every device that this means now, e.g. group=night or site=north,state=alive.
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "device")]
+    select: Option<String>,
     #[command(flatten)]
     server: Server,
     /// Print the controller's answer as JSON.
@@ -176,6 +179,7 @@ impl Push {
         let mut query = vec![("name", self.name.as_str()), ("version", &version)];
         query.extend(self.parameter.iter().map(|p| ("parameter", p.as_str())));
         query.extend(self.device.iter().map(|d| ("device", d.as_str())));
+        query.extend(self.select.iter().map(|s| ("select", s.as_str())));
         let answer = Client::new(&self.server).post("/policies", &query, &bytes)?;
         let pushed: Pushed = parse(&answer)?;
         if pushed.devices.is_empty() {

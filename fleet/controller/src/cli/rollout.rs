@@ -49,6 +49,9 @@ pub(super) struct Start {
     /// A device that is to get it; may be repeated. Without one, every device that is known now.
     #[arg(long, value_name = "DEVICE")]
     device: Vec<DeviceId>,
+    /// Instead of names: every device that this means now, e.g. group=night or site=north,state=alive.
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "device")]
+    select: Option<String>,
     /// Devices of the first wave [default: 1].
     #[arg(long, value_name = "DEVICES")]
     canary: Option<u32>,
@@ -280,7 +283,7 @@ impl Start {
             .collect();
         let wanted = json!({
             "policy": self.policy, "version": self.version, "parameters": parameters, "devices": self.device,
-            "plan": self.plan(), "replay": !self.no_replay
+            "select": self.select, "plan": self.plan(), "replay": !self.no_replay
         });
         let client = Client::new(&self.server);
         let answer = client.post_json("/rollouts", &wanted)?;

@@ -213,7 +213,7 @@ impl SwarmArgs {
 impl Place {
     /// Frames of every device, over all its runs.
     async fn frames(&self) -> anyhow::Result<HashMap<String, u64>> {
-        let devices = self.client.away(Client::devices).await?;
+        let devices = self.client.away(|client| client.devices("")).await?;
         let frames = devices.iter().map(|device| {
             let name = device["device"].as_str().unwrap_or_default().to_owned();
             (name, device["frames"].as_u64().unwrap_or(0))

@@ -5,8 +5,8 @@ use maud::{Markup, html};
 use super::chart::figure;
 use super::format::{bytes, count, iso, macs, percent, percent_round, utc};
 use super::parts::{
-    age, disagreement, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, life, paused, policy,
-    progress,
+    age, disagreement, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, labels, life, paused,
+    policy, progress,
 };
 use crate::chart;
 use crate::overview::{DeviceOverview, Progress, RECENT, share};
@@ -68,6 +68,7 @@ impl DevicePage {
                     @if let Some(model) = &device.model { " · " (model.name) " " (model.version) }
                     @if let Some(agent) = &device.agent { " · agent " (agent) }
                 }
+                (labels(&device.labels))
                 @if let Progress::Refused(reason) = &self.overview.progress {
                     p class="banner bad" role="alert" { strong { "The desired state is refused: " } (reason) }
                 }

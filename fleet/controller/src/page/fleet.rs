@@ -6,11 +6,12 @@ use maud::{Markup, html};
 
 use super::format::{bytes, count, percent};
 use super::parts::{
-    age, disagreement, events, exit_bar, exit_legend, given_up, given_up_bound, life, loss, paused, policy, progress,
+    age, disagreement, encoded, events, exit_bar, exit_legend, given_up, given_up_bound, labels, life, loss, paused,
+    policy, progress,
 };
 use super::rollout;
 use crate::overview::{DeviceOverview, Overview, RECENT};
-use crate::store::{Event, Policy, RolloutView};
+use crate::store::{Event, Group, Policy, RolloutView};
 use crate::totals::{Named, Totals};
 
 pub(super) struct FleetPage {
@@ -18,6 +19,11 @@ pub(super) struct FleetPage {
     /// The devices of this page, from the one after `after` on.
     pub(super) overview: Overview,
     pub(super) after: String,
+    /// Which devices are meant, as somebody wrote it; empty for all.
+    pub(super) select: String,
+    /// What is wrong with that.
+    pub(super) problem: Option<String>,
+    pub(super) groups: Vec<Group>,
     /// The newest first.
     pub(super) rollouts: Vec<RolloutView>,
     /// The newest first.
@@ -191,7 +197,10 @@ impl FleetPage {
                     h2 id="devices-title" { "Devices" }
                     @if exits > 0 { (exit_legend(exits)) }
                 }
-                @if devices.is_empty() {
+                (self.filter())
+                @if devices.is_empty() && !self.select.is_empty() {
+                    p class="empty" { "No device is meant by " code { (self.select) } "." }
+                } @else if devices.is_empty() {
                     p class="empty" {
                         "Start a device with this broker, " code { (self.broker) } ", and it appears here."
                     }
@@ -222,6 +231,32 @@ impl FleetPage {
         }
     }
 
+    /// Which devices are shown, here and in the figures.
+    fn filter(&self) -> Markup {
+        html! {
+            @if !self.select.is_empty() || !self.groups.is_empty() || self.totals.devices > 1 {
+                form class="filter" method="get" action="/#devices" role="search" {
+                    label for="select" { "Show" }
+                    input id="select" name="select" type="search" value=(self.select) placeholder="site=north,state!=gone"
+                        spellcheck="false" autocapitalize="off" autocomplete="off" aria-describedby="select-note";
+                    button type="submit" { "Apply" }
+                    @if !self.select.is_empty() { a href="/#devices" { "All" } }
+                    @for group in &self.groups {
+                        @let chosen = self.select == format!("group={}", group.name);
+                        a class="group" href={ "/?select=" (encoded(&format!("group={}", group.name))) "#devices" } title=(group.selector)
+                            aria-current=[chosen.then_some("true")] { (group.name) }
+                    }
+                }
+                p id="select-note" class={ "note" @if self.problem.is_some() { " bad" } } role=[self.problem.is_some().then_some("alert")] {
+                    @match &self.problem {
+                        Some(problem) => { (problem) ": all devices are shown" },
+                        None => "Labels and facts, e.g. site=north|south, model=revcol-*, !retired, state=alive, policy=night. Figures above follow.",
+                    }
+                }
+            }
+        }
+    }
+
     /// The way to the other devices.
     fn pages(&self) -> Markup {
         let last = self.overview.devices.last().filter(|_| self.overview.cut);
@@ -229,10 +264,21 @@ impl FleetPage {
             @if last.is_some() || !self.after.is_empty() {
                 nav class="note pages" aria-label="Pages" {
                     (count(self.overview.devices.len() as u64)) " of " (count(self.totals.devices)) " devices, by name"
-                    @if !self.after.is_empty() { a href="/" { "First" } }
-                    @if let Some(last) = last { a href={ "/?after=" (last.device.device) "#devices" } { "Next" } }
+                    @if !self.after.is_empty() { a href=(self.link(None)) { "First" } }
+                    @if let Some(last) = last { a href=(self.link(Some(&last.device.device))) { "Next" } }
                 }
             }
+        }
+    }
+
+    /// The address of the devices after one, of those that are shown.
+    fn link(&self, after: Option<&str>) -> String {
+        let after = after.map(|device| format!("after={device}"));
+        let select = (!self.select.is_empty()).then(|| format!("select={}", encoded(&self.select)));
+        let query: Vec<String> = select.into_iter().chain(after).collect();
+        match query.is_empty() {
+            true => "/#devices".into(),
+            false => format!("/?{}#devices", query.join("&")),
         }
     }
 
@@ -246,6 +292,7 @@ impl FleetPage {
                     a href={ "/devices/" (device.device) } { (device.device) }
                     (life(overview.life))
                     @if overview.is_paused() { (paused()) }
+                    (labels(&device.labels))
                 }
                 td role="cell" data-label="Last seen" {
                     @if device.last_seen > 0 { (age(device.last_seen, self.now)) } @else { span class="none" { "never" } }

@@ -24,10 +24,10 @@ use offramp_proto::Digest;
 use serde::Deserialize;
 
 use crate::access::{Identity, Role};
-use crate::api::ApiError;
+use crate::api::{ApiError, selection};
 use crate::controller::Shared;
 use crate::named::named;
-use crate::store::{Act, Commanded, EventFilter, StoreError, now, subject};
+use crate::store::{Act, Commanded, EventFilter, Selection, StoreError, now, subject};
 use crate::web::Fleet;
 
 pub use format::utc;
@@ -87,6 +87,8 @@ async fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
 #[derive(Deserialize)]
 struct FleetQuery {
     after: Option<String>,
+    /// Only devices that this selector means.
+    select: Option<String>,
 }
 
 async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<FleetQuery>) -> Result<Markup, PageError> {
@@ -97,10 +99,21 @@ async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<Fle
         limit: MOST_EVENTS,
     };
     let after = query.after.unwrap_or_default();
+    let select = query.select.unwrap_or_default();
+    let (selection, problem) = match selection(&shared, Some(&select)).await {
+        Ok(selection) => (selection, None),
+        Err(error) => (Selection::default(), Some(error.parts().1.to_owned())),
+    };
     let page = FleetPage {
-        totals: shared.totals.fetch(&shared.store).await?,
-        overview: shared.store.overview_fetch(&after, MOST_DEVICES, now).await?,
+        totals: shared.totals.fetch(&shared.store, &selection).await?,
+        overview: shared
+            .store
+            .overview_fetch(&selection, &after, MOST_DEVICES, now)
+            .await?,
         after,
+        select,
+        problem,
+        groups: shared.store.group_list().await?,
         rollouts: shared.store.rollout_list(MOST_ROLLOUTS).await?,
         policies: shared.store.policy_list(MOST_POLICIES).await?,
         events: shared.store.event_list(filter).await?,

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::format::{ago, iso, percent, percent_round, utc};
 use crate::chart::step;
 use crate::overview::{Disagreement, Life, Loss, Progress, Recent, share};
-use crate::store::Event;
+use crate::store::{Event, Labels};
 
 /// A time as its age; the time itself on hover and for machines.
 pub(super) fn age(then: u64, now: u64) -> Markup {
@@ -177,5 +177,24 @@ fn event_class(kind: &str) -> &'static str {
         "warn"
     } else {
         "info"
+    }
+}
+
+/// A text as a query has it.
+pub(super) fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// What people say of a device; each leads to the others of which the same is said.
+pub(super) fn labels(labels: &Labels) -> Markup {
+    html! {
+        @if !labels.is_empty() {
+            span class="labels" {
+                @for (key, value) in labels {
+                    @let label = format!("{key}={value}");
+                    a href={ "/?select=" (encoded(&label)) "#devices" } title="Show the devices with this label" { (label) }
+                }
+            }
+        }
     }
 }

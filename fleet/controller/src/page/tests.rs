@@ -45,6 +45,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
                 stage_macs: vec![1_000_000, 2_000_000],
             }),
             capabilities: vec![text.into()],
+            labels: [("site".to_owned(), "north".to_owned())].into(),
             reported: Some(ReportedState {
                 refused_generation: None,
                 at: 50_000,
@@ -129,6 +130,9 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
     let page = FleetPage {
         totals: totals(&devices),
         overview: Overview { devices, cut: false },
+        select: String::new(),
+        problem: None,
+        groups: Vec::new(),
         after: String::new(),
         rollouts: vec![rollout(text)],
         policies: vec![Policy {
@@ -325,6 +329,9 @@ fn devices_that_do_not_fit_are_a_page_away() {
     let mut page = FleetPage {
         totals: totals(&devices),
         overview: Overview { devices, cut: true },
+        select: String::new(),
+        problem: None,
+        groups: Vec::new(),
         after: String::new(),
         rollouts: vec![],
         policies: vec![],
@@ -350,6 +357,9 @@ fn first_page_without_devices_says_what_to_do() {
             devices: vec![],
             cut: false,
         },
+        select: String::new(),
+        problem: None,
+        groups: Vec::new(),
         after: String::new(),
         rollouts: vec![],
         policies: vec![],

@@ -8,8 +8,8 @@ use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, Learne
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
 use super::device::target_in_txn;
-use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
-use super::{Span, Store, StoreError, Task as _, int, uint};
+use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
+use super::{Store, StoreError, Task as _, int, uint};
 
 /// The desired state of a device that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +74,12 @@ macro_rules! select_desired {
 
 impl Store {
     /// The desired states in force of some devices.
-    pub(crate) async fn desired_list(&self, devices: Span<'_>) -> Result<Vec<DesiredState>, StoreError> {
-        query_as(select_desired!("AND device BETWEEN $1 AND $2 ORDER BY device"))
-            .bind(devices.first)
-            .bind(devices.last)
+    pub(crate) async fn desired_list(&self, devices: &[&str]) -> Result<Vec<DesiredState>, StoreError> {
+        let mut query = Builder::new(&self.readers, select_desired!("AND device IN "));
+        query.push_list(devices.iter().copied()).push(" ORDER BY device");
+        query
+            .build()
+            .rows()
             .fetch_all(&self.readers)
             .await
             .task("list desired states")

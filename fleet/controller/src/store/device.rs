@@ -10,8 +10,8 @@ use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
 use serde::{Deserialize, Serialize};
 
 use super::many::parts;
-use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
-use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
+use super::sql::{Builder, FromRow, Row, Transaction, query, query_scalar};
+use super::{Arrival, Labels, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,8 @@ pub(crate) struct Device {
     pub(crate) model: Option<Model>,
     pub(crate) capabilities: Vec<String>,
     pub(crate) reported: Option<ReportedState>,
+    /// What people say of it.
+    pub(crate) labels: Labels,
 }
 
 /// The model that a device was born with.
@@ -132,6 +134,7 @@ impl FromRow for Device {
             model,
             capabilities: list(row.try_get("capabilities")?),
             reported,
+            labels: Labels::new(),
         })
     }
 }
@@ -155,34 +158,44 @@ pub(super) fn digest(column: Option<Vec<u8>>) -> Option<Digest> {
 impl Store {
     /// One device.
     pub(crate) async fn device_fetch(&self, device: &str) -> Result<Option<Device>, StoreError> {
-        query_as(select_devices!("WHERE device = $1"))
-            .bind(device)
-            .fetch_optional(&self.readers)
-            .await
-            .task("read a device")
+        Ok(self.device_list(&[device]).await?.pop())
     }
 
-    /// At most `limit` devices in the order of their names, from the one after `after` on.
-    pub(crate) async fn device_list(&self, after: &str, limit: u32) -> Result<Vec<Device>, StoreError> {
-        query_as(select_devices!("WHERE device > $1 ORDER BY device LIMIT $2"))
-            .bind(after)
-            .bind(limit)
+    /// Devices by their names, in the order of these.
+    pub(crate) async fn device_list(&self, devices: &[&str]) -> Result<Vec<Device>, StoreError> {
+        let mut query = Builder::new(&self.readers, select_devices!("WHERE device IN "));
+        query.push_list(devices.iter().copied()).push(" ORDER BY device");
+        let mut found: Vec<Device> = query
+            .build()
+            .rows()
             .fetch_all(&self.readers)
             .await
-            .task("list devices")
+            .task("read devices")?;
+        let mut labels = self.label_list(devices).await?;
+        for device in &mut found {
+            device.labels = labels.remove(&device.device).unwrap_or_default();
+        }
+        Ok(found)
+    }
+
+    /// Whether the database answers.
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        let _: i64 = query_scalar("SELECT count(*) FROM meta")
+            .fetch_one(&self.readers)
+            .await
+            .task("answer")?;
+        Ok(())
     }
 
     /// Totals of every run of some devices, by device and boot.
-    pub(crate) async fn run_list(&self, devices: Span<'_>) -> Result<RunsByDevice, StoreError> {
-        let rows = query(
+    pub(crate) async fn run_list(&self, devices: &[&str]) -> Result<RunsByDevice, StoreError> {
+        let mut query = Builder::new(
+            &self.readers,
             "SELECT device, boot, summaries, frames, early, macs, full_macs, audits, disagreements FROM runs \
-             WHERE device BETWEEN $1 AND $2",
-        )
-        .bind(devices.first)
-        .bind(devices.last)
-        .fetch_all(&self.readers)
-        .await
-        .task("list runs")?;
+             WHERE device IN ",
+        );
+        query.push_list(devices.iter().copied());
+        let rows = query.build().fetch_all(&self.readers).await.task("list runs")?;
         let mut runs = RunsByDevice::new();
         for row in rows {
             let read = || Ok((row.try_get("device")?, row.try_get("boot")?, Run::from_row(&row)?));

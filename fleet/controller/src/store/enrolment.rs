@@ -1,8 +1,12 @@
 //! Tokens with which devices enrol, and who has a certificate.
 
+use std::collections::BTreeMap;
+
 use offramp_proto::{DeviceId, Digest};
 
 use super::audit::log_in_txn;
+use super::device::json;
+use super::group::set_in_txn;
 use super::sql::{query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 
@@ -27,6 +31,7 @@ impl Store {
         &self,
         digest: Digest,
         device: Option<DeviceId>,
+        labels: BTreeMap<String, Option<String>>,
         who: String,
         now: u64,
         expires_at: u64,
@@ -34,14 +39,15 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 query(
-                    "INSERT INTO enrolments (digest, device, created_at, created_by, expires_at) \
-                     VALUES ($1, $2, $3, $4, $5)",
+                    "INSERT INTO enrolments (digest, device, created_at, created_by, expires_at, labels) \
+                     VALUES ($1, $2, $3, $4, $5, $6)",
                 )
                 .bind(&digest.0[..])
                 .bind(device.as_ref().map(DeviceId::as_str))
                 .bind(int(now))
                 .bind(&who)
                 .bind(int(expires_at))
+                .bind(json(&labels))
                 .execute(&mut *connection)
                 .await
                 .task("keep an enrolment token")?;
@@ -63,13 +69,13 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 let task = "enrol a device";
-                let token: Option<(Option<String>, i64, Option<i64>)> =
-                    query_as("SELECT device, expires_at, used_at FROM enrolments WHERE digest = $1")
+                let token: Option<(Option<String>, i64, Option<i64>, Option<String>)> =
+                    query_as("SELECT device, expires_at, used_at, labels FROM enrolments WHERE digest = $1")
                         .bind(&digest.0[..])
                         .fetch_optional(&mut *connection)
                         .await
                         .task(task)?;
-                let Some((only, ends, used)) = token else {
+                let Some((only, ends, used, labels)) = token else {
                     return Ok(Enrolled::Unknown);
                 };
                 if used.is_some() {
@@ -106,6 +112,10 @@ impl Store {
                 .execute(&mut *connection)
                 .await
                 .task(task)?;
+                let labels = labels
+                    .and_then(|text| serde_json::from_str(&text).ok())
+                    .unwrap_or_default();
+                set_in_txn(connection, &device, &labels).await?;
                 let subject = format!("device {device}");
                 log_in_txn(connection, now, device.as_str(), "device.enrol", &subject, "").await?;
                 Ok(Enrolled::Done)

@@ -20,6 +20,7 @@ mod desired;
 mod device;
 mod enrolment;
 mod event;
+mod group;
 mod many;
 mod peer;
 mod retention;
@@ -52,6 +53,7 @@ pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run};
 pub(crate) use enrolment::Enrolled;
 pub(crate) use event::{Event, EventFilter};
+pub(crate) use group::{Group, Labelled, Labels, Selection, UnknownGroup};
 pub(crate) use peer::{Beat, Peer};
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
@@ -228,23 +230,6 @@ impl<T> Task<T> for Result<T, sqlx::Error> {
     }
 }
 
-/// Devices from one to another by name, both included.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span<'a> {
-    pub(crate) first: &'a str,
-    pub(crate) last: &'a str,
-}
-
-impl<'a> Span<'a> {
-    /// One device.
-    pub(crate) fn one(device: &'a str) -> Self {
-        Self {
-            first: device,
-            last: device,
-        }
-    }
-}
-
 /// What the writer is told.
 enum Order {
     Run(Job),
@@ -288,11 +273,11 @@ macro_rules! migrations {
 }
 
 fn sqlite_migrations() -> Migrator {
-    migrations!("sqlite": 1 "initial", 2 "guard", 3 "cameras", 4 "rollouts", 5 "access", 6 "traces", 7 "enrolment",)
+    migrations!("sqlite": 1 "initial", 2 "guard", 3 "cameras", 4 "rollouts", 5 "access", 6 "traces", 7 "enrolment", 9 "groups",)
 }
 
 fn postgres_migrations() -> Migrator {
-    migrations!("postgres": 7 "initial", 8 "controllers",)
+    migrations!("postgres": 7 "initial", 8 "controllers", 9 "groups",)
 }
 
 impl Store {

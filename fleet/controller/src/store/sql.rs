@@ -19,6 +19,23 @@ pub(super) enum Pool {
     Postgres(PgPool),
 }
 
+/// What tells the databases apart.
+pub(super) trait Dialect {
+    fn is_postgres(&self) -> bool;
+}
+
+impl Dialect for Pool {
+    fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+}
+
+impl Dialect for Transaction {
+    fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+}
+
 /// A transaction; it is rolled back when it is dropped.
 pub(super) enum Transaction {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
@@ -345,17 +362,31 @@ pub(super) struct Values<'b, 'q> {
 }
 
 impl<'q> Builder<'q> {
-    pub(super) fn new(connection: &Transaction, sql: &str) -> Self {
+    pub(super) fn new(connection: &impl Dialect, sql: &str) -> Self {
         Self {
             sql: sql.to_owned(),
             values: Vec::new(),
-            numbered: matches!(connection, Transaction::Postgres(_)),
+            numbered: connection.is_postgres(),
         }
     }
 
     pub(super) fn push(&mut self, sql: &str) -> &mut Self {
         self.sql.push_str(sql);
         self
+    }
+
+    pub(super) fn is_postgres(&self) -> bool {
+        self.numbered
+    }
+
+    /// Writes `(…, …)`; with nothing in it, one that holds nothing.
+    pub(super) fn push_list<V: Into<Value<'q>>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
+        let before = self.values.len();
+        for value in values {
+            let separator = if self.values.len() == before { "(" } else { ", " };
+            self.push(separator).push_bind(value);
+        }
+        self.push(if self.values.len() == before { "(NULL)" } else { ")" })
     }
 
     /// Where the databases differ.

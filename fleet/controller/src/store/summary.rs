@@ -7,8 +7,8 @@ use offramp_proto::{BootId, CameraReport, DeviceId, Summary as Message};
 use super::device::{self, Run, json, list, source};
 use super::event;
 use super::many::parts;
-use super::sql::{Builder, FromRow, Row, Transaction, either, query_as};
-use super::{Arrival, Outcome, Span, Store, StoreError, Task as _, int, uint};
+use super::sql::{Builder, FromRow, Row, Transaction, query_as};
+use super::{Arrival, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// A summary as it is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,31 +179,35 @@ impl Store {
     /// Latest by sequence, which rises whatever the device's clock does.
     pub(crate) async fn window_latest(
         &self,
-        devices: Span<'_>,
+        devices: &[&str],
         count: u32,
     ) -> Result<BTreeMap<String, Vec<Window>>, StoreError> {
-        let windows: Vec<Window> = either(
+        let mut query = Builder::new(&self.readers, "WITH those (device) AS (");
+        query.push_values(devices, |row, device| row.push_bind(*device));
+        query.push_either(
             concat!(
-                "SELECT ",
+                ") SELECT ",
                 window_columns!(),
-                " FROM summaries WHERE rowid IN (SELECT s.rowid FROM devices d JOIN summaries s ON s.rowid IN \
-                 (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) \
-                 WHERE d.device BETWEEN $1 AND $2) ORDER BY device, sequence DESC"
+                " FROM summaries WHERE rowid IN (SELECT s.rowid FROM those d JOIN summaries s ON s.rowid IN \
+                 (SELECT rowid FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT "
             ),
             concat!(
-                "SELECT latest.* FROM devices d CROSS JOIN LATERAL (SELECT ",
+                ") SELECT latest.* FROM those d CROSS JOIN LATERAL (SELECT ",
                 window_columns!(),
-                " FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT $3) AS latest \
-                 WHERE d.device BETWEEN $1 AND $2 ORDER BY latest.device, latest.sequence DESC"
+                " FROM summaries WHERE device = d.device ORDER BY sequence DESC LIMIT "
             ),
-        )
-        .rows()
-        .bind(devices.first)
-        .bind(devices.last)
-        .bind(count)
-        .fetch_all(&self.readers)
-        .await
-        .task("read the latest windows")?;
+        );
+        query.push_bind(count);
+        query.push_either(
+            ")) ORDER BY device, sequence DESC",
+            ") AS latest ORDER BY latest.device, latest.sequence DESC",
+        );
+        let windows: Vec<Window> = query
+            .build()
+            .rows()
+            .fetch_all(&self.readers)
+            .await
+            .task("read the latest windows")?;
         let mut by_device = BTreeMap::<String, Vec<Window>>::new();
         for window in windows {
             by_device.entry(window.device.clone()).or_default().push(window);

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use super::*;
 
-const ALL: Span<'static> = Span { first: "", last: "~" };
+/// Every device that these tests have.
+const ALL: &[&str] = &["a", "b", "cam", "cam-0", "cam-1", "z"];
 
 /// A database of its own.
 struct Fixture {
@@ -379,7 +380,7 @@ async fn totals_saturate_instead_of_failing(fixture: Fixture) {
     };
     fixture.insert(vec![huge(1), huge(2)]).await;
     fixture.insert(vec![huge(3)]).await;
-    let runs = fixture.store.run_list(Span::one("cam")).await.unwrap();
+    let runs = fixture.store.run_list(&["cam"]).await.unwrap();
     let run = runs["cam"][&vec![1; 16]];
     assert_eq!(run.full_macs, i64::MAX as u64);
     assert_eq!(run.summaries, 3);
@@ -582,7 +583,7 @@ async fn latest_windows_are_the_ones_with_the_highest_sequence(fixture: Fixture)
     let sequences = |name| latest[name].iter().map(|w| w.sequence).collect::<Vec<_>>();
     assert_eq!(sequences("a"), [9, 7, 6]);
     assert_eq!(sequences("b"), [3]);
-    let one = fixture.store.window_latest(Span::one("b"), 3).await.unwrap();
+    let one = fixture.store.window_latest(&["b"], 3).await.unwrap();
     assert_eq!(one.len(), 1);
 }
 
@@ -675,6 +676,104 @@ async fn push_to_an_unknown_device_changes_nothing(fixture: Fixture) {
     assert_eq!(drafted, Drafted::Unknown(vec![device("z")]));
     assert!(fixture.store.desired_list(ALL).await.unwrap().is_empty());
     assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
+}
+
+/// Names of the devices that a text means, now being this time.
+async fn selected(store: &Store, text: &str, now: u64) -> Vec<String> {
+    let selection = store.resolve(text.parse().unwrap()).await.unwrap().unwrap();
+    store.select(&selection, "", 100, now).await.unwrap()
+}
+
+async fn selectors_mean_devices_by_label_fact_and_group(fixture: Fixture) {
+    let store = &fixture.store;
+    // `a` lives, `b` is silent, `cam` is gone and runs another policy, `z` has windows of an hour.
+    let hour = {
+        let mut summary = summary("z", 1, 1, 40);
+        summary.window.end = summary.window.start + 3_600_000;
+        Record::Summary(Box::new(summary))
+    };
+    let Record::Reported(mut says) = reported("cam", 1, None) else {
+        unreachable!()
+    };
+    says.policy.name = "ent_ropy".into();
+    let at = |at: u64, record: Record| Arrival { at, ..live(record) };
+    fixture
+        .insert(vec![
+            at(1_000_000, birth("a", 1, 1)),
+            at(1000, birth("b", 1, 1)),
+            at(1_000_000, birth("cam", 1, 1)),
+            at(1_000_000, Record::Reported(says)),
+            at(1_000_000, death("cam", 1)),
+            at(1000, hour),
+        ])
+        .await;
+    let give = async |names: &[&str], labels: &[(&str, Option<&str>)]| {
+        let names = names.iter().map(|name| device(name)).collect();
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.map(Into::into)));
+        store.label(names, labels.collect(), "ada".into(), 5).await.unwrap()
+    };
+    assert_eq!(
+        give(&["a", "b"], &[("site", Some("north")), ("floor", Some("2"))]).await,
+        Labelled::Done
+    );
+    give(&["cam"], &[("site", Some("north-yard")), ("retired", Some("yes"))]).await;
+    give(&["b"], &[("floor", None)]).await;
+    store
+        .group_set("yard".into(), "site=*yard*,retired".parse().unwrap(), "ada".into(), 5)
+        .await
+        .unwrap();
+
+    const NOW: u64 = 1_000_000;
+    for (text, expected) in [
+        ("", &["a", "b", "cam", "z"][..]),
+        ("site=north", &["a", "b"]),
+        ("site=north*", &["a", "b", "cam"]),
+        ("site=NORTH", &[]),
+        ("site!=north", &["cam", "z"]),
+        ("floor", &["a"]),
+        ("!site", &["z"]),
+        ("device=a|z", &["a", "z"]),
+        ("device=c*m", &["cam"]),
+        ("device=c_m", &[]),
+        ("state=alive", &["a", "z"]),
+        ("state=silent", &["b"]),
+        ("state=gone|silent", &["b", "cam"]),
+        ("model=revcol,model-version=3", &["a", "b", "cam"]),
+        ("model!=revcol", &["z"]),
+        ("policy=ent_r*", &["cam"]),
+        ("policy=entXropy", &[]),
+        ("policy-version=2", &["cam"]),
+        ("capability=tract,state=alive", &["a"]),
+        ("capability=trac", &[]),
+        ("agent=0.1.*", &["a", "b", "cam"]),
+        ("group=yard", &["cam"]),
+        ("group!=yard,site", &["a", "b"]),
+    ] {
+        assert_eq!(selected(store, text, NOW).await, expected, "{text}");
+    }
+    let all = store.resolve("site=north".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(store.select(&all, "a", 1, NOW).await.unwrap(), ["b"]);
+    let unknown = store.resolve("group=none".parse().unwrap()).await.unwrap();
+    assert_eq!(unknown, Err(UnknownGroup("none".into())));
+    assert_eq!(fixture.device("a").await.labels.len(), 2);
+
+    // Nothing is given where one of them would have too many.
+    let many: Vec<(String, Option<String>)> = (0..31).map(|n| (format!("k{n}"), Some("x".into()))).collect();
+    let done = store
+        .label(
+            vec![device("z"), device("a")],
+            many.into_iter().collect(),
+            "ada".into(),
+            5,
+        )
+        .await
+        .unwrap();
+    assert_eq!(done, Labelled::Many(device("a")));
+    assert!(fixture.device("z").await.labels.is_empty());
+    assert!(store.group_remove("yard".into(), "ada".into(), 6).await.unwrap());
+    assert!(!store.group_remove("yard".into(), "ada".into(), 6).await.unwrap());
 }
 
 async fn artifacts_are_read_in_parts(fixture: Fixture) {
@@ -895,4 +994,5 @@ on_both! {
     what_is_old_goes_and_totals_and_the_last_row_stay,
     everything_is_there_after_a_restart,
     database_of_another_tenant_is_refused,
+    selectors_mean_devices_by_label_fact_and_group,
 }

@@ -282,6 +282,100 @@ async fn a_rollout_is_started_followed_and_looked_at() {
 }
 
 #[tokio::test]
+async fn devices_are_labelled_grouped_and_selected() {
+    let world = World::new().await;
+    let url = format!("http://{}", world.address());
+    for name in ["gate-1", "gate-2", "yard-1"] {
+        world.device(name).await;
+    }
+    let labelled = tell(&url, &["label", "gate-1", "gate-2", "site=north", "floor=2"]).await;
+    assert_eq!(stdout(&labelled), "gate-1\ngate-2\n");
+    let labelled = tell(&url, &["label", "--select", "site=north,device!=gate-2", "floor-"]).await;
+    assert_eq!(stdout(&labelled), "gate-1\n");
+    let group = tell(&url, &["group", "set", "upstairs", "floor=2|3,state!=gone"]).await;
+    assert_eq!(stdout(&group), "upstairs means 1 device\n");
+    let groups = tell(&url, &["group", "list"]).await;
+    let line = "upstairs        1  floor=2|3,state!=gone";
+    assert!(stdout(&groups).contains(line), "{groups:?}");
+    let devices = tell(&url, &["devices", "--select", "group=upstairs", "--json"]).await;
+    let devices: serde_json::Value = serde_json::from_str(&stdout(&devices)).unwrap();
+    assert_eq!(devices.as_array().unwrap().len(), 1);
+    assert_eq!(devices[0]["labels"], serde_json::json!({"site": "north", "floor": "2"}));
+
+    // A rollout goes to those that are meant.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("night.wasm");
+    std::fs::write(&file, component()).unwrap();
+    let file = file.to_str().unwrap();
+    stdout(&tell(&url, &["policy", "add", file, "--name", "night", "--version", "1"]).await);
+    let started = [
+        "rollout",
+        "start",
+        "night",
+        "1",
+        "--no-replay",
+        "--select",
+        "group=upstairs",
+    ];
+    let id = stdout(&tell(&url, &started).await);
+    let shown = crate::http::get(world.address(), &format!("/api/v1/rollouts/{}", id.trim()))
+        .await
+        .json();
+    let members: Vec<&str> = shown["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["device"].as_str().unwrap())
+        .collect();
+    assert_eq!(members, ["gate-2"]);
+    let pushed = [
+        "policy",
+        "push",
+        file,
+        "--name",
+        "night",
+        "--version",
+        "1",
+        "--select",
+        "site=north",
+    ];
+    assert_eq!(stdout(&tell(&url, &pushed).await).lines().count(), 2);
+
+    for (arguments, told) in [
+        (&["devices", "--select", "state=asleep"][..], "`asleep` is no state"),
+        (&["devices", "--select", "group=nobody"], "there is no group `nobody`"),
+        (&["label", "gate-1", "model=x"], "`model` cannot be a label"),
+        (&["label", "gate-1"], "no label is given"),
+        (&["label", "site=north"], "name devices before their labels"),
+        (&["group", "set", "a", "group=upstairs"], "cannot be made of another"),
+        (&["group", "remove", "nobody"], "no such group"),
+        (
+            &["rollout", "start", "night", "1", "--select", "site=south"],
+            "means no device",
+        ),
+    ] {
+        let refused = tell(&url, arguments).await;
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(told), "{said}");
+    }
+    assert_eq!(stdout(&tell(&url, &["group", "remove", "upstairs"]).await), "");
+
+    // And in the page's address; what is none is told there.
+    let page = crate::http::get(world.address(), "/?select=site%3Dnorth").await.body;
+    assert!(
+        page.contains("/devices/gate-1") && !page.contains("/devices/yard-1"),
+        "{page}"
+    );
+    let page = crate::http::get(world.address(), "/?select=state%3D%3Cb%3E").await.body;
+    assert!(
+        page.contains("no term") && !page.contains("<b>") && page.contains("/devices/yard-1"),
+        "{page}"
+    );
+    world.controller.shutdown().await;
+}
+
+#[tokio::test]
 async fn tokens_are_made_used_and_revoked() {
     let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
     let database = folder.path().join("fleet.db");

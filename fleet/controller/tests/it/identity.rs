@@ -5,8 +5,8 @@ use std::process::Command;
 
 use offramp_fleet::{Authority, Controller, Database, Options};
 use offramp_link::{Config, Inbox, Link, Publication, State};
-use offramp_proto::{DeviceId, Kind, TenantId, Topic, encode};
-use offramp_test_support::{Mosquitto, free_port};
+use offramp_proto::{BootId, Death, DeviceId, Kind, TenantId, Topic, encode};
+use offramp_test_support::{Mosquitto, Postgres, free_port};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
@@ -26,7 +26,12 @@ struct Fleet {
 impl Fleet {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (database, out, port) = (
+        let database = Database::File(folder.path().join("fleet.db"));
+        Self::start_on(folder, database).await
+    }
+
+    async fn start_on(folder: tempfile::TempDir, database: Database) -> Self {
+        let (keys, out, port) = (
             folder.path().join("fleet.db"),
             folder.path().join("broker"),
             free_port(),
@@ -44,8 +49,8 @@ impl Fleet {
             .args(["--port", &port.to_string()])
             .arg("--out")
             .arg(&out)
-            .arg("--database")
-            .arg(&database)
+            .arg("--keys")
+            .arg(&keys)
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
@@ -54,7 +59,8 @@ impl Fleet {
         let listener = std::fs::read_to_string(out.join("offramp-greenhouse.conf")).unwrap();
         let mosquitto = tokio::task::block_in_place(|| Mosquitto::start_with(&listener));
         let options = Options {
-            database: Database::File(database),
+            database,
+            keys: Some(keys),
             ca: Some(out.join("ca.pem")),
             identity: Some(out.join("controller.pem")),
             ..Options::temporary(format!("mqtts://localhost:{port}").parse().unwrap(), tenant())
@@ -136,7 +142,18 @@ fn identity(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Path
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_speaks_and_hears_in_its_own_name_only() {
-    let fleet = Fleet::start().await;
+    in_its_own_name_only(Fleet::start().await).await;
+}
+
+/// Their share of what devices send is theirs to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_speaks_and_hears_in_its_own_name_only_to_one_of_several_controllers() {
+    let postgres = tokio::task::block_in_place(Postgres::shared);
+    let database = Database::Postgres(postgres.database().parse().unwrap());
+    in_its_own_name_only(Fleet::start_on(tempfile::tempdir().unwrap(), database).await).await;
+}
+
+async fn in_its_own_name_only(fleet: Fleet) {
     let (first, second) = (fleet.enrol("cam-1").await, fleet.enrol("cam-2").await);
     let (one, two) = (DeviceId::new("cam-1").unwrap(), DeviceId::new("cam-2").unwrap());
     // It wants to hear what is meant for the other, and for the controller.
@@ -181,6 +198,22 @@ async fn a_device_speaks_and_hears_in_its_own_name_only() {
         .unwrap()
         .received;
     assert_eq!(known, 1, "what was said in other names has not arrived");
+    let death = Death {
+        device: one.clone(),
+        boot: BootId([7; 16]),
+    };
+    let own = Topic::new(&tenant(), &one, Kind::Death).to_string();
+    soon(
+        "the broker",
+        link.publish(Publication::new(own, encode(&death).unwrap())),
+    )
+    .await
+    .unwrap();
+    let known = soon("the death", statistics.wait_for(|s| s.received >= 2))
+        .await
+        .unwrap()
+        .received;
+    assert_eq!(known, 2);
     let devices = request(fleet.controller.address(), "GET", "/api/v1/devices", &[], b"")
         .await
         .json();

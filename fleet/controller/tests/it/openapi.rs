@@ -96,6 +96,39 @@ async fn every_operation_answers_as_it_is_described() {
     for (operation, path) in get {
         assert_eq!(held.ask(&world, operation, path, b"").await.status, 200, "{path}");
     }
+    let wanted = json!({"devices": ["cam-1"], "labels": {"site": "north", "old": null}}).to_string();
+    assert_eq!(
+        held.ask(&world, "POST /labels", "/labels", wanted.as_bytes())
+            .await
+            .status,
+        200
+    );
+    assert_eq!(held.ask(&world, "POST /labels", "/labels", b"{}").await.status, 400);
+    let group = "PUT /groups/{name}";
+    for (selector, status) in [("site=north,state!=gone", 200), ("site=", 400)] {
+        let wanted = json!({"selector": selector}).to_string();
+        assert_eq!(
+            held.ask(&world, group, "/groups/north", wanted.as_bytes()).await.status,
+            status
+        );
+    }
+    assert_eq!(held.ask(&world, "GET /groups", "/groups", b"").await.status, 200);
+    let devices = "GET /devices";
+    assert_eq!(
+        held.ask(&world, devices, "/devices?select=group%3Dnorth", b"")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        held.ask(&world, devices, "/devices?select=group%3Dsouth", b"")
+            .await
+            .status,
+        400
+    );
+    let remove = "DELETE /groups/{name}";
+    assert_eq!(held.ask(&world, remove, "/groups/north", b"").await.status, 204);
+    assert_eq!(held.ask(&world, remove, "/groups/north", b"").await.status, 404);
     let push = "POST /policies";
     let path = "/policies?name=entropy&version=7&parameter=limit=0.5";
     assert_eq!(held.ask(&world, push, path, &component()).await.status, 200);
