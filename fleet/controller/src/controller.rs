@@ -25,7 +25,9 @@ use crate::peers::{self, Peers};
 use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
-use crate::store::{Act, Commanded, Database, NewRollout, ReportedState, Started, Store, StoreError, beside, now};
+use crate::store::{
+    Act, Commanded, Database, Kept, NewRollout, ReportedState, Started, Store, StoreError, beside, now,
+};
 use crate::totals::TotalsCache;
 use crate::web;
 
@@ -167,6 +169,13 @@ impl Shared {
         let started = self.store.rollout_start(wanted).await?;
         self.told.notify_one();
         Ok(started)
+    }
+
+    /// Lets a device out of quarantine.
+    pub(crate) async fn release(&self, device: DeviceId, who: String) -> Result<Kept, StoreError> {
+        let done = self.store.release(Arc::clone(&self.key), device, who, now()).await?;
+        self.wake.notify_one();
+        Ok(done)
     }
 
     /// Tells a rollout what to do.

@@ -17,7 +17,7 @@ use offramp_proto::{
 use tokio::sync::{Notify, watch};
 
 use crate::statistics::Statistics;
-use crate::store::{Draft, Drafted, Store, StoreError, now};
+use crate::store::{Draft, Drafted, Store, StoreError, Unfit, now};
 
 /// Largest policy component in bytes.
 pub const MAX_POLICY: usize = 4 * 1024 * 1024;
@@ -119,6 +119,9 @@ pub enum PushError {
     /// Devices were named that never said anything.
     #[error("unknown device {}: see `offramp-fleet devices`", list(.0))]
     UnknownDevices(Vec<DeviceId>),
+    /// They are kept apart.
+    #[error("in quarantine: {}", list(.0))]
+    Quarantined(Vec<DeviceId>),
     /// The database refused.
     #[error("policy could not be kept")]
     Store(#[from] StoreError),
@@ -232,7 +235,16 @@ pub(crate) async fn push(
             })
         }
         Drafted::Taken(digest) => Err(PushError::VersionTaken { name, version, digest }),
-        Drafted::Unknown(devices) => Err(PushError::UnknownDevices(devices)),
+        Drafted::Unfit(unfit) => Err(unfit.into()),
+    }
+}
+
+impl From<Unfit> for PushError {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Unknown(devices) => Self::UnknownDevices(devices),
+            Unfit::Quarantined(devices) => Self::Quarantined(devices),
+        }
     }
 }
 

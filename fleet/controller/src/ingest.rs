@@ -256,6 +256,7 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
     Ok(Understood::Record(Arrival {
         at: now(),
         retained: message.retained,
+        duplicate: message.duplicate,
         record,
         raw: bytes.to_vec(),
     }))

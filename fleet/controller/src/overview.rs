@@ -31,6 +31,8 @@ pub(crate) enum Life {
     Silent,
     /// Its connection is gone.
     Gone,
+    /// It is kept apart, and does not count.
+    Quarantined,
 }
 
 /// How far a device is with its desired state.
@@ -279,6 +281,7 @@ fn life(device: &Device, latest: Option<&Window>, now: u64) -> Life {
     let window = latest.map_or(0, |w| w.end.saturating_sub(w.start));
     let patience = SILENT_AFTER.max(window.saturating_mul(3));
     match device.alive {
+        _ if device.quarantine.is_some() => Life::Quarantined,
         false => Life::Gone,
         true if now.saturating_sub(device.last_seen) > patience => Life::Silent,
         true => Life::Alive,
@@ -375,6 +378,7 @@ mod tests {
             capabilities: vec![],
             reported: None,
             labels: [].into(),
+            quarantine: None,
         }
     }
 

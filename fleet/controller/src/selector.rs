@@ -29,7 +29,7 @@ pub(crate) enum Fact {
     /// Name of the policy that it reports.
     Policy,
     PolicyVersion,
-    /// `alive`, `silent` or `gone`.
+    /// `alive`, `silent`, `gone` or `quarantined`.
     State,
     /// One of what its build and board can do.
     Capability,
@@ -97,7 +97,7 @@ pub(crate) enum BadSelector {
 impl BadSelector {
     /// What would be one.
     pub(crate) const HINT: &'static str = "e.g. site=north|south,model=revcol-*,!retired,state=alive; facts are device, model, \
-         model-version, agent, policy, policy-version, state (alive, silent, gone), capability and group";
+         model-version, agent, policy, policy-version, state (alive, silent, gone, quarantined), capability and group";
 }
 
 /// A label that is none.
@@ -153,6 +153,16 @@ impl Selector {
         &self.0
     }
 
+    /// Those of its devices that can be given something.
+    pub(crate) fn fit(mut self) -> Self {
+        self.0.push(Term {
+            key: Key::Fact(Fact::State),
+            not: true,
+            values: vec!["quarantined".into()],
+        });
+        self
+    }
+
     /// The groups that it names.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
         let of = |term: &'_ Term| term.key == Key::Fact(Fact::Group);
@@ -198,7 +208,7 @@ impl FromStr for Term {
             Some(Fact::State) => {
                 if let Some(value) = values
                     .iter()
-                    .find(|value| !["alive", "silent", "gone"].contains(&value.as_str()))
+                    .find(|value| !["alive", "silent", "gone", "quarantined"].contains(&value.as_str()))
                 {
                     return Err(BadSelector::State(value.clone()));
                 }

@@ -38,6 +38,8 @@ pub(crate) struct Totals {
     pub(crate) alive: u64,
     pub(crate) silent: Named,
     pub(crate) gone: Named,
+    /// Devices that are kept apart; they are in none of the other figures.
+    pub(crate) quarantined: Named,
     pub(crate) paused: Named,
     /// Devices of which something is desired; of these, those that do it, refuse it, or have not answered.
     pub(crate) managed: u64,
@@ -83,6 +85,10 @@ impl Totals {
     /// Adds a device; they come in the order of their names.
     pub(crate) fn add(&mut self, overview: &DeviceOverview) {
         let (name, recent) = (overview.device.device.as_str(), &overview.recent);
+        self.quarantined.add(name, overview.life == Life::Quarantined);
+        if overview.life == Life::Quarantined {
+            return;
+        }
         self.devices += 1;
         self.alive += u64::from(overview.life == Life::Alive);
         self.silent.add(name, overview.life == Life::Silent);

@@ -110,6 +110,8 @@ pub struct Message {
     pub payload: Bytes,
     /// Whether the broker had kept it from before the subscription.
     pub retained: bool,
+    /// Whether the broker sends it again, because it was not acknowledged before.
+    pub duplicate: bool,
     /// Where an answer is expected.
     pub response_topic: Option<String>,
     /// What the answer must repeat.
@@ -124,6 +126,7 @@ impl Message {
             topic: String::from_utf8(packet.topic.into())?,
             payload: packet.payload,
             retained: packet.retain,
+            duplicate: packet.dup,
             response_topic: properties.response_topic,
             correlation: properties.correlation_data,
         })

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use offramp_proto::CameraReport;
+use axum::http::StatusCode;
+use offramp_proto::{CameraReport, DeviceId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{ApiError, limit, openapi, selection};
+use crate::access::Identity;
 use crate::overview::{DeviceOverview, Life, Progress, share};
-use crate::store::{Guard, Model, Summary, now};
+use crate::store::{Guard, Kept, Model, Summary, now};
 use crate::web::Fleet;
 
 /// A device as the API shows it.
@@ -28,6 +30,8 @@ pub(super) struct DeviceView {
     started_at: Option<u64>,
     agent: Option<String>,
     capabilities: Vec<String>,
+    /// Why it is kept apart; null where it is not.
+    quarantine: Option<QuarantineView>,
     /// What people say of it.
     labels: BTreeMap<String, String>,
     model: Option<ModelView>,
@@ -80,6 +84,13 @@ struct ReportedView {
     /// `desired`, `last-good` or `built-in`.
     source: String,
     refused: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Quarantine)]
+struct QuarantineView {
+    since: u64,
+    reason: String,
 }
 
 /// The latest windows.
@@ -149,6 +160,7 @@ impl From<DeviceOverview> for DeviceView {
                 Life::Alive => "alive",
                 Life::Silent => "silent",
                 Life::Gone => "gone",
+                Life::Quarantined => "quarantined",
             },
             first_seen: device.first_seen,
             last_seen: (device.last_seen > 0).then_some(device.last_seen),
@@ -156,6 +168,10 @@ impl From<DeviceOverview> for DeviceView {
             started_at: device.started_at,
             agent: device.agent,
             capabilities: device.capabilities,
+            quarantine: device.quarantine.map(|quarantine| QuarantineView {
+                since: quarantine.at,
+                reason: quarantine.reason,
+            }),
             labels: device.labels,
             model: device.model.map(ModelView::from),
             desired: desired.map(|d| DesiredView {
@@ -296,6 +312,64 @@ pub(super) async fn fetch(State(shared): Fleet, Path(device): Path<String>) -> R
         classes,
         device: overview.into(),
     }))
+}
+
+/// Why a device is to be kept apart.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuarantineWanted {
+    /// At most 500 characters.
+    reason: String,
+}
+
+/// Keep a device apart: it is given nothing, and counts in no figure of the fleet
+#[utoipa::path(
+    post, path = "/devices/{device}/quarantine", tag = "fleet", operation_id = "quarantine_device",
+    params(("device" = String, Path, description = "Its name")), request_body = QuarantineWanted,
+    responses((status = OK, body = DeviceDetail))
+)]
+pub(super) async fn quarantine(
+    State(shared): Fleet,
+    identity: Identity,
+    Path(device): Path<String>,
+    wanted: Result<Json<QuarantineWanted>, JsonRejection>,
+) -> Result<Json<DeviceDetail>, ApiError> {
+    let usage = "send {\"reason\": …}, of 1 to 500 characters";
+    let Json(wanted) = wanted.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
+    if wanted.reason.trim().is_empty() || wanted.reason.chars().count() > 500 {
+        return Err(ApiError::bad_request("the reason is missing or too long", usage));
+    }
+    let id = DeviceId::new(device.as_str()).map_err(|_| unknown())?;
+    let done = shared.store.quarantine(id, wanted.reason, identity.name, now()).await?;
+    settled(done, "it is in quarantine already")?;
+    fetch(State(shared), Path(device)).await
+}
+
+/// Let a device out of quarantine; what is desired of it is signed and sent anew
+#[utoipa::path(
+    post, path = "/devices/{device}/release", tag = "fleet", operation_id = "release_device",
+    params(("device" = String, Path, description = "Its name")), responses((status = OK, body = DeviceDetail))
+)]
+pub(super) async fn release(
+    State(shared): Fleet,
+    identity: Identity,
+    Path(device): Path<String>,
+) -> Result<Json<DeviceDetail>, ApiError> {
+    let id = DeviceId::new(device.as_str()).map_err(|_| unknown())?;
+    settled(shared.release(id, identity.name).await?, "it is not in quarantine")?;
+    fetch(State(shared), Path(device)).await
+}
+
+fn settled(done: Kept, already: &'static str) -> Result<(), ApiError> {
+    match done {
+        Kept::Done => Ok(()),
+        Kept::Already => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            already,
+            "see `offramp-fleet devices`",
+        )),
+        Kept::Unknown => Err(unknown()),
+    }
 }
 
 fn unknown() -> ApiError {

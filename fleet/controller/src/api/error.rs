@@ -100,6 +100,10 @@ impl From<PushError> for ApiError {
             PushError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "build it smaller"),
             PushError::VersionTaken { .. } => (StatusCode::CONFLICT, "push it with a higher version"),
             PushError::UnknownDevices(_) => (StatusCode::NOT_FOUND, "see GET /api/v1/devices"),
+            PushError::Quarantined(_) => (
+                StatusCode::CONFLICT,
+                "leave it out, or let it go with `offramp-fleet release DEVICE`",
+            ),
         };
         Self::new(status, message, hint)
     }

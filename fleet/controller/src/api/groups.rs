@@ -31,25 +31,26 @@ impl From<BadLabel> for ApiError {
 
 /// The devices that a text means; every one without it.
 pub(crate) async fn selection(shared: &Shared, text: Option<&str>) -> Result<Selection, ApiError> {
-    let selector: Selector = text.unwrap_or_default().parse()?;
+    resolve(shared, text.unwrap_or_default().parse()?).await
+}
+
+async fn resolve(shared: &Shared, selector: Selector) -> Result<Selection, ApiError> {
     shared.store.resolve(selector).await?.map_err(|UnknownGroup(name)| {
         let error = format!("there is no group `{name}`");
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            error,
-            "see GET /api/v1/groups, or `offramp-fleet group list`",
-        )
+        let hint = "see GET /api/v1/groups, or `offramp-fleet group list`";
+        ApiError::new(StatusCode::BAD_REQUEST, error, hint)
     })
 }
 
-/// The names of all devices that a text means.
-pub(super) async fn selected(shared: &Shared, text: &str) -> Result<Vec<DeviceId>, ApiError> {
-    let selection = selection(shared, Some(text)).await?;
+/// The names of all devices that a selector means.
+async fn selected(shared: &Shared, selector: Selector) -> Result<Vec<DeviceId>, ApiError> {
+    let selection = resolve(shared, selector).await?;
     let names = shared.store.select(&selection, "", u32::MAX, now()).await?;
     Ok(names.into_iter().filter_map(|name| DeviceId::new(name).ok()).collect())
 }
 
-/// Devices that are named, or those that a selector means; not both. None where nothing is said.
+/// Devices that are named, or those that a selector means and that are not kept apart; not both. None where nothing is
+/// said.
 pub(super) async fn meant(
     shared: &Shared,
     devices: Option<Vec<DeviceId>>,
@@ -62,7 +63,7 @@ pub(super) async fn meant(
         )),
         (devices, None) => Ok(devices),
         (None, Some(text)) => {
-            let devices = selected(shared, text).await?;
+            let devices = selected(shared, text.parse::<Selector>()?.fit()).await?;
             if devices.is_empty() {
                 return Err(ApiError::new(
                     StatusCode::CONFLICT,
@@ -104,7 +105,7 @@ pub(super) async fn list(State(shared): Fleet) -> Result<Json<GroupList>, ApiErr
     } in shared.store.group_list().await?
     {
         groups.push(View {
-            devices: selected(&shared, &selector).await?.len() as u64,
+            devices: selected(&shared, selector.parse()?).await?.len() as u64,
             name,
             selector,
             changed_at,
@@ -163,7 +164,7 @@ pub(super) async fn set(
         .group_set(name.clone(), selector, identity.name, now())
         .await?;
     Ok(Json(GroupKept {
-        devices: selected(&shared, &text).await?.len() as u64,
+        devices: selected(&shared, text.parse()?).await?.len() as u64,
         name,
         selector: text,
     }))

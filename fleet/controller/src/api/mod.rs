@@ -40,6 +40,8 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(devices::list))
         .routes(routes!(devices::fetch))
         .routes(routes!(devices::summaries))
+        .routes(routes!(devices::quarantine))
+        .routes(routes!(devices::release))
         .routes(routes!(events::list))
         .routes(routes!(groups::list))
         .routes(routes!(groups::set, groups::remove))

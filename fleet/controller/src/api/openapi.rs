@@ -80,7 +80,7 @@ pub(super) fn member_state() -> RefOr<Schema> {
 }
 
 pub(super) fn life() -> RefOr<Schema> {
-    one_of(["alive", "silent", "gone"])
+    one_of(["alive", "silent", "gone", "quarantined"])
 }
 
 pub(super) fn progress() -> RefOr<Schema> {

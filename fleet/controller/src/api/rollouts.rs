@@ -262,7 +262,7 @@ pub(super) async fn start(
             format!("there is no policy `{policy:.64}` {version}"),
             "add it with `offramp-fleet policy add FILE.wasm --name NAME --version N`",
         )),
-        Started::UnknownDevices(devices) => Err(PushError::UnknownDevices(devices).into()),
+        Started::Unfit(unfit) => Err(PushError::from(unfit).into()),
         Started::NoDevice => Err(ApiError::new(
             StatusCode::CONFLICT,
             "no device is known that could get it",

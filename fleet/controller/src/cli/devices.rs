@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use offramp_proto::DeviceId;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::client::Client;
 use super::{Align, Server, print, table};
@@ -20,6 +22,43 @@ pub(super) struct Devices {
     /// Print one JSON array instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// It is given nothing, and counts in no figure of the fleet, until it is let go. The controller does so by itself with
+/// a device in whose name two agents speak.
+#[derive(Debug, Args)]
+pub(super) struct Quarantine {
+    /// The device.
+    device: DeviceId,
+    /// Why, for whoever finds it there.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What is desired of it is signed and sent anew.
+#[derive(Debug, Args)]
+pub(super) struct Release {
+    /// The device.
+    device: DeviceId,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Quarantine {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let path = format!("/devices/{}/quarantine", self.device);
+        Client::new(&self.server).post_json(&path, &json!({"reason": self.reason}))?;
+        Ok(())
+    }
+}
+
+impl Release {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        Client::new(&self.server).post(&format!("/devices/{}/release", self.device), &[], b"")?;
+        Ok(())
+    }
 }
 
 #[derive(Deserialize)]

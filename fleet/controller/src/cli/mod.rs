@@ -42,6 +42,10 @@ enum Command {
     Serve(serve::Serve),
     /// List the devices of a running controller.
     Devices(devices::Devices),
+    /// Keep a device apart.
+    Quarantine(devices::Quarantine),
+    /// Let a device out of quarantine.
+    Release(devices::Release),
     /// Give labels to devices, or take them away.
     Label(group::Label),
     /// Name groups of devices.
@@ -146,6 +150,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Devices(devices) => devices.run(),
+        Command::Quarantine(quarantine) => quarantine.run(),
+        Command::Release(release) => release.run(),
         Command::Label(label) => label.run(),
         Command::Group(group) => group.run(),
         Command::Status(status) => status.run(),

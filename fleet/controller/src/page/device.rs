@@ -69,6 +69,14 @@ impl DevicePage {
                     @if let Some(agent) = &device.agent { " · agent " (agent) }
                 }
                 (labels(&device.labels))
+                @if let Some(quarantine) = &device.quarantine {
+                    p class="banner bad" role="alert" {
+                        strong { "In quarantine " (age(quarantine.at, self.now)) ": " } (quarantine.reason)
+                        ". It is given nothing and counts in no figure of the fleet. When that is settled (a new identity: "
+                        code { "offramp-fleet enrol --device " (device.device) } "), let it go with "
+                        code { "offramp-fleet release " (device.device) } "."
+                    }
+                }
                 @if let Progress::Refused(reason) = &self.overview.progress {
                     p class="banner bad" role="alert" { strong { "The desired state is refused: " } (reason) }
                 }

@@ -72,6 +72,7 @@ impl FleetPage {
         let class = match (&silent, &gone) {
             _ if all == 0 => "",
             (_, Some(_)) => "bad",
+            _ if self.totals.quarantined.count > 0 => "bad",
             (Some(_), None) => "warn",
             (None, None) => "good",
         };
@@ -83,7 +84,8 @@ impl FleetPage {
                     @if all == 0 { "No device has been heard of yet" }
                     @else if silent.is_none() && gone.is_none() { "Every device is heard from" }
                     @if let Some(gone) = &gone { span { "gone: " (gone) } " " }
-                    @if let Some(silent) = &silent { span { "silent: " (silent) } }
+                    @if let Some(silent) = &silent { span { "silent: " (silent) } " " }
+                    @if let Some(apart) = linked(&self.totals.quarantined) { span { "in quarantine: " (apart) } }
                 }
             }
         }
@@ -192,40 +194,43 @@ impl FleetPage {
         let devices = &self.overview.devices;
         let exits = devices.iter().map(|d| d.recent.exits.len()).max().unwrap_or(0);
         html! {
-            section id="devices" aria-labelledby="devices-title" data-live {
+            section id="devices" aria-labelledby="devices-title" {
                 div class="heading" {
                     h2 id="devices-title" { "Devices" }
-                    @if exits > 0 { (exit_legend(exits)) }
+                    div id="device-legend" class="legend" data-live { @if exits > 0 { (exit_legend(exits)) } }
                 }
                 (self.filter())
-                @if devices.is_empty() && !self.select.is_empty() {
-                    p class="empty" { "No device is meant by " code { (self.select) } "." }
-                } @else if devices.is_empty() {
-                    p class="empty" {
-                        "Start a device with this broker, " code { (self.broker) } ", and it appears here."
-                    }
-                } @else {
-                    div class="scroll" {
-                        table role="table" {
-                            caption class="hidden" {
-                                "Devices; cost, exits, disagreement and accuracy given up over the latest " (RECENT) " windows of each"
-                            }
-                            thead { tr role="row" {
-                                th role="columnheader" scope="col" { "Device" }
-                                th role="columnheader" scope="col" { "Last seen" }
-                                th role="columnheader" scope="col" { "Model" }
-                                th role="columnheader" scope="col" { "Policy" }
-                                th role="columnheader" scope="col" class="number" { abbr title="Generation of the desired state: reported, and desired where it differs" { "Gen." } }
-                                th role="columnheader" scope="col" class="number" { "Frames" }
-                                th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
-                                th role="columnheader" scope="col" { "Exits" }
-                                th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
-                                th role="columnheader" scope="col" class="number" { abbr title="Accuracy given up against the last exit, in expectation, and its upper bound (95 %); negative where the exits do better" { "Given up" } }
-                            } }
-                            tbody { @for device in devices { (self.row(device)) } }
+                // Apart from the filter, in which somebody may be writing.
+                div id="device-list" data-live {
+                    @if devices.is_empty() && !self.select.is_empty() {
+                        p class="empty" { "No device is meant by " code { (self.select) } "." }
+                    } @else if devices.is_empty() {
+                        p class="empty" {
+                            "Start a device with this broker, " code { (self.broker) } ", and it appears here."
                         }
+                    } @else {
+                        div class="scroll" {
+                            table role="table" {
+                                caption class="hidden" {
+                                    "Devices; cost, exits, disagreement and accuracy given up over the latest " (RECENT) " windows of each"
+                                }
+                                thead { tr role="row" {
+                                    th role="columnheader" scope="col" { "Device" }
+                                    th role="columnheader" scope="col" { "Last seen" }
+                                    th role="columnheader" scope="col" { "Model" }
+                                    th role="columnheader" scope="col" { "Policy" }
+                                    th role="columnheader" scope="col" class="number" { abbr title="Generation of the desired state: reported, and desired where it differs" { "Gen." } }
+                                    th role="columnheader" scope="col" class="number" { "Frames" }
+                                    th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
+                                    th role="columnheader" scope="col" { "Exits" }
+                                    th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
+                                    th role="columnheader" scope="col" class="number" { abbr title="Accuracy given up against the last exit, in expectation, and its upper bound (95 %); negative where the exits do better" { "Given up" } }
+                                } }
+                                tbody { @for device in devices { (self.row(device)) } }
+                            }
+                        }
+                        (self.pages())
                     }
-                    (self.pages())
                 }
             }
         }
@@ -234,24 +239,22 @@ impl FleetPage {
     /// Which devices are shown, here and in the figures.
     fn filter(&self) -> Markup {
         html! {
-            @if !self.select.is_empty() || !self.groups.is_empty() || self.totals.devices > 1 {
-                form class="filter" method="get" action="/#devices" role="search" {
-                    label for="select" { "Show" }
-                    input id="select" name="select" type="search" value=(self.select) placeholder="site=north,state!=gone"
-                        spellcheck="false" autocapitalize="off" autocomplete="off" aria-describedby="select-note";
-                    button type="submit" { "Apply" }
-                    @if !self.select.is_empty() { a href="/#devices" { "All" } }
-                    @for group in &self.groups {
-                        @let chosen = self.select == format!("group={}", group.name);
-                        a class="group" href={ "/?select=" (encoded(&format!("group={}", group.name))) "#devices" } title=(group.selector)
-                            aria-current=[chosen.then_some("true")] { (group.name) }
-                    }
+            form class="filter" method="get" action="/#devices" role="search" {
+                label for="select" { "Show" }
+                input id="select" name="select" type="search" value=(self.select) placeholder="site=north,state!=gone"
+                    spellcheck="false" autocapitalize="off" autocomplete="off" aria-describedby="select-note";
+                button type="submit" { "Apply" }
+                @if !self.select.is_empty() { a href="/#devices" { "All" } }
+                @for group in &self.groups {
+                    @let chosen = self.select == format!("group={}", group.name);
+                    a class="group" href={ "/?select=" (encoded(&format!("group={}", group.name))) "#devices" } title=(group.selector)
+                        aria-current=[chosen.then_some("true")] { (group.name) }
                 }
-                p id="select-note" class={ "note" @if self.problem.is_some() { " bad" } } role=[self.problem.is_some().then_some("alert")] {
-                    @match &self.problem {
-                        Some(problem) => { (problem) ": all devices are shown" },
-                        None => "Labels and facts, e.g. site=north|south, model=revcol-*, !retired, state=alive, policy=night. Figures above follow.",
-                    }
+            }
+            p id="select-note" class={ "note" @if self.problem.is_some() { " bad" } } role=[self.problem.is_some().then_some("alert")] {
+                @match &self.problem {
+                    Some(problem) => { (problem) ": all devices are shown" },
+                    None => "Labels and facts, e.g. site=north|south, model=revcol-*, !retired, state=alive, policy=night. Figures above follow.",
                 }
             }
         }

@@ -18,6 +18,7 @@ pub(super) fn life(life: Life) -> Markup {
         Life::Alive => ("alive", "alive"),
         Life::Silent => ("silent", "silent"),
         Life::Gone => ("gone", "gone"),
+        Life::Quarantined => ("quarantined", "quarantined"),
     };
     html! { span class={ "life " (class) } { i aria-hidden="true" {} (word) } }
 }

@@ -45,6 +45,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
                 stage_macs: vec![1_000_000, 2_000_000],
             }),
             capabilities: vec![text.into()],
+            quarantine: None,
             labels: [("site".to_owned(), "north".to_owned())].into(),
             reported: Some(ReportedState {
                 refused_generation: None,

@@ -7,7 +7,7 @@ use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, Learne
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
-use super::device::target_in_txn;
+use super::device::{Unfit, target_in_txn};
 use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 
@@ -44,8 +44,8 @@ pub(crate) enum Drafted {
     Desired(Vec<(DeviceId, Generation)>),
     /// Nothing changed: the name and version belong to another component.
     Taken(Digest),
-    /// Nothing changed: these devices have never been heard of.
-    Unknown(Vec<DeviceId>),
+    /// Nothing changed: these devices cannot have it.
+    Unfit(Unfit),
 }
 
 impl FromRow for DesiredState {
@@ -93,7 +93,9 @@ impl Store {
             .fetch_one(&mut snapshot)
             .await
             .task(task)?;
-        let new = query_as(select_desired!("AND rowid > $1 ORDER BY rowid"))
+        let new = query_as(select_desired!(
+            "AND rowid > $1 AND device NOT IN (SELECT device FROM devices WHERE quarantined_at IS NOT NULL) ORDER BY rowid"
+        ))
             .bind(int(row))
             .fetch_all(&mut snapshot)
             .await
@@ -120,7 +122,7 @@ impl Store {
 async fn insert_in_txn(connection: &mut Transaction, key: &SigningKey, draft: Draft) -> Result<Drafted, StoreError> {
     let devices = match target_in_txn(connection, draft.devices).await? {
         Ok(devices) => devices,
-        Err(unknown) => return Ok(Drafted::Unknown(unknown)),
+        Err(unfit) => return Ok(Drafted::Unfit(unfit)),
     };
     if let Some(other) = policy_digest_in_txn(connection, &draft.name, draft.version).await?
         && other != draft.digest

@@ -10,7 +10,8 @@ use offramp_proto::{Birth, BootId, Death, DeviceId, Digest, Reported};
 use serde::{Deserialize, Serialize};
 
 use super::many::parts;
-use super::sql::{Builder, FromRow, Row, Transaction, query, query_scalar};
+use super::quarantine::{Quarantine, returned_in_txn};
+use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Arrival, Labels, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
@@ -30,6 +31,8 @@ pub(crate) struct Device {
     pub(crate) reported: Option<ReportedState>,
     /// What people say of it.
     pub(crate) labels: Labels,
+    /// Why it is kept apart, if it is.
+    pub(crate) quarantine: Option<Quarantine>,
 }
 
 /// The model that a device was born with.
@@ -90,7 +93,8 @@ macro_rules! select_devices {
         concat!(
             "SELECT device, first_seen, last_seen, alive, boot, started_at, agent, model_name, model_version, \
              model_digest, classes, stage_macs, capabilities, reported_at, reported_generation, reported_policy, \
-             reported_version, reported_source, reported_refused, reported_refused_generation FROM devices ",
+             reported_version, reported_source, reported_refused, reported_refused_generation, quarantined_at, \
+             quarantine_reason FROM devices ",
             $rest
         )
     };
@@ -135,6 +139,13 @@ impl FromRow for Device {
             capabilities: list(row.try_get("capabilities")?),
             reported,
             labels: Labels::new(),
+            quarantine: match row.try_get::<Option<i64>>("quarantined_at")? {
+                Some(at) => Some(Quarantine {
+                    at: uint(at),
+                    reason: row.try_get::<Option<String>>("quarantine_reason")?.unwrap_or_default(),
+                }),
+                None => None,
+            },
         })
     }
 }
@@ -206,27 +217,53 @@ impl Store {
     }
 }
 
-/// The devices that something is meant for, in the order of their names: these, or all that are known. An error names
-/// those of them that are not known.
+/// Devices that cannot be given anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// They have never been heard of.
+    Unknown(Vec<DeviceId>),
+    /// They are kept apart.
+    Quarantined(Vec<DeviceId>),
+}
+
+/// The devices that something is meant for, in the order of their names: these, or all that are known and not kept
+/// apart. An error names those of them that cannot have it.
 pub(super) async fn target_in_txn(
     connection: &mut Transaction,
     named: Option<Vec<DeviceId>>,
-) -> Result<Result<Vec<DeviceId>, Vec<DeviceId>>, StoreError> {
-    let known: Vec<String> = query_scalar("SELECT device FROM devices ORDER BY device")
+) -> Result<Result<Vec<DeviceId>, Unfit>, StoreError> {
+    let known: Vec<(String, bool)> = query_as("SELECT device, quarantined_at IS NOT NULL FROM devices ORDER BY device")
         .fetch_all(connection)
         .await
         .task("list devices")?;
     let Some(mut devices) = named else {
         return Ok(Ok(known
             .into_iter()
-            .filter_map(|name| DeviceId::new(name).ok())
+            .filter(|(_, quarantined)| !quarantined)
+            .filter_map(|(name, _)| DeviceId::new(name).ok())
             .collect()));
     };
     devices.sort();
     devices.dedup();
-    let is_known = |d: &DeviceId| known.binary_search_by(|k| k.as_str().cmp(d.as_str())).is_ok();
-    let unknown: Vec<_> = devices.iter().filter(|d| !is_known(d)).cloned().collect();
-    Ok(if unknown.is_empty() { Ok(devices) } else { Err(unknown) })
+    let found = |d: &DeviceId| {
+        let place = known.binary_search_by(|(name, _)| name.as_str().cmp(d.as_str()));
+        place.ok().map(|place| known[place].1)
+    };
+    let of = |state: Option<bool>| {
+        devices
+            .iter()
+            .filter(|d| found(d) == state)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let (unknown, quarantined) = (of(None), of(Some(true)));
+    Ok(if !unknown.is_empty() {
+        Err(Unfit::Unknown(unknown))
+    } else if !quarantined.is_empty() {
+        Err(Unfit::Quarantined(quarantined))
+    } else {
+        Ok(devices)
+    })
 }
 
 /// Makes devices known, and notes when each was first and last seen.
@@ -274,6 +311,9 @@ pub(super) async fn birth_in_txn(
     .await
     .task("compare a birth with the last one")?;
     if overtaken {
+        if !arrival.retained && !arrival.duplicate {
+            returned_in_txn(connection, &birth.device, arrival.at).await?;
+        }
         return Ok(Outcome::Repeated);
     }
     query(

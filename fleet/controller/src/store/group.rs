@@ -218,7 +218,7 @@ fn push_term<'q>(query: &mut Builder<'q>, term: &'q Term, groups: &'q Groups, no
             }
         }
         Fact::State => {
-            query.push("CASE WHEN NOT d.alive THEN 'gone' WHEN d.last_seen < ");
+            query.push("CASE WHEN d.quarantined_at IS NOT NULL THEN 'quarantined' WHEN NOT d.alive THEN 'gone' WHEN d.last_seen < ");
             query.push_bind(int(now));
             // As in the overview: silent for five minutes, or for three of its windows.
             let windows = "coalesce((SELECT 3 * (window_end - window_start) FROM summaries s WHERE s.device = d.device \

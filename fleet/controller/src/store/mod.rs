@@ -23,6 +23,7 @@ mod event;
 mod group;
 mod many;
 mod peer;
+mod quarantine;
 mod retention;
 mod rollout;
 mod sql;
@@ -50,11 +51,12 @@ pub(crate) use arrival::{Arrival, Outcome, Record};
 pub(crate) use artifact::Policy;
 pub(crate) use audit::{AuditEntry, ITSELF};
 pub(crate) use desired::{DesiredState, Draft, Drafted};
-pub(crate) use device::{Device, Model, ReportedState, Run};
+pub(crate) use device::{Device, Model, ReportedState, Run, Unfit};
 pub(crate) use enrolment::Enrolled;
 pub(crate) use event::{Event, EventFilter};
 pub(crate) use group::{Group, Labelled, Labels, Selection, UnknownGroup};
 pub(crate) use peer::{Beat, Peer};
+pub(crate) use quarantine::Kept;
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
 pub(crate) use trace::Piece;
@@ -259,13 +261,13 @@ enum Opening {
 }
 
 macro_rules! migrations {
-    ($folder:literal: $($version:literal $name:literal,)*) => {
+    ($folder:literal: $($version:literal $number:literal $name:literal,)*) => {
         Migrator::with_migrations(vec![$(
             Migration::new(
                 $version,
                 $name.into(),
                 MigrationType::Simple,
-                include_str!(concat!("../../migrations/", $folder, "/000", $version, "_", $name, ".sql")).into_sql_str(),
+                include_str!(concat!("../../migrations/", $folder, "/", $number, "_", $name, ".sql")).into_sql_str(),
                 false,
             ),
         )*])
@@ -273,11 +275,16 @@ macro_rules! migrations {
 }
 
 fn sqlite_migrations() -> Migrator {
-    migrations!("sqlite": 1 "initial", 2 "guard", 3 "cameras", 4 "rollouts", 5 "access", 6 "traces", 7 "enrolment", 9 "groups",)
+    migrations!(
+        "sqlite": 1 "0001" "initial", 2 "0002" "guard", 3 "0003" "cameras", 4 "0004" "rollouts", 5 "0005" "access",
+        6 "0006" "traces", 7 "0007" "enrolment", 9 "0009" "groups", 10 "0010" "quarantine",
+    )
 }
 
 fn postgres_migrations() -> Migrator {
-    migrations!("postgres": 7 "initial", 8 "controllers", 9 "groups",)
+    migrations!(
+        "postgres": 7 "0007" "initial", 8 "0008" "controllers", 9 "0009" "groups", 10 "0010" "quarantine",
+    )
 }
 
 impl Store {

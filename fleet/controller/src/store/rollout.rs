@@ -7,7 +7,7 @@ use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter,
 
 use super::audit::{ITSELF, log_in_txn};
 use super::desired::issue_in_txn;
-use super::device::{self, json, list};
+use super::device::{self, Unfit, json, list};
 use super::many::parts;
 use super::peer::on_duty_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
@@ -38,7 +38,7 @@ pub(crate) enum Started {
     Rollout(u64),
     /// The policy is not in the library.
     UnknownPolicy,
-    UnknownDevices(Vec<DeviceId>),
+    Unfit(Unfit),
     /// There is no device that could get it.
     NoDevice,
     /// Another rollout has a device of it in hand.
@@ -185,6 +185,11 @@ impl FromRow for Member {
             None if number("reported_at")? >= ordered_at => generation,
             None => 0,
         };
+        let quarantine: Option<String> = row.try_get("quarantine_reason")?;
+        let refused = match quarantine {
+            Some(why) => Some((generation, format!("it is in quarantine: {why}"))),
+            None => refused.map(|why| (of, why)),
+        };
         let source: Option<String> = row.try_get("reported_source")?;
         let before: Option<String> = row.try_get("before")?;
         Ok(Self {
@@ -209,7 +214,7 @@ impl FromRow for Member {
                 desired: number("desired")?,
                 reported: number("reported_generation")?,
                 by_desired: source.as_deref() == Some("desired"),
-                refused: refused.map(|why| (of, why)),
+                refused,
                 after: Sums::default(),
             },
         })
@@ -265,7 +270,7 @@ macro_rules! select_members {
         concat!(
             "SELECT r.device, r.state, r.wave, r.why, r.generation, r.ordered_at, r.was_alive, r.in_force_at, r.boot, \
              r.restarts, r.before, d.alive, d.boot AS now_boot, d.reported_at, d.reported_generation, \
-             d.reported_source, d.reported_refused, d.reported_refused_generation, \
+             d.reported_source, d.reported_refused, d.reported_refused_generation, d.quarantine_reason, \
              (SELECT max(generation) FROM desired WHERE device = r.device) AS desired \
              FROM rollout_devices r JOIN devices d ON d.device = r.device WHERE r.rollout = $1 ",
             $rest
@@ -488,7 +493,7 @@ async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Resul
     }
     let devices = match device::target_in_txn(connection, wanted.devices).await? {
         Ok(devices) => devices,
-        Err(unknown) => return Ok(Started::UnknownDevices(unknown)),
+        Err(unfit) => return Ok(Started::Unfit(unfit)),
     };
     if devices.is_empty() {
         return Ok(Started::NoDevice);

@@ -108,6 +108,7 @@ fn live(record: Record) -> Arrival {
     Arrival {
         at: 1000,
         retained: false,
+        duplicate: false,
         record,
         raw: vec![0xa0],
     }
@@ -673,9 +674,99 @@ async fn push_to_an_unknown_device_changes_nothing(fixture: Fixture) {
         .desired_insert(key(), draft(1, b"x", Some(&["a", "z"])))
         .await
         .unwrap();
-    assert_eq!(drafted, Drafted::Unknown(vec![device("z")]));
+    assert_eq!(drafted, Drafted::Unfit(Unfit::Unknown(vec![device("z")])));
     assert!(fixture.store.desired_list(ALL).await.unwrap().is_empty());
     assert!(fixture.store.policy_list(10).await.unwrap().is_empty());
+}
+
+async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fixture) {
+    let minutes = |m: u64| m * 60_000;
+    let at = |at: u64, record: Record| Arrival { at, ..live(record) };
+    // An agent that restarts often, and a broker that sends again, or late, what it had.
+    for run in 1..20 {
+        fixture.insert(vec![at(minutes(1), birth("a", run, run.into()))]).await;
+        let again = Arrival {
+            duplicate: true,
+            ..at(minutes(1), birth("a", 1, 1))
+        };
+        fixture.insert(vec![again, kept(birth("a", 1, 1))]).await;
+    }
+    // Now and then something is told in another order.
+    for hour in 1..20 {
+        fixture.insert(vec![at(minutes(60 * hour), birth("a", 1, 1))]).await;
+    }
+    assert_eq!(fixture.device("a").await.quarantine, None);
+
+    // A copy: each is born again whenever it has taken the session from the other.
+    for turn in 0..4 {
+        assert_eq!(fixture.device("a").await.quarantine, None, "{turn}");
+        fixture.insert(vec![at(minutes(9000 + turn), birth("a", 30, 30))]).await;
+        fixture.insert(vec![at(minutes(9000 + turn), birth("a", 1, 1))]).await;
+    }
+    let quarantine = fixture.device("a").await.quarantine.unwrap();
+    assert!(quarantine.reason.contains("two agents"), "{quarantine:?}");
+    assert_eq!(
+        selected(&fixture.store, "state=quarantined", minutes(9010)).await,
+        ["a"]
+    );
+
+    // It is given nothing, by name or with all others.
+    fixture.insert(vec![at(minutes(9010), birth("b", 1, 1))]).await;
+    let named = fixture
+        .store
+        .desired_insert(key(), draft(1, b"x", Some(&["a", "b"])))
+        .await
+        .unwrap();
+    assert_eq!(named, Drafted::Unfit(Unfit::Quarantined(vec![device("a")])));
+    let all = fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    assert_eq!(all, Drafted::Desired(vec![(device("b"), Generation(1))]));
+
+    // What was desired before waits until it is let go, and is then signed anew.
+    let release = async || {
+        fixture
+            .store
+            .release(key(), device("a"), "ada".into(), 5)
+            .await
+            .unwrap()
+    };
+    assert_eq!(release().await, Kept::Done);
+    assert_eq!(release().await, Kept::Already);
+    fixture
+        .store
+        .desired_insert(key(), draft(1, b"x", Some(&["a"])))
+        .await
+        .unwrap();
+    let put = fixture
+        .store
+        .quarantine(device("a"), "stolen".into(), "ada".into(), 6)
+        .await
+        .unwrap();
+    assert_eq!(put, Kept::Done);
+    let published = async || {
+        let (desired, _) = fixture.store.desired_since(0).await.unwrap();
+        desired
+            .into_iter()
+            .map(|d| (d.device, d.generation))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(published().await, [("b".to_owned(), 1)]);
+    release().await;
+    assert_eq!(published().await, [("b".to_owned(), 1), ("a".to_owned(), 2)]);
+    let unknown = fixture
+        .store
+        .quarantine(device("nobody"), "x".into(), "ada".into(), 6)
+        .await
+        .unwrap();
+    assert_eq!(unknown, Kept::Unknown);
+    let log = fixture.store.audit_list(Some("device a"), 10).await.unwrap();
+    let log: Vec<(&str, &str)> = log.iter().rev().map(|e| (e.who.as_str(), e.what.as_str())).collect();
+    let expected = [
+        ("controller", "device.quarantine"),
+        ("ada", "device.release"),
+        ("ada", "device.quarantine"),
+        ("ada", "device.release"),
+    ];
+    assert_eq!(log, expected);
 }
 
 /// Names of the devices that a text means, now being this time.
@@ -995,4 +1086,5 @@ on_both! {
     everything_is_there_after_a_restart,
     database_of_another_tenant_is_refused,
     selectors_mean_devices_by_label_fact_and_group,
+    two_agents_of_one_name_are_kept_apart_and_a_restart_is_not,
 }

@@ -96,6 +96,19 @@ async fn every_operation_answers_as_it_is_described() {
     for (operation, path) in get {
         assert_eq!(held.ask(&world, operation, path, b"").await.status, 200, "{path}");
     }
+    let apart = "POST /devices/{device}/quarantine";
+    let path = "/devices/cam-1/quarantine";
+    assert_eq!(
+        held.ask(&world, apart, path, br#"{"reason": "stolen"}"#).await.status,
+        200
+    );
+    assert_eq!(
+        held.ask(&world, apart, path, br#"{"reason": "stolen"}"#).await.status,
+        409
+    );
+    let free = "POST /devices/{device}/release";
+    assert_eq!(held.ask(&world, free, "/devices/cam-1/release", b"").await.status, 200);
+    assert_eq!(held.ask(&world, free, "/devices/nobody/release", b"").await.status, 404);
     let wanted = json!({"devices": ["cam-1"], "labels": {"site": "north", "old": null}}).to_string();
     assert_eq!(
         held.ask(&world, "POST /labels", "/labels", wanted.as_bytes())
