@@ -232,7 +232,8 @@ impl Controller {
         config.identity = options.identity;
         config.backlog = BACKLOG;
 
-        let (store, temporary) = Store::open(&options.database, &options.tenant).await?;
+        // Boxed: connecting and migrating are most of this future.
+        let (store, temporary) = Box::pin(Store::open(&options.database, &options.tenant)).await?;
         let keys = match (&options.keys, &temporary) {
             (Some(keys), _) => keys.clone(),
             (None, Some(folder)) => folder.path().join("fleet"),

@@ -10,6 +10,9 @@ use super::group::set_in_txn;
 use super::sql::{query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 
+/// The device that a token is for, its end, when it was used, and the labels that come with it.
+type Token = (Option<String>, i64, Option<i64>, Option<String>);
+
 /// What came of the use of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Enrolled {
@@ -69,7 +72,7 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 let task = "enrol a device";
-                let token: Option<(Option<String>, i64, Option<i64>, Option<String>)> =
+                let token: Option<Token> =
                     query_as("SELECT device, expires_at, used_at, labels FROM enrolments WHERE digest = $1")
                         .bind(&digest.0[..])
                         .fetch_optional(&mut *connection)

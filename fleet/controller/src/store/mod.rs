@@ -157,14 +157,14 @@ pub enum StoreError {
     },
     /// Its desired states were signed with another key.
     #[error(
-        "the desired states in the database were signed with the key {found:?}, not with {wanted:?}: devices would refuse \
+        "the desired states in the database were signed with the key {found}, not with {wanted}: devices would refuse \
          this one; restore the key's file from a backup, or take that of the other controllers"
     )]
     Key {
-        /// The key of the fleet.
-        found: PublicKey,
+        /// The key of the fleet, hexadecimal.
+        found: String,
         /// That of the file.
-        wanted: PublicKey,
+        wanted: String,
     },
     /// No PostgreSQL answers there, or not to this user.
     #[error("cannot connect to database {url}: check that it runs there, and the user and password")]
@@ -423,7 +423,10 @@ impl Store {
                 .ok()
                 .and_then(|found| PublicKey::from_bytes(&found))
             {
-                Some(found) => Err(StoreError::Key { found, wanted: key }),
+                Some(found) => Err(StoreError::Key {
+                    found: format!("{found:?}"),
+                    wanted: format!("{key:?}"),
+                }),
                 None => Ok(()),
             },
         }

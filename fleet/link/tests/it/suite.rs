@@ -34,6 +34,7 @@ suite! {
     messages_published_during_a_break_arrive_after_it
     messages_for_an_absent_client_outlive_a_broker_restart
     what_was_not_acknowledged_comes_again_and_the_rest_does_not
+    a_filter_that_is_left_brings_what_was_kept_and_nothing_new
     a_publish_waits_for_its_confirmation
     an_unconfirmed_publish_is_sent_again
     an_unconfirmed_publish_outlives_a_broker_restart
@@ -184,6 +185,7 @@ async fn what_was_not_acknowledged_comes_again_and_the_rest_does_not<B: TestBrok
     }
     assert_eq!(device.payload().await, "0");
     let stale = device.delivery().await;
+    assert!(!stale.message.duplicate);
     let forgotten = device.delivery().await;
     device.flush().await;
 
@@ -194,12 +196,33 @@ async fn what_was_not_acknowledged_comes_again_and_the_rest_does_not<B: TestBrok
     device.connected().await;
     stale.acknowledge();
     drop(forgotten);
-    assert_eq!(device.payload().await, "1");
-    assert_eq!(device.payload().await, "2");
+    for n in ["1", "2"] {
+        let again = device.message().await;
+        assert_eq!((&*again.payload, again.duplicate), (n.as_bytes(), true));
+    }
     device.flush().await;
 
     controller.publish("t/down/request", "3").await;
-    assert_eq!(device.payload().await, "3");
+    let new = device.message().await;
+    assert_eq!((&*new.payload, new.duplicate), (&b"3"[..], false));
+}
+
+async fn a_filter_that_is_left_brings_what_was_kept_and_nothing_new<B: TestBroker>() {
+    let broker = B::start().await;
+    let controller = Client::publisher(broker.address()).await;
+    let mut config = config(broker.address(), "device");
+    config.subscriptions = vec!["t/down/a".to_owned(), "t/down/b".to_owned()];
+    Client::connect(&config).await.link.shutdown().await;
+    controller.publish("t/down/a", "kept").await;
+
+    config.leaving = std::mem::replace(&mut config.subscriptions, vec!["t/down/end".to_owned()]);
+    let mut heir = Client::connect(&config).await;
+    assert_eq!(heir.payload().await, "kept");
+    heir.flush().await;
+    for topic in ["t/down/a", "t/down/b", "t/down/end"] {
+        controller.publish(topic, topic).await;
+    }
+    assert_eq!(heir.payload().await, "t/down/end");
 }
 
 /// Waits until something is held up in this direction.
