@@ -60,6 +60,7 @@ pub fn mosquitto_listener(port: u16, folder: &Path) -> String {
          cafile {folder}/ca.pem\n\
          certfile {folder}/broker.pem\n\
          keyfile {folder}/broker.key\n\
+         crlfile {folder}/crl.pem\n\
          require_certificate true\n\
          use_identity_as_username true\n\
          acl_file {folder}/acl\n"

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use offramp_proto::{DeviceId, TenantId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -81,6 +82,9 @@ pub enum AuthorityError {
     /// A host name that is none.
     #[error("`{0:.80}` is no host name or address")]
     Host(String),
+    /// The system gave no random bytes.
+    #[error("cannot number a certificate: the system gives no random bytes")]
+    Random(#[source] io::Error),
     /// Signing failed.
     #[error("cannot sign a certificate")]
     Sign(#[source] rcgen::Error),
@@ -93,8 +97,19 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// A certificate that holds no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// Since when, in milliseconds since 1970.
+    pub at: u64,
+}
+
 /// A certificate of a device.
 pub(crate) struct Issued {
+    /// Its serial number: random, so that nobody can know it beforehand.
+    pub(crate) serial: [u8; 16],
     /// In PEM form.
     pub(crate) certificate: String,
     /// When it ends, in milliseconds since 1970.
@@ -164,12 +179,50 @@ impl Authority {
         // Checks that whoever asks has the key.
         let mut request = CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)?;
         request.params = self.params(device.as_str(), DEVICE, ExtendedKeyUsagePurpose::ClientAuth);
+        let mut serial = [0; 16];
+        getrandom::fill(&mut serial).map_err(|error| AuthorityError::Random(io::Error::other(error.to_string())))?;
+        // A number above zero of the same length always.
+        serial[0] = serial[0] & 0x7f | 0x40;
+        request.params.serial_number = Some(SerialNumber::from_slice(&serial));
         let expires = request.params.not_after;
         let certificate = request.signed_by(&self.issuer).map_err(AuthorityError::Sign)?;
         Ok(Issued {
+            serial,
             certificate: certificate.pem(),
             expires_at: u64::try_from(expires.unix_timestamp()).unwrap_or(0) * 1000,
         })
+    }
+
+    /// The list of certificates that hold no longer (a CRL), in PEM form: what brokers ask for. It holds as long as the
+    /// authority, since a broker with one that has ended lets nobody in.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn revocations(&self, revoked: &[Revoked]) -> Result<String, AuthorityError> {
+        let time = |ms: u64| {
+            let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        let now = OffsetDateTime::now_utc();
+        let list = CertificateRevocationListParams {
+            this_update: now - SKEW,
+            next_update: now + AUTHORITY,
+            // Each list has a higher one than those before.
+            crl_number: SerialNumber::from(u64::try_from(now.unix_timestamp()).unwrap_or(0)),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|certificate| RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(&certificate.serial),
+                    revocation_time: time(certificate.at),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).map_err(AuthorityError::Sign)?;
+        list.pem().map_err(AuthorityError::Sign)
     }
 
     /// Certificate and key of a broker with these names, in PEM form.
@@ -322,6 +375,7 @@ mod tests {
         let (_, pem) = x509_parser::pem::parse_x509_pem(issued.certificate.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();
         assert_eq!(certificate.subject().to_string(), "O=greenhouse, CN=cam-1");
+        assert_eq!(certificate.raw_serial(), issued.serial);
         assert!(certificate.subject_alternative_name().unwrap().is_none());
         assert!(!certificate.is_ca());
         let usage = certificate.extended_key_usage().unwrap().unwrap().value;
@@ -330,6 +384,34 @@ mod tests {
             certificate.validity().not_after.timestamp() as u64 * 1000,
             issued.expires_at
         );
+    }
+
+    #[test]
+    fn what_is_revoked_is_on_the_list() {
+        use x509_parser::prelude::FromDer as _;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let issued = authority
+            .device(
+                &request(&KeyPair::generate().unwrap()),
+                &DeviceId::new("cam-1").unwrap(),
+            )
+            .unwrap();
+        for count in [0, 1] {
+            let revoked = vec![
+                Revoked {
+                    serial: issued.serial.to_vec(),
+                    at: 1_700_000_000_000
+                };
+                count
+            ];
+            let list = authority.revocations(&revoked).unwrap();
+            let (_, pem) = x509_parser::pem::parse_x509_pem(list.as_bytes()).unwrap();
+            let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&pem.contents).unwrap();
+            let serials: Vec<&[u8]> = list.iter_revoked_certificates().map(|r| r.raw_serial()).collect();
+            assert_eq!(serials, vec![&issued.serial[..]; count]);
+            assert!(list.next_update().unwrap().timestamp() > OffsetDateTime::now_utc().unix_timestamp() + 1_000_000);
+        }
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod web;
 
 pub use access::{CreateError, Role, create_in_database};
 pub use api::openapi;
-pub use authority::{Authority, AuthorityError, CONTROLLER, write_private};
+pub use authority::{Authority, AuthorityError, CONTROLLER, Revoked, write_private};
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, load_or_generate};

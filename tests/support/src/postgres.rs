@@ -1,16 +1,19 @@
 //! Debian's PostgreSQL.
 
+use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::process::Process;
 use crate::tool::{Tool, require};
-use crate::{free_port, temp_dir};
+use crate::{PATIENCE, free_port, temp_dir};
 
 /// It comes with the server; what is in `PATH` on Debian is a wrapper.
 const TOOL: Tool = Tool {
@@ -93,8 +96,18 @@ impl Postgres {
     }
 
     /// Kills it without warning; nothing answers until [`Postgres::resume`].
+    ///
+    /// # Panics
+    /// If what belonged to it does not end, which it does when it notices.
     pub fn kill(&mut self) {
+        let children = children(self.process.id());
         self.process.kill();
+        // As long as one of them is there, no other server may use their memory.
+        let deadline = Instant::now() + PATIENCE;
+        while children.iter().any(|child| is_alive(*child)) {
+            assert!(Instant::now() < deadline, "the server's processes should end with it");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Starts it again after [`Postgres::kill`], on the same port and with what it had committed.
@@ -114,6 +127,26 @@ fn run(programs: &Path, directory: &Path, port: u16) -> Process {
     );
     process.wait_for_line("ready to accept connections");
     process
+}
+
+/// The processes that a process has started and that are there still.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| stat(*id).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+/// Whether a process runs. One that has ended may be there until somebody asks how.
+fn is_alive(id: u32) -> bool {
+    stat(id).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// State and parent of a process.
+fn stat(id: u32) -> Option<(char, u32)> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name, in parentheses, may have anything in it.
+    let mut rest = text.rsplit_once(')')?.1.split_whitespace();
+    Some((rest.next()?.chars().next()?, rest.next()?.parse().ok()?))
 }
 
 /// A program as somebody who is not root.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use offramp_proto::DeviceId;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ pub(super) async fn enrol(
     let device = request.device;
     let done = shared
         .store
-        .enrol(digest, device.clone(), now(), issued.expires_at)
+        .enrol(digest, device.clone(), now(), issued.serial, issued.expires_at)
         .await?;
     let refused = |status, error: &'static str, hint: &'static str| {
         tracing::warn!(%device, "refused to enrol a device: {error}");
@@ -179,6 +179,76 @@ pub(super) async fn enrol(
         expires_at: issued.expires_at,
         broker: shared.device_broker.to_string(),
         controller_key: format!("{:?}", shared.key.public()),
+    }))
+}
+
+/// Why certificates are to hold no longer.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationWanted {
+    /// At most 500 characters.
+    reason: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct RevocationDone {
+    /// Certificates of the device that hold no longer.
+    revoked: u64,
+}
+
+/// Revoke all certificates that a device was given so far, and keep it apart
+///
+/// Brokers go by it as soon as they have the list again: `GET /revocations`.
+#[utoipa::path(
+    post, path = "/devices/{device}/revoke", tag = "access", operation_id = "revoke_certificates",
+    params(("device" = String, Path, description = "Its name")), request_body = RevocationWanted,
+    responses((status = OK, body = RevocationDone))
+)]
+pub(super) async fn revoke(
+    State(shared): Fleet,
+    identity: Identity,
+    Path(device): Path<String>,
+    wanted: Result<Json<RevocationWanted>, JsonRejection>,
+) -> Result<Json<RevocationDone>, ApiError> {
+    let usage = "send {\"reason\": …}, of 1 to 500 characters";
+    let Json(wanted) = wanted.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
+    if wanted.reason.trim().is_empty() || wanted.reason.chars().count() > 500 {
+        return Err(ApiError::bad_request("the reason is missing or too long", usage));
+    }
+    let none = || {
+        ApiError::not_found(
+            "this device has no certificate that could be revoked",
+            "see its name in `offramp-fleet devices`",
+        )
+    };
+    let device = DeviceId::new(device).map_err(|_| none())?;
+    let revoked = shared
+        .store
+        .certificate_revoke(device.clone(), wanted.reason, identity.name, now())
+        .await?;
+    if revoked == 0 {
+        return Err(none());
+    }
+    tracing::warn!(%device, revoked, "certificates revoked");
+    Ok(Json(RevocationDone { revoked }))
+}
+
+/// The certificates that hold no longer, as brokers read them.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revocations {
+    /// A certificate revocation list, PEM.
+    list: String,
+    /// Certificates on it.
+    revoked: usize,
+}
+
+/// List the certificates that hold no longer, for brokers (a CRL)
+#[utoipa::path(get, path = "/revocations", tag = "access", operation_id = "list_revocations", responses((status = OK, body = Revocations)))]
+pub(super) async fn revocations(State(shared): Fleet) -> Result<Json<Revocations>, ApiError> {
+    let revoked = shared.store.revoked_list(now()).await?;
+    Ok(Json(Revocations {
+        list: shared.authority.revocations(&revoked)?,
+        revoked: revoked.len(),
     }))
 }
 

@@ -55,6 +55,8 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(tokens::whoami))
         .routes(routes!(enrolments::create))
         .routes(routes!(enrolments::enrol))
+        .routes(routes!(enrolments::revoke))
+        .routes(routes!(enrolments::revocations))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         // One byte more than a policy may have, so that its own check speaks.

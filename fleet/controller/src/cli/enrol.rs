@@ -64,6 +64,57 @@ pub(super) struct Acl {
     tenant: TenantId,
 }
 
+/// All that it was given so far: they hold no longer, as soon as the broker has the list (`offramp-fleet crl`). The device
+/// goes into quarantine at once. Enrolling it anew (`enrol --device`) gives it one that holds.
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The device.
+    device: DeviceId,
+    /// Why, for whoever looks at it later.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Prints a certificate revocation list in PEM form: the file crl.pem of a broker (`offramp-fleet broker`). mosquitto reads
+/// it when it starts.
+#[derive(Debug, Args)]
+pub(super) struct Crl {
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Revoke {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        #[derive(Deserialize)]
+        struct Done {
+            revoked: u64,
+        }
+        let path = format!("/devices/{}/revoke", self.device);
+        let answer = Client::new(&self.server).post_json(&path, &json!({"reason": self.reason}))?;
+        let done: Done = parse(&answer)?;
+        eprintln!("now give the broker the list: offramp-fleet crl > crl.pem, and restart it");
+        let what = if done.revoked == 1 {
+            "certificate"
+        } else {
+            "certificates"
+        };
+        print(&format!("{} {what} of {} revoked\n", done.revoked, self.device))
+    }
+}
+
+impl Crl {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        #[derive(Deserialize)]
+        struct Answer {
+            list: String,
+        }
+        let answer: Answer = parse(&Client::new(&self.server).get("/revocations", &[])?)?;
+        print(&answer.list)
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     /// For mosquitto's option `acl_file`.
@@ -113,6 +164,12 @@ impl Broker {
         for (name, text) in files {
             let path = folder.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        // What was revoked before stays so.
+        let list = folder.join("crl.pem");
+        if !list.exists() {
+            let text = authority.revocations(&[])?;
+            std::fs::write(&list, text).with_context(|| format!("cannot write {}", list.display()))?;
         }
         write_private(&folder.join("broker.key"), &key)?;
         write_private(&folder.join("controller.pem"), &authority.controller()?)?;

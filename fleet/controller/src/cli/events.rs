@@ -92,8 +92,20 @@ impl Status {
                 offramp_fleet::utc(status["started_at"].as_u64().unwrap_or(0)),
             ],
             vec!["broker".into(), format!("{}, {connection}", text(&broker["url"]))],
+            vec!["database".into(), text(&status["database"])],
             vec!["key".into(), text(&status["public_key"])],
         ];
+        for controller in status["controllers"].as_array().into_iter().flatten() {
+            let does = match controller["on_duty"].as_bool() {
+                Some(true) => ", on duty",
+                _ => "",
+            };
+            let silent = controller["silent_ms"].as_u64().unwrap_or(0) / 1000;
+            rows.push(vec![
+                format!("  {}", text(&controller["name"])),
+                format!("{}{does}, heard of {silent} s ago", text(&controller["address"])),
+            ]);
+        }
         for (name, count) in status["statistics"].as_object().into_iter().flatten() {
             rows.push(vec![name.replace('_', " "), text(count)]);
         }

@@ -66,6 +66,10 @@ enum Command {
     Token(token::Token),
     /// Make a token with which a device gets its certificate.
     Enrol(enrol::Enrol),
+    /// Revoke a device's certificates.
+    Revoke(enrol::Revoke),
+    /// Print the certificates that hold no longer, as brokers read them.
+    Crl(enrol::Crl),
     /// Make what a mosquitto needs to serve this fleet over TLS, and the controller's certificate.
     Broker(enrol::Broker),
     /// Print a broker's rules: who may read and write which topics.
@@ -162,6 +166,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(token) => token.run(),
         Command::Whoami(whoami) => whoami.run(),
         Command::Enrol(enrol) => enrol.run(),
+        Command::Revoke(revoke) => revoke.run(),
+        Command::Crl(crl) => crl.run(),
         Command::Broker(broker) => broker.run(),
         Command::Acl(acl) => acl.run(),
         Command::Openapi => print(&offramp_fleet::openapi()),

@@ -7,8 +7,10 @@ use offramp_proto::{DeviceId, Digest};
 use super::audit::log_in_txn;
 use super::device::json;
 use super::group::set_in_txn;
+use super::quarantine::apart_in_txn;
 use super::sql::{query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
+use crate::authority::Revoked;
 
 /// The device that a token is for, its end, when it was used, and the labels that come with it.
 type Token = (Option<String>, i64, Option<i64>, Option<String>);
@@ -67,6 +69,7 @@ impl Store {
         digest: Digest,
         device: DeviceId,
         now: u64,
+        serial: [u8; 16],
         expires_at: u64,
     ) -> Result<Enrolled, StoreError> {
         self.write(move |connection| {
@@ -115,6 +118,14 @@ impl Store {
                 .execute(&mut *connection)
                 .await
                 .task(task)?;
+                query("INSERT INTO issued (serial, device, issued_at, expires_at) VALUES ($1, $2, $3, $4)")
+                    .bind(&serial[..])
+                    .bind(device.as_str())
+                    .bind(int(now))
+                    .bind(int(expires_at))
+                    .execute(&mut *connection)
+                    .await
+                    .task(task)?;
                 let labels = labels
                     .and_then(|text| serde_json::from_str(&text).ok())
                     .unwrap_or_default();
@@ -125,5 +136,49 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Revokes every certificate that a device was given so far, and keeps it apart. Gives how many there were.
+    pub(crate) async fn certificate_revoke(
+        &self,
+        device: DeviceId,
+        reason: String,
+        who: String,
+        now: u64,
+    ) -> Result<u64, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let revoked = query(
+                    "UPDATE issued SET revoked_at = $2 WHERE device = $1 AND revoked_at IS NULL AND expires_at > $2",
+                )
+                .bind(device.as_str())
+                .bind(int(now))
+                .execute(&mut *connection)
+                .await
+                .task("revoke certificates")?;
+                if revoked > 0 {
+                    let subject = format!("device {device}");
+                    log_in_txn(connection, now, &who, "certificate.revoke", &subject, &reason).await?;
+                    // The broker may let it in until it has the list.
+                    let reason = format!("its certificates were revoked: {reason}");
+                    apart_in_txn(connection, &device, &reason, &who, now).await?;
+                }
+                Ok(revoked)
+            })
+        })
+        .await
+    }
+
+    /// The certificates that were revoked and would hold still.
+    pub(crate) async fn revoked_list(&self, now: u64) -> Result<Vec<Revoked>, StoreError> {
+        let rows: Vec<(Vec<u8>, i64)> = query_as(
+            "SELECT serial, revoked_at FROM issued WHERE revoked_at IS NOT NULL AND expires_at > $1 ORDER BY serial",
+        )
+        .bind(int(now))
+        .fetch_all(&self.readers)
+        .await
+        .task("list revoked certificates")?;
+        let revoked = rows.into_iter().map(|(serial, at)| Revoked { serial, at: uint(at) });
+        Ok(revoked.collect())
     }
 }

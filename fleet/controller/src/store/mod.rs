@@ -277,13 +277,13 @@ macro_rules! migrations {
 fn sqlite_migrations() -> Migrator {
     migrations!(
         "sqlite": 1 "0001" "initial", 2 "0002" "guard", 3 "0003" "cameras", 4 "0004" "rollouts", 5 "0005" "access",
-        6 "0006" "traces", 7 "0007" "enrolment", 9 "0009" "groups", 10 "0010" "quarantine",
+        6 "0006" "traces", 7 "0007" "enrolment", 9 "0009" "groups", 10 "0010" "quarantine", 11 "0011" "certificates",
     )
 }
 
 fn postgres_migrations() -> Migrator {
     migrations!(
-        "postgres": 7 "0007" "initial", 8 "0008" "controllers", 9 "0009" "groups", 10 "0010" "quarantine",
+        "postgres": 7 "0007" "initial", 8 "0008" "controllers", 9 "0009" "groups", 10 "0010" "quarantine", 11 "0011" "certificates",
     )
 }
 

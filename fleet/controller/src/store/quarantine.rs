@@ -98,6 +98,20 @@ impl Store {
     }
 }
 
+/// Keeps a device apart, if it is known and not kept apart already.
+pub(super) async fn apart_in_txn(
+    connection: &mut Transaction,
+    device: &DeviceId,
+    reason: &str,
+    who: &str,
+    now: u64,
+) -> Result<(), StoreError> {
+    match is_quarantined(connection, device).await? {
+        Some(false) => quarantine_in_txn(connection, device, reason, who, now).await,
+        Some(true) | None => Ok(()),
+    }
+}
+
 /// None where there is no such device.
 async fn is_quarantined(connection: &mut Transaction, device: &DeviceId) -> Result<Option<bool>, StoreError> {
     query_scalar("SELECT quarantined_at IS NOT NULL FROM devices WHERE device = $1")
@@ -148,10 +162,10 @@ pub(super) async fn returned_in_txn(
     .fetch_one(&mut *connection)
     .await
     .task("count returns of a run")?;
-    if uint(returns) < RETURNS || is_quarantined(connection, device).await? == Some(true) {
+    if uint(returns) < RETURNS {
         return Ok(());
     }
     let reason = "two agents speak in its name, in turns: one of them has a copy of the other's identity";
-    tracing::warn!(%device, reason, "device in quarantine");
-    quarantine_in_txn(connection, device, reason, ITSELF, now).await
+    tracing::warn!(%device, reason, "a device belongs into quarantine");
+    apart_in_txn(connection, device, reason, ITSELF, now).await
 }

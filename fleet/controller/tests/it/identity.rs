@@ -20,7 +20,7 @@ struct Fleet {
     controller: Controller,
     folder: tempfile::TempDir,
     port: u16,
-    _mosquitto: Mosquitto,
+    mosquitto: Mosquitto,
 }
 
 impl Fleet {
@@ -72,7 +72,7 @@ impl Fleet {
             controller,
             folder,
             port,
-            _mosquitto: mosquitto,
+            mosquitto,
         }
     }
 
@@ -292,6 +292,53 @@ async fn whoever_has_no_certificate_of_this_fleet_stays_outside() {
     }
     assert_eq!(fleet.controller.statistics().received, 0);
     their_controller.shutdown().await;
+    fleet.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_opens_nothing_and_a_new_one_does() {
+    let mut fleet = Fleet::start().await;
+    let (stolen, other) = (fleet.enrol("cam-1").await, fleet.enrol("cam-2").await);
+    let (link, _inbox) = fleet.connect(&fleet.config("cam-1", Some(&stolen))).await;
+    link.shutdown().await;
+
+    let url = format!("http://{}", fleet.controller.address());
+    let tell = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_offramp-fleet"));
+        let output = command.args(arguments).args(["--url", &url]).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = tell(&["revoke", "cam-1", "--reason", "stolen"]).await;
+    assert_eq!(told, "1 certificate of cam-1 revoked\n");
+    let list = tell(&["crl"]).await;
+    std::fs::write(fleet.folder.path().join("broker/crl.pem"), list).unwrap();
+    tokio::task::block_in_place(|| {
+        fleet.mosquitto.stop();
+        fleet.mosquitto.resume();
+    });
+
+    let (link, _inbox) = Link::connect(&fleet.config("cam-1", Some(&stolen))).unwrap();
+    let mut state = link.state();
+    let settled = |state: &State| matches!(state, State::Connected { .. } | State::Disconnected { .. });
+    let state = soon("an answer", state.wait_for(settled)).await.unwrap().clone();
+    assert!(matches!(state, State::Disconnected { .. }), "{state:?}");
+    link.shutdown().await;
+    // Others go on, and the device comes back with a new one.
+    let (link, _inbox) = fleet.connect(&fleet.config("cam-2", Some(&other))).await;
+    link.shutdown().await;
+    let token = fleet.token(&json!({"device": "cam-1"})).await;
+    let key = KeyPair::generate().unwrap();
+    let wanted = json!({"token": token, "device": "cam-1", "request": csr(&key)});
+    let answer = fleet.post("/enrol", &wanted).await.json();
+    let new = identity(
+        fleet.folder.path(),
+        "cam-1-new",
+        answer["certificate"].as_str().unwrap(),
+        &key,
+    );
+    let (link, _inbox) = fleet.connect(&fleet.config("cam-1", Some(&new))).await;
+    link.shutdown().await;
     fleet.controller.shutdown().await;
 }
 

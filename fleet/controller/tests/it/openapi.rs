@@ -214,6 +214,16 @@ async fn every_operation_answers_as_it_is_described() {
         .await;
     assert_eq!(enrolled.status, 200, "{}", enrolled.body);
 
+    let revoke = "POST /devices/{device}/revoke";
+    for status in [200, 404] {
+        let answer = held
+            .ask(&world, revoke, "/devices/cam-7/revoke", br#"{"reason": "stolen"}"#)
+            .await;
+        assert_eq!(answer.status, status);
+    }
+    let list = held.ask(&world, "GET /revocations", "/revocations", b"").await.json();
+    assert_eq!(list["revoked"], 1);
+
     // The last, because it closes the controller.
     assert_eq!(held.ask(&world, "GET /tokens", "/tokens", b"").await.status, 200);
     assert_eq!(
