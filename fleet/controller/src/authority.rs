@@ -408,7 +408,10 @@ mod tests {
             let list = authority.revocations(&revoked).unwrap();
             let (_, pem) = x509_parser::pem::parse_x509_pem(list.as_bytes()).unwrap();
             let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&pem.contents).unwrap();
-            let serials: Vec<&[u8]> = list.iter_revoked_certificates().map(|r| r.raw_serial()).collect();
+            let serials: Vec<&[u8]> = list
+                .iter_revoked_certificates()
+                .map(x509_parser::prelude::RevokedCertificate::raw_serial)
+                .collect();
             assert_eq!(serials, vec![&issued.serial[..]; count]);
             assert!(list.next_update().unwrap().timestamp() > OffsetDateTime::now_utc().unix_timestamp() + 1_000_000);
         }
