@@ -254,7 +254,7 @@ impl Controller {
         let listener = TcpListener::bind(options.listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         if let Some(name) = &name {
-            store.peer_join(name.as_str(), &address.to_string()).await?;
+            peers::join(&store, name, &address.to_string()).await?;
         }
         let (link, inbox) = Link::connect(&config).map_err(|source| StartError::Link {
             broker: options.broker.clone(),

@@ -51,6 +51,7 @@ fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, de
         ("alive", totals.alive),
         ("silent", totals.silent.count),
         ("gone", totals.gone.count),
+        ("quarantined", totals.quarantined.count),
     ];
     for (state, count) in states {
         devices.get_or_create(&vec![("state", state.into())]).set(count as i64);

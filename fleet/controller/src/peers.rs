@@ -27,6 +27,10 @@ const DEAD: Duration = Duration::from_secs(12);
 const MARGIN: Duration = Duration::from_secs(2);
 /// A session is empty when nothing has come out of it for so long.
 const QUIET: Duration = Duration::from_secs(4);
+/// How long taking over what a dead controller left may take at a time.
+const ESTATE: Duration = Duration::from_secs(60);
+/// For how long it does not come back meanwhile, if this one dies over it.
+const CLAIM: Duration = Duration::from_secs(75);
 /// How long reaching the broker in another's name may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at whether others have changed something.
@@ -52,6 +56,18 @@ pub(crate) fn client_id(tenant: &TenantId, name: Option<&DeviceId>) -> String {
         Some(name) => format!("offramp-controller-{tenant}-{name}"),
         None => format!("offramp-controller-{tenant}"),
     }
+}
+
+/// Takes a name among the controllers of a database, as soon as nobody uses what the one before has left.
+pub(crate) async fn join(store: &Store, name: &DeviceId, address: &str) -> Result<(), StoreError> {
+    let mut told = false;
+    while !store.peer_join(name.as_str(), address).await? {
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(%name, "another controller takes over what this one had left; it takes a minute at most");
+        }
+        sleep(PULSE).await;
+    }
+    Ok(())
 }
 
 /// What the task works with.
@@ -194,31 +210,41 @@ fn is_dead(peer: &Peer) -> bool {
 }
 
 /// Takes in what the broker keeps for a dead controller, and ends its session. Says why, where it did not.
+///
+/// As long as that takes, the dead one does not come back: it waits for the claim to end, and so its session is never
+/// used by two.
 async fn inherit(store: &Store, config: &Config, ingest: Ingest, dead: &Peer) -> Result<(), String> {
-    let still_dead = async || {
-        let peers = store.peer_list().await.map_err(|error| error.to_string())?;
-        match peers.into_iter().find(|peer| peer.name == dead.name) {
-            Some(peer) if peer.run == dead.run && is_dead(&peer) => Ok(()),
-            _ => Err("it is back".to_owned()),
-        }
+    let claimed = store
+        .peer_claim(dead.name.clone(), dead.run.clone(), millis(DEAD), millis(CLAIM))
+        .await;
+    if !claimed.map_err(|error| error.to_string())? {
+        return Err("it is back".to_owned());
+    }
+    let done = timeout(ESTATE, settle(config, ingest)).await;
+    let done = done.unwrap_or_else(|_| Err("there is more than can be taken over at once".to_owned()));
+    let told = match done {
+        Ok(()) => store.peer_forget(dead.name.clone(), dead.run.clone()).await,
+        Err(_) => store.peer_renounce(dead.name.clone()).await,
     };
+    told.map_err(|error| error.to_string())?;
+    done
+}
+
+async fn settle(config: &Config, ingest: Ingest) -> Result<(), String> {
     // First without an end to the session: what is lost on the way comes again.
     let (link, mut inbox) = Link::connect(config).map_err(|error| error.to_string())?;
     let emptied = async {
-        let resumed = connected(&link).await?;
-        if resumed {
+        if connected(&link).await? {
             ingest.take_over(&mut inbox, QUIET).await;
         }
-        if matches!(*link.state().borrow(), State::Connected { .. }) {
-            Ok(())
-        } else {
-            Err("the connection in its name was lost".to_owned())
+        match *link.state().borrow() {
+            State::Connected { .. } => Ok(()),
+            _ => Err("the connection in its name was lost".to_owned()),
         }
     };
     let emptied = emptied.await;
     link.shutdown().await;
     emptied?;
-    still_dead().await?;
     let config = Config {
         session_expiry: Duration::ZERO,
         ..config.clone()
@@ -226,9 +252,7 @@ async fn inherit(store: &Store, config: &Config, ingest: Ingest, dead: &Peer) ->
     let (link, _inbox) = Link::connect(&config).map_err(|error| error.to_string())?;
     let ended = connected(&link).await;
     link.shutdown().await;
-    ended?;
-    let forgotten = store.peer_forget(dead.name.clone(), dead.run.clone()).await;
-    forgotten.map_err(|error| error.to_string())
+    ended.map(|_| ())
 }
 
 /// Waits for the broker. Gives whether it had kept the session.

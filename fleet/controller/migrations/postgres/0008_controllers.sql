@@ -6,7 +6,8 @@ CREATE TABLE controllers (
     version    TEXT NOT NULL,
     address    TEXT NOT NULL,  -- of page and API
     started_at BIGINT NOT NULL,
-    seen_at    BIGINT NOT NULL
+    seen_at    BIGINT NOT NULL,
+    heir_until BIGINT NOT NULL DEFAULT 0 -- until then another one takes over what the broker keeps for it
 );
 
 -- What only one of them does at a time: rollouts, publishing, tidying up. At most one row.

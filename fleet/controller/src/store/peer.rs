@@ -52,12 +52,25 @@ macro_rules! clock {
 }
 
 impl Store {
-    /// Takes a name, from whoever had it, for this process. Nothing where the database is nobody else's.
-    pub(crate) async fn peer_join(&self, name: &str, address: &str) -> Result<(), StoreError> {
-        let Some(run) = self.run else { return Ok(()) };
+    /// Takes a name, from whoever had it, for this process. False as long as another controller takes over what the one
+    /// before has left: two must not use its session. Nothing where the database is nobody else's.
+    pub(crate) async fn peer_join(&self, name: &str, address: &str) -> Result<bool, StoreError> {
+        let Some(run) = self.run else { return Ok(true) };
         let (name, address) = (name.to_owned(), address.to_owned());
         self.write(move |connection| {
             Box::pin(async move {
+                let has_heir: Option<bool> = query_scalar(concat!(
+                    "SELECT heir_until >= ",
+                    clock!(),
+                    " FROM controllers WHERE name = $1"
+                ))
+                .bind(&name)
+                .fetch_optional(&mut *connection)
+                .await
+                .task("join the controllers")?;
+                if has_heir == Some(true) {
+                    return Ok(false);
+                }
                 query(concat!(
                     "INSERT INTO controllers (name, run, version, address, started_at, seen_at) VALUES ($1, $2, $3, $4, ",
                     clock!(),
@@ -73,6 +86,51 @@ impl Store {
                 .execute(connection)
                 .await
                 .task("join the controllers")?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Makes this controller the heir of one that has been silent for so long. False where it is back.
+    pub(crate) async fn peer_claim(
+        &self,
+        name: String,
+        run: Vec<u8>,
+        silent_ms: u64,
+        for_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let claimed = query(concat!(
+                    "UPDATE controllers SET heir_until = ",
+                    clock!(),
+                    " + $4 WHERE name = $1 AND run = $2 AND ",
+                    clock!(),
+                    " - seen_at > $3"
+                ))
+                .bind(&name)
+                .bind(&run)
+                .bind(int(silent_ms))
+                .bind(int(for_ms))
+                .execute(connection)
+                .await
+                .task("take over from a controller")?;
+                Ok(claimed > 0)
+            })
+        })
+        .await
+    }
+
+    /// Gives up what was claimed and is not done.
+    pub(crate) async fn peer_renounce(&self, name: String) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                query("UPDATE controllers SET heir_until = 0 WHERE name = $1")
+                    .bind(&name)
+                    .execute(connection)
+                    .await
+                    .task("leave a controller alone")?;
                 Ok(())
             })
         })

@@ -971,6 +971,44 @@ async fn controllers_that_write_at_once_wait_for_each_other() {
 }
 
 #[tokio::test]
+async fn a_dead_controller_comes_back_only_when_nobody_settles_what_it_left() {
+    let place = Place::postgres();
+    let t = tenant("t");
+    let (north, south) = (place.open(&t).await.unwrap(), place.open(&t).await.unwrap());
+    assert!(north.peer_join("north", "a").await.unwrap() && south.peer_join("south", "b").await.unwrap());
+    assert_eq!(north.peer_beat("north", 60_000).await.unwrap(), Beat::OnDuty);
+    assert_eq!(south.peer_beat("south", 60_000).await.unwrap(), Beat::OffDuty);
+    north.peer_leave().await.unwrap();
+    assert_eq!(south.peer_beat("south", 60_000).await.unwrap(), Beat::OnDuty);
+
+    let dead = south.peer_list().await.unwrap().remove(0);
+    assert_eq!((dead.name.as_str(), dead.on_duty), ("north", false));
+    // Whoever is not silent for so long is not dead.
+    let claim = async |silent_ms| {
+        south
+            .peer_claim("north".into(), dead.run.clone(), silent_ms, 60_000)
+            .await
+            .unwrap()
+    };
+    assert!(!claim(60_000).await);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(claim(1).await);
+    let again = place.open(&t).await.unwrap();
+    assert!(!again.peer_join("north", "c").await.unwrap());
+    south.peer_renounce("north".into()).await.unwrap();
+    assert!(again.peer_join("north", "c").await.unwrap());
+    // The one before has lost its name, and nobody can inherit from it.
+    assert_eq!(north.peer_beat("north", 60_000).await.unwrap(), Beat::Replaced);
+    assert!(!claim(1).await);
+    south.peer_forget("north".into(), dead.run.clone()).await.unwrap();
+    assert_eq!(
+        south.peer_list().await.unwrap().len(),
+        2,
+        "the new one is not forgotten for the old one"
+    );
+}
+
+#[tokio::test]
 async fn nul_in_a_text_stops_no_batch() {
     let fixture = Fixture::new(Place::postgres()).await;
     let Record::Event(mut bad) = event("cam", 1) else {

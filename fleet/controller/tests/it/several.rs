@@ -73,7 +73,7 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_one_of_two_controllers_an
 
     // The one that is not on duty is told to begin, and the one that is dies in the middle.
     controllers.sort_by_key(|(name, _)| on_duty(&status) != Some(name));
-    let [(_, mut leader), (_, follower)] = controllers;
+    let [(name, mut leader), (_, follower)] = controllers;
     let plan = json!({"canary": 10, "factor": 3.0, "watch": 0, "frames": FRAMES, "patience": 300});
     let id = roll_out(follower.address(), Harm::None, &plan).await;
     let proven = |at_least: u64| move |rollout: &Value| rollout["devices"]["proven"].as_u64().unwrap() >= at_least;
@@ -111,6 +111,10 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_one_of_two_controllers_an
     // What the broker kept for the dead one is taken over.
     let alone = |status: &Value| status["controllers"].as_array().unwrap().len() == 1;
     follower.ask_until("/api/v1/status", alone).await;
+    // It comes back, and gets its share again.
+    let back = start(name);
+    let share = |status: &Value| status["statistics"]["ingested"].as_u64().unwrap() > 100;
+    back.ask_until("/api/v1/status", share).await;
     let sent = swarm.finish().await;
     let all: u64 = sent.iter().map(|(_, sent)| sent * FRAMES).sum();
     let complete = async {
