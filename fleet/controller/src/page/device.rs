@@ -71,7 +71,7 @@ impl DevicePage {
                 (labels(&device.labels))
                 @if let Some(quarantine) = &device.quarantine {
                     p class="banner bad" role="alert" {
-                        strong { "In quarantine " (age(quarantine.at, self.now)) ": " } (quarantine.reason)
+                        strong { "Put into quarantine " (age(quarantine.at, self.now)) ": " } (quarantine.reason)
                         ". It is given nothing and counts in no figure of the fleet. When that is settled (a new identity: "
                         code { "offramp-fleet enrol --device " (device.device) } "), let it go with "
                         code { "offramp-fleet release " (device.device) } "."

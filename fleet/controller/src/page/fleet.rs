@@ -82,7 +82,7 @@ impl FleetPage {
                 p class="big" { (count(alive)) small { " of " (count(all)) } }
                 p class="sub" {
                     @if all == 0 { "No device has been heard of yet" }
-                    @else if silent.is_none() && gone.is_none() { "Every device is heard from" }
+                    @else if silent.is_none() && gone.is_none() { "Every device is heard from " }
                     @if let Some(gone) = &gone { span { "gone: " (gone) } " " }
                     @if let Some(silent) = &silent { span { "silent: " (silent) } " " }
                     @if let Some(apart) = linked(&self.totals.quarantined) { span { "in quarantine: " (apart) } }
