@@ -222,18 +222,17 @@ impl Controller {
     /// # Panics
     /// Outside a tokio runtime with time and I/O enabled.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let shared_by_several = matches!(options.database, Database::Postgres(_));
-        let name = shared_by_several.then(|| options.name.unwrap_or_else(host_name));
+        // Boxed: connecting and migrating are most of this future.
+        let (store, temporary) = Box::pin(Store::open(&options.database, &options.tenant)).await?;
+        let name = store.is_shared().then(|| options.name.unwrap_or_else(host_name));
         let mut config = Config::new(options.broker.clone(), peers::client_id(&options.tenant, name.as_ref()));
-        config.subscriptions = peers::subscriptions(&options.tenant, shared_by_several);
+        config.subscriptions = peers::subscriptions(&options.tenant, store.is_shared());
         config.window = WINDOW;
         config.credentials = options.credentials;
         config.ca = options.ca;
         config.identity = options.identity;
         config.backlog = BACKLOG;
 
-        // Boxed: connecting and migrating are most of this future.
-        let (store, temporary) = Box::pin(Store::open(&options.database, &options.tenant)).await?;
         let keys = match (&options.keys, &temporary) {
             (Some(keys), _) => keys.clone(),
             (None, Some(folder)) => folder.path().join("fleet"),

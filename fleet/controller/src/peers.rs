@@ -11,7 +11,7 @@ use offramp_link::{Config, Link, State};
 use offramp_proto::{DeviceId, Kind, TenantId, Topic};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::ingest::Ingest;
 use crate::statistics::Statistics;
@@ -33,8 +33,6 @@ const ESTATE: Duration = Duration::from_secs(60);
 const CLAIM: Duration = Duration::from_secs(75);
 /// How long reaching the broker in another's name may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks at whether others have changed something.
-const PULSE: Duration = Duration::from_secs(1);
 /// The name of the group at the broker that shares what devices say.
 const GROUP: &str = "offramp";
 
@@ -58,6 +56,16 @@ pub(crate) fn client_id(tenant: &TenantId, name: Option<&DeviceId>) -> String {
     }
 }
 
+/// Waits until something is this controller's duty. False when it stops.
+pub(crate) async fn on_duty(duty: &mut watch::Receiver<bool>, stop: &mut watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        // Errors mean that the controller was dropped.
+        biased;
+        _ = stop.wait_for(|stop| *stop) => false,
+        on_duty = duty.wait_for(|on_duty| *on_duty) => on_duty.is_ok(),
+    }
+}
+
 /// Takes a name among the controllers of a database, as soon as nobody uses what the one before has left.
 pub(crate) async fn join(store: &Store, name: &DeviceId, address: &str) -> Result<(), StoreError> {
     let mut told = false;
@@ -65,7 +73,7 @@ pub(crate) async fn join(store: &Store, name: &DeviceId, address: &str) -> Resul
         if !std::mem::replace(&mut told, true) {
             tracing::info!(%name, "another controller takes over what this one had left; it takes a minute at most");
         }
-        sleep(PULSE).await;
+        sleep(BEAT).await;
     }
     Ok(())
 }
@@ -92,37 +100,40 @@ impl Peers {
         let mut estates = JoinSet::new();
         loop {
             let asked = Instant::now();
-            match self.store.peer_beat(self.name.as_str(), millis(LEASE)).await {
-                Ok(Beat::OnDuty) => {
+            // A database that does not answer gives the duty to another when the lease ends: not later here.
+            let ends = match *self.duty.borrow() {
+                true => heard + LEASE - MARGIN,
+                false => asked + LEASE,
+            };
+            match timeout_at(ends, self.store.peer_beat(self.name.as_str(), millis(LEASE))).await {
+                Ok(Ok(Beat::OnDuty)) => {
                     heard = asked;
                     self.set(true);
                     self.look_after(&mut estates).await;
                 }
-                Ok(Beat::OffDuty) => {
-                    heard = asked;
-                    self.set(false);
-                }
-                Ok(Beat::Replaced) => {
+                Ok(Ok(Beat::OffDuty)) => self.set(false),
+                Ok(Ok(Beat::Replaced)) => {
                     self.set(false);
                     tracing::error!(name = %self.name, "another controller was started under this name: give each its own");
                     return;
                 }
-                Err(StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the other controllers cannot be told that this one lives"
-                    );
-                    if heard.elapsed() + MARGIN + BEAT > LEASE {
-                        self.set(false);
-                    }
+                Ok(Err(StoreError::Closed)) => return,
+                Ok(Err(error)) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the other controllers cannot be told that this one lives"
+                ),
+                Err(_) => {
+                    self.set(false);
+                    tracing::error!("the database does not answer");
                 }
             }
             tokio::select! {
                 // An error means that the controller was dropped.
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = self.pulse(BEAT) => {}
+                () = sleep(BEAT) => {}
             }
+            // Pages look again: another controller may have changed something.
+            self.statistics.send_modify(|_| {});
         }
         self.set(false);
         if let Err(error) = self.store.peer_leave().await {
@@ -147,21 +158,6 @@ impl Peers {
             *duty = on_duty;
             changed
         });
-    }
-
-    /// Waits, and tells pages of what other controllers change meanwhile.
-    async fn pulse(&self, time: Duration) {
-        let end = Instant::now() + time;
-        let mut last = None;
-        while Instant::now() < end {
-            // Whoever cannot read the database hears of it elsewhere.
-            let now = self.store.pulse().await.ok().flatten();
-            if now != last && last.is_some() {
-                self.statistics.send_modify(|_| {});
-            }
-            last = now;
-            sleep(PULSE).await;
-        }
     }
 
     /// Takes over what dead controllers have left at the broker, one after the other, beside everything else.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::peers;
 use crate::store::{Store, StoreError, now};
 
 /// Between two looks at what has become old.
@@ -25,15 +26,8 @@ impl Retention {
     /// Runs until the controller stops.
     pub(crate) async fn run(mut self) {
         loop {
-            if !*self.duty.borrow_and_update() {
-                tokio::select! {
-                    // An error means that the controller was dropped.
-                    _ = self.stop.wait_for(|stop| *stop) => return,
-                    changed = self.duty.changed() => match changed {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    },
-                }
+            if !peers::on_duty(&mut self.duty, &mut self.stop).await {
+                return;
             }
             let keep = u64::try_from(self.keep.as_millis()).unwrap_or(u64::MAX);
             let pause = match self.store.remove_before(now().saturating_sub(keep)).await {

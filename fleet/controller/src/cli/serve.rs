@@ -105,7 +105,7 @@ impl Serve {
             identity: self.identity,
             device_broker: self.device_broker,
             tenant: self.tenant,
-            keys: Some(self.place.keys()),
+            keys: self.place.keys,
             database: self.place.database,
             name: self.name,
             listen: self.listen,

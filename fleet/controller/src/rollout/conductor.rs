@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 
 use super::gauge::Sums;
 use super::step::{Change, State, step};
+use crate::peers;
 use crate::statistics::Statistics;
 use crate::store::{Store, StoreError, now};
 
@@ -40,16 +41,8 @@ impl Conductor {
     pub(crate) async fn run(mut self) {
         let mut evidence = BTreeMap::<u64, Evidence>::new();
         loop {
-            if !*self.duty.borrow_and_update() {
-                evidence.clear();
-                tokio::select! {
-                    // An error means that the controller was dropped.
-                    _ = self.stop.wait_for(|stop| *stop) => return,
-                    changed = self.duty.changed() => match changed {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    },
-                }
+            if !peers::on_duty(&mut self.duty, &mut self.stop).await {
+                return;
             }
             let busy = match self.look(&mut evidence).await {
                 // Others may start one.

@@ -225,18 +225,6 @@ impl Store {
         })
         .await
     }
-
-    /// A number that rises with whatever any controller writes; none where this is the only one.
-    pub(crate) async fn pulse(&self) -> Result<Option<i64>, StoreError> {
-        if self.run.is_none() {
-            return Ok(None);
-        }
-        query_scalar("SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
-            .fetch_one(&self.readers)
-            .await
-            .task("tell whether something has changed")
-            .map(Some)
-    }
 }
 
 /// Whether this process may do what is one's duty, until the transaction ends.
