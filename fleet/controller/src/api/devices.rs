@@ -10,7 +10,7 @@ use offramp_proto::{CameraReport, DeviceId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, limit, openapi, selection};
+use super::{ApiError, Reason, limit, openapi, selection};
 use crate::access::Identity;
 use crate::overview::{DeviceOverview, Life, Progress, share};
 use crate::store::{Guard, Kept, Model, Summary, now};
@@ -314,33 +314,21 @@ pub(super) async fn fetch(State(shared): Fleet, Path(device): Path<String>) -> R
     }))
 }
 
-/// Why a device is to be kept apart.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct QuarantineWanted {
-    /// At most 500 characters.
-    reason: String,
-}
-
 /// Keep a device apart: it is given nothing, and counts in no figure of the fleet
 #[utoipa::path(
     post, path = "/devices/{device}/quarantine", tag = "fleet", operation_id = "quarantine_device",
-    params(("device" = String, Path, description = "Its name")), request_body = QuarantineWanted,
+    params(("device" = String, Path, description = "Its name")), request_body = Reason,
     responses((status = OK, body = DeviceDetail))
 )]
 pub(super) async fn quarantine(
     State(shared): Fleet,
     identity: Identity,
     Path(device): Path<String>,
-    wanted: Result<Json<QuarantineWanted>, JsonRejection>,
+    reason: Result<Json<Reason>, JsonRejection>,
 ) -> Result<Json<DeviceDetail>, ApiError> {
-    let usage = "send {\"reason\": …}, of 1 to 500 characters";
-    let Json(wanted) = wanted.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
-    if wanted.reason.trim().is_empty() || wanted.reason.chars().count() > 500 {
-        return Err(ApiError::bad_request("the reason is missing or too long", usage));
-    }
+    let reason = Reason::read(reason)?;
     let id = DeviceId::new(device.as_str()).map_err(|_| unknown())?;
-    let done = shared.store.quarantine(id, wanted.reason, identity.name, now()).await?;
+    let done = shared.store.quarantine(id, reason, identity.name, now()).await?;
     settled(done, "it is in quarantine already")?;
     fetch(State(shared), Path(device)).await
 }

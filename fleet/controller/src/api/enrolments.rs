@@ -10,7 +10,7 @@ use offramp_proto::DeviceId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ApiError;
+use super::{ApiError, Reason};
 use crate::access::{self, Identity};
 use crate::authority::AuthorityError;
 use crate::selector::check_labels;
@@ -163,6 +163,13 @@ pub(super) async fn enrol(
                 another,
             );
         }
+        Enrolled::Labels => {
+            return refused(
+                StatusCode::CONFLICT,
+                "the device would have more than 32 labels with those of the token",
+                "take some away with `offramp-fleet label NAME KEY-`",
+            );
+        }
         Enrolled::Taken => {
             return refused(
                 StatusCode::CONFLICT,
@@ -182,14 +189,6 @@ pub(super) async fn enrol(
     }))
 }
 
-/// Why certificates are to hold no longer.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RevocationWanted {
-    /// At most 500 characters.
-    reason: String,
-}
-
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationDone {
     /// Certificates of the device that hold no longer.
@@ -201,20 +200,16 @@ pub(super) struct RevocationDone {
 /// Brokers go by it as soon as they have the list again: `GET /revocations`.
 #[utoipa::path(
     post, path = "/devices/{device}/revoke", tag = "access", operation_id = "revoke_certificates",
-    params(("device" = String, Path, description = "Its name")), request_body = RevocationWanted,
+    params(("device" = String, Path, description = "Its name")), request_body = Reason,
     responses((status = OK, body = RevocationDone))
 )]
 pub(super) async fn revoke(
     State(shared): Fleet,
     identity: Identity,
     Path(device): Path<String>,
-    wanted: Result<Json<RevocationWanted>, JsonRejection>,
+    reason: Result<Json<Reason>, JsonRejection>,
 ) -> Result<Json<RevocationDone>, ApiError> {
-    let usage = "send {\"reason\": …}, of 1 to 500 characters";
-    let Json(wanted) = wanted.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
-    if wanted.reason.trim().is_empty() || wanted.reason.chars().count() > 500 {
-        return Err(ApiError::bad_request("the reason is missing or too long", usage));
-    }
+    let reason = Reason::read(reason)?;
     let none = || {
         ApiError::not_found(
             "this device has no certificate that could be revoked",
@@ -224,7 +219,7 @@ pub(super) async fn revoke(
     let device = DeviceId::new(device).map_err(|_| none())?;
     let revoked = shared
         .store
-        .certificate_revoke(device.clone(), wanted.reason, identity.name, now())
+        .certificate_revoke(device.clone(), reason, identity.name, now())
         .await?;
     if revoked == 0 {
         return Err(none());

@@ -49,6 +49,11 @@ async fn selected(shared: &Shared, selector: Selector) -> Result<Vec<DeviceId>, 
     Ok(names.into_iter().filter_map(|name| DeviceId::new(name).ok()).collect())
 }
 
+/// How many devices a text means.
+async fn count(shared: &Shared, text: &str) -> Result<u64, ApiError> {
+    Ok(shared.store.count(&selection(shared, Some(text)).await?, now()).await?)
+}
+
 /// Devices that are named, or those that a selector means and that are not kept apart; not both. None where nothing is
 /// said.
 pub(super) async fn meant(
@@ -105,7 +110,7 @@ pub(super) async fn list(State(shared): Fleet) -> Result<Json<GroupList>, ApiErr
     } in shared.store.group_list().await?
     {
         groups.push(View {
-            devices: selected(&shared, selector.parse()?).await?.len() as u64,
+            devices: count(&shared, &selector).await?,
             name,
             selector,
             changed_at,
@@ -164,7 +169,7 @@ pub(super) async fn set(
         .group_set(name.clone(), selector, identity.name, now())
         .await?;
     Ok(Json(GroupKept {
-        devices: selected(&shared, text.parse()?).await?.len() as u64,
+        devices: count(&shared, &text).await?,
         name,
         selector: text,
     }))

@@ -16,8 +16,11 @@ mod tokens;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::extract::rejection::JsonRejection;
+use axum::{Json, Router};
+use serde::Deserialize;
+use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +35,25 @@ pub(crate) use groups::selection;
 const USUAL_LIMIT: u32 = 100;
 /// Records in one answer at most.
 const MOST: u32 = 1000;
+
+/// Why something is done to a device, for whoever finds it so.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    /// 1 to 500 characters.
+    reason: String,
+}
+
+impl Reason {
+    fn read(sent: Result<Json<Self>, JsonRejection>) -> Result<String, ApiError> {
+        let usage = "send {\"reason\": …}, of 1 to 500 characters";
+        let Json(Self { reason }) = sent.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
+        if reason.trim().is_empty() || reason.chars().count() > 500 {
+            return Err(ApiError::bad_request("the reason is missing or too long", usage));
+        }
+        Ok(reason)
+    }
+}
 
 /// The routes, and their description.
 pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {

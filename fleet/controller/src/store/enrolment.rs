@@ -6,7 +6,7 @@ use offramp_proto::{DeviceId, Digest};
 
 use super::audit::log_in_txn;
 use super::device::json;
-use super::group::set_in_txn;
+use super::group::{fits_in_txn, set_in_txn};
 use super::quarantine::apart_in_txn;
 use super::sql::{query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
@@ -28,6 +28,8 @@ pub(crate) enum Enrolled {
     OtherDevice,
     /// The device has a certificate, and the token is not for it by name.
     Taken,
+    /// With those of the token, the device would have too many labels.
+    Labels,
 }
 
 impl Store {
@@ -101,6 +103,12 @@ impl Store {
                 if taken && only.is_none() {
                     return Ok(Enrolled::Taken);
                 }
+                let labels = labels
+                    .and_then(|text| serde_json::from_str(&text).ok())
+                    .unwrap_or_default();
+                if !fits_in_txn(connection, &device, &labels).await? {
+                    return Ok(Enrolled::Labels);
+                }
                 query("UPDATE enrolments SET used_at = $2, used_by = $3 WHERE digest = $1")
                     .bind(&digest.0[..])
                     .bind(int(now))
@@ -126,9 +134,6 @@ impl Store {
                     .execute(&mut *connection)
                     .await
                     .task(task)?;
-                let labels = labels
-                    .and_then(|text| serde_json::from_str(&text).ok())
-                    .unwrap_or_default();
                 set_in_txn(connection, &device, &labels).await?;
                 let subject = format!("device {device}");
                 log_in_txn(connection, now, device.as_str(), "device.enrol", &subject, "").await?;

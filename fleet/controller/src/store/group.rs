@@ -159,6 +159,19 @@ impl Store {
         Ok(Ok(Selection { selector, groups }))
     }
 
+    /// How many devices are meant.
+    pub(crate) async fn count(&self, selection: &Selection, now: u64) -> Result<u64, StoreError> {
+        let mut query = Builder::new(&self.readers, "SELECT count(*) FROM devices d WHERE 1 = 1");
+        push_terms(&mut query, &selection.selector, &selection.groups, now);
+        let count: i64 = query
+            .build()
+            .scalar()
+            .fetch_one(&self.readers)
+            .await
+            .task("count devices")?;
+        Ok(uint(count))
+    }
+
     /// The names of at most `limit` devices that are meant, in order, from the one after `after` on.
     pub(crate) async fn select(
         &self,
@@ -269,13 +282,7 @@ async fn label_in_txn(
     now: u64,
 ) -> Result<Labelled, StoreError> {
     for device in devices {
-        let keys: Vec<String> = query_scalar("SELECT key FROM labels WHERE device = $1")
-            .bind(device.as_str())
-            .fetch_all(&mut *connection)
-            .await
-            .task("count labels")?;
-        let kept = keys.iter().filter(|key| !labels.contains_key(*key)).count();
-        if kept + labels.values().flatten().count() > MOST_LABELS {
+        if !fits_in_txn(connection, device, labels).await? {
             return Ok(Labelled::Many(device.clone()));
         }
     }
@@ -293,6 +300,21 @@ async fn label_in_txn(
     };
     log_in_txn(connection, now, who, "device.label", &subject, &text).await?;
     Ok(Labelled::Done)
+}
+
+/// Whether a device would not have too many labels.
+pub(super) async fn fits_in_txn(
+    connection: &mut Transaction,
+    device: &DeviceId,
+    labels: &BTreeMap<String, Option<String>>,
+) -> Result<bool, StoreError> {
+    let keys: Vec<String> = query_scalar("SELECT key FROM labels WHERE device = $1")
+        .bind(device.as_str())
+        .fetch_all(connection)
+        .await
+        .task("count labels")?;
+    let kept = keys.iter().filter(|key| !labels.contains_key(*key)).count();
+    Ok(kept + labels.values().flatten().count() <= MOST_LABELS)
 }
 
 /// Gives a device labels, or takes them away.

@@ -57,6 +57,8 @@ pub(crate) use event::{Event, EventFilter};
 pub(crate) use group::{Group, Labelled, Labels, Selection, UnknownGroup};
 pub(crate) use peer::{Beat, Peer};
 pub(crate) use quarantine::Kept;
+#[cfg(test)]
+pub(crate) use quarantine::Quarantine;
 pub(crate) use rollout::{Act, Commanded, NewRollout, RolloutView, Started, subject};
 pub(crate) use summary::{Guard, History, Summary, Window};
 pub(crate) use trace::Piece;
@@ -261,13 +263,13 @@ enum Opening {
 }
 
 macro_rules! migrations {
-    ($folder:literal: $($version:literal $number:literal $name:literal,)*) => {
+    ($folder:literal: $($version:literal $name:literal,)*) => {
         Migrator::with_migrations(vec![$(
             Migration::new(
-                $version,
+                $version.parse().expect("a number"),
                 $name.into(),
                 MigrationType::Simple,
-                include_str!(concat!("../../migrations/", $folder, "/", $number, "_", $name, ".sql")).into_sql_str(),
+                include_str!(concat!("../../migrations/", $folder, "/", $version, "_", $name, ".sql")).into_sql_str(),
                 false,
             ),
         )*])
@@ -276,14 +278,15 @@ macro_rules! migrations {
 
 fn sqlite_migrations() -> Migrator {
     migrations!(
-        "sqlite": 1 "0001" "initial", 2 "0002" "guard", 3 "0003" "cameras", 4 "0004" "rollouts", 5 "0005" "access",
-        6 "0006" "traces", 7 "0007" "enrolment", 9 "0009" "groups", 10 "0010" "quarantine", 11 "0011" "certificates",
+        "sqlite": "0001" "initial", "0002" "guard", "0003" "cameras", "0004" "rollouts", "0005" "access",
+        "0006" "traces", "0007" "enrolment", "0009" "groups", "0010" "quarantine", "0011" "certificates",
     )
 }
 
 fn postgres_migrations() -> Migrator {
     migrations!(
-        "postgres": 7 "0007" "initial", 8 "0008" "controllers", 9 "0009" "groups", 10 "0010" "quarantine", 11 "0011" "certificates",
+        "postgres": "0007" "initial", "0008" "controllers", "0009" "groups", "0010" "quarantine",
+        "0011" "certificates",
     )
 }
 

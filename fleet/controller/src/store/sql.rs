@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::marker::PhantomData;
 
 use sqlx::postgres::{PgArguments, PgPool, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
@@ -295,7 +294,6 @@ impl<'q> Query<'q> {
         QueryAs {
             query: self,
             read: T::from_row,
-            row: PhantomData,
         }
     }
 
@@ -304,7 +302,6 @@ impl<'q> Query<'q> {
         QueryAs {
             query: self,
             read: |row| row.at(0),
-            row: PhantomData,
         }
     }
 }
@@ -313,7 +310,6 @@ impl<'q> Query<'q> {
 pub(super) struct QueryAs<'q, T> {
     query: Query<'q>,
     read: fn(&Row) -> Result<T, sqlx::Error>,
-    row: PhantomData<T>,
 }
 
 /// A statement whose rows are turned into `T`.
