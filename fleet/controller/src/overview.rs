@@ -360,7 +360,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ReportedState;
+    use crate::store::{Quarantine, ReportedState};
     use crate::totals::Totals;
 
     const NOW: u64 = 1_000_000_000;
@@ -576,6 +576,28 @@ mod tests {
         assert_eq!(fleet.riskiest.as_ref().unwrap().0, "b");
         assert_eq!(fleet.cost(), Some(0.3));
         assert_eq!(fleet.alive, 3);
+    }
+
+    #[test]
+    fn a_device_in_quarantine_is_named_and_counts_in_nothing() {
+        let mut apart = guarded("b", 100, guard(0.5, 0.6, 50, true));
+        apart.life = Life::Quarantined;
+        let mut fleet = totals(&[guarded("a", 300, guard(0.02, 0.03, 256, false)), apart]);
+        let alone = totals(&[guarded("a", 300, guard(0.02, 0.03, 256, false))]);
+        assert_eq!(
+            (fleet.quarantined.count, fleet.quarantined.first.as_deref()),
+            (1, Some("b"))
+        );
+        fleet.quarantined = alone.quarantined.clone();
+        assert_eq!(fleet, alone);
+        let quarantined = Device {
+            quarantine: Some(Quarantine {
+                at: 1,
+                reason: "stolen".into(),
+            }),
+            ..device(true, NOW)
+        };
+        assert_eq!(life(&quarantined, None, NOW), Life::Quarantined);
     }
 
     #[test]

@@ -134,7 +134,7 @@ struct Key {
 #[derive(Debug, Args)]
 struct Place {
     /// Database: a SQLite file, made when it is missing, or postgres://USER:PASSWORD@HOST/DATABASE, which several
-    /// controllers may share. Without a password in it, PGPASSWORD or ~/.pgpass has it.
+    /// controllers may share. Without a password in it, PGPASSWORD has it.
     #[arg(long, value_name = "FILE|URL", default_value = DATABASE, env = "OFFRAMP_FLEET_DATABASE", hide_env_values = true)]
     database: Database,
     /// Signing key and authority: PREFIX.key, PREFIX.ca.key and PREFIX.ca.pem, made when they are missing. Controllers

@@ -769,6 +769,24 @@ async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fix
     assert_eq!(log, expected);
 }
 
+async fn another_key_than_before_is_refused(fixture: Fixture) {
+    let (ours, theirs) = (
+        SigningKey::from_seed(&[1; 32]).public(),
+        SigningKey::from_seed(&[2; 32]).public(),
+    );
+    fixture.store.claim_key(ours.clone()).await.unwrap();
+    let fixture = fixture.reopen(&tenant("t")).await.unwrap();
+    fixture.store.claim_key(ours.clone()).await.unwrap();
+    let error = fixture.store.claim_key(theirs.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Key { .. }), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains(&format!("{ours:?}")) && said.contains(&format!("{theirs:?}")),
+        "{said}"
+    );
+    assert!(said.contains("backup"), "{said}");
+}
+
 /// Names of the devices that a text means, now being this time.
 async fn selected(store: &Store, text: &str, now: u64) -> Vec<String> {
     let selection = store.resolve(text.parse().unwrap()).await.unwrap().unwrap();
@@ -843,6 +861,12 @@ async fn selectors_mean_devices_by_label_fact_and_group(fixture: Fixture) {
         ("group!=yard,site", &["a", "b"]),
     ] {
         assert_eq!(selected(store, text, NOW).await, expected, "{text}");
+        let selection = store.resolve(text.parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(
+            store.count(&selection, NOW).await.unwrap(),
+            expected.len() as u64,
+            "{text}"
+        );
     }
     let all = store.resolve("site=north".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(store.select(&all, "a", 1, NOW).await.unwrap(), ["b"]);
@@ -991,8 +1015,7 @@ async fn a_dead_controller_comes_back_only_when_nobody_settles_what_it_left() {
             .unwrap()
     };
     assert!(!claim(60_000).await);
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    assert!(claim(1).await);
+    while !claim(1).await {}
     let again = place.open(&t).await.unwrap();
     assert!(!again.peer_join("north", "c").await.unwrap());
     south.peer_renounce("north".into()).await.unwrap();
@@ -1123,6 +1146,7 @@ on_both! {
     what_is_old_goes_and_totals_and_the_last_row_stay,
     everything_is_there_after_a_restart,
     database_of_another_tenant_is_refused,
+    another_key_than_before_is_refused,
     selectors_mean_devices_by_label_fact_and_group,
     two_agents_of_one_name_are_kept_apart_and_a_restart_is_not,
 }

@@ -94,9 +94,9 @@ impl Fleet {
         made.json()["token"].as_str().unwrap().to_owned()
     }
 
-    /// Enrols a device; gives its file.
+    /// Enrols a device, which is given a label; gives its file.
     async fn enrol(&self, name: &str) -> PathBuf {
-        let token = self.token(&json!({})).await;
+        let token = self.token(&json!({"labels": {"site": "north"}})).await;
         let key = KeyPair::generate().unwrap();
         let answer = self
             .post("/enrol", &json!({"token": token, "device": name, "request": csr(&key)}))
@@ -219,6 +219,7 @@ async fn in_its_own_name_only(fleet: Fleet) {
         .json();
     assert_eq!(devices["devices"].as_array().unwrap().len(), 1);
     assert_eq!(devices["devices"][0]["device"], "cam-1");
+    assert_eq!(devices["devices"][0]["labels"], json!({"site": "north"}));
 
     // What is meant for the other does not reach it, and what is meant for it does.
     let (speaker, _inbox) = fleet

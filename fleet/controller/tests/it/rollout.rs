@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use offramp_fleet::{FRAMES, Harm, Swarm, SwarmOptions};
 use offramp_link::BrokerUrl;
-use offramp_proto::{Generation, TenantId};
+use offramp_proto::Generation;
 use offramp_test_support::{Mosquitto, free_port, temp_dir};
 use serde_json::{Value, json};
 
@@ -200,6 +200,28 @@ stops! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_goes_into_quarantine_has_failed() {
+    let world = World::new().await;
+    let address = world.address();
+    add(address).await;
+    let swarm = swarm(&world, 4).await;
+    let mut plan = plan();
+    plan["watch"] = json!(600);
+    let id = roll_out(address, Harm::None, &plan).await;
+    let watched = until(&world, id, |rollout| rollout["devices"]["in-force"] == 2).await;
+    let members = watched["members"].as_array().unwrap();
+    let canary = members.iter().find(|member| member["state"] == "in-force").unwrap();
+    let path = format!("/api/v1/devices/{}/quarantine", canary["device"].as_str().unwrap());
+    let (status, answer) = post(address, &path, &json!({"reason": "stolen"})).await;
+    assert_eq!(status, 200, "{answer}");
+    let over = until(&world, id, is_over).await;
+    assert_eq!(over["state"], "rolled-back", "{over}");
+    assert!(over["reason"].as_str().unwrap().contains("gate `failed`"), "{over}");
+    swarm.finish().await;
+    world.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pause_resume_and_abort_do_what_they_say_and_nonsense_is_refused() {
     let world = World::new().await;
     let address = world.address();
@@ -264,26 +286,9 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_controller_and_broker_and
     let mut served = Served::start(&["--database", &database], &broker, port);
     let address = served.address();
     add(address).await;
-    let status = get(address, "/api/v1/status").await.json();
-    let options = SwarmOptions {
-        broker: broker.clone(),
-        tenant: TenantId::new("greenhouse").unwrap(),
-        key: status["public_key"].as_str().unwrap().parse().unwrap(),
-        devices: DEVICES,
-        interval: Duration::from_secs(2),
-    };
-    let swarm = soon("the swarm", Swarm::start(&options, || ())).await.unwrap();
-    swarm.send(true);
-    let known = async {
-        loop {
-            let status = get(address, "/api/v1/status").await.json();
-            if status["statistics"]["ingested"].as_u64().unwrap() >= 2 * DEVICES as u64 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon("the devices", known).await;
+    let swarm = served.swarm(&broker, DEVICES).await;
+    let known = |status: &Value| status["statistics"]["ingested"].as_u64().unwrap() >= 2 * DEVICES as u64;
+    served.ask_until("/api/v1/status", known).await;
 
     // The broker's death looks like that of all devices for a while: their restarts are none, and nobody is judged by
     // it.

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use offramp_fleet::{Swarm, SwarmOptions};
 use offramp_link::BrokerUrl;
 use offramp_test_support::Process;
 use serde_json::Value;
 
 use crate::http::get;
-use crate::world::soon;
+use crate::world::{soon, tenant};
 
 /// A controller in a process of its own.
 pub(crate) struct Served {
@@ -33,6 +34,20 @@ impl Served {
 
     pub(crate) fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// So many devices that send a summary every two seconds.
+    pub(crate) async fn swarm(&self, broker: &BrokerUrl, devices: usize) -> Swarm {
+        let options = SwarmOptions {
+            broker: broker.clone(),
+            tenant: tenant(),
+            key: self.status().await["public_key"].as_str().unwrap().parse().unwrap(),
+            devices,
+            interval: Duration::from_secs(2),
+        };
+        let swarm = soon("the swarm", Swarm::start(&options, || ())).await.unwrap();
+        swarm.send(true);
+        swarm
     }
 
     pub(crate) async fn status(&self) -> Value {

@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use offramp_fleet::{FRAMES, Harm, Swarm, SwarmOptions};
+use offramp_fleet::{FRAMES, Harm};
 use offramp_link::BrokerUrl;
-use offramp_proto::TenantId;
 use offramp_test_support::{Mosquitto, Postgres, free_port, temp_dir};
 use serde_json::{Value, json};
 
@@ -52,15 +51,7 @@ async fn a_rollout_of_a_thousand_survives_the_death_of_one_of_two_controllers_an
         .1
         .ask_until("/api/v1/status", |status| on_duty(status).is_some())
         .await;
-    let options = SwarmOptions {
-        broker: broker.clone(),
-        tenant: TenantId::new("greenhouse").unwrap(),
-        key: status["public_key"].as_str().unwrap().parse().unwrap(),
-        devices: DEVICES,
-        interval: Duration::from_secs(2),
-    };
-    let swarm = soon("the swarm", Swarm::start(&options, || ())).await.unwrap();
-    swarm.send(true);
+    let swarm = controllers[0].1.swarm(&broker, DEVICES).await;
     let known = async {
         while ingested(&controllers[0].1).await + ingested(&controllers[1].1).await < 2 * DEVICES as u64 {
             tokio::time::sleep(Duration::from_millis(100)).await;
