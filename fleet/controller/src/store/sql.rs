@@ -116,7 +116,6 @@ macro_rules! values {
 }
 
 values! {
-    bool => Flag(value) Some(value);
     Option<bool> => Flag(value) value;
     i64 => Integer(value) Some(value);
     u32 => Integer(value) Some(value.into());
@@ -133,7 +132,6 @@ values! {
     Option<&'q String> => Text(value) value.map(|text| text.as_str().into());
     &'q Option<String> => Text(value) value.as_deref().map(Cow::from);
     Option<String> => Text(value) value.map(Cow::from);
-    Option<Vec<u8>> => Bytes(value) value.map(Cow::from);
 }
 
 /// A row of an answer.
