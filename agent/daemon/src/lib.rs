@@ -5,6 +5,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod evaluate;
+mod identity;
 pub mod judge;
 pub mod lane;
 pub mod package;

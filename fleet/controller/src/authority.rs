@@ -8,11 +8,11 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use offramp_proto::{DeviceId, TenantId};
+use offramp_proto::{DeviceId, Digest, MAX_CERTIFICATE, RenewalRequest, TenantId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber,
+    DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _, RevokedCertParams, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -25,12 +25,8 @@ pub const CONTROLLER: &str = "offramp-controller";
 const AUTHORITY: Duration = Duration::days(20 * 365);
 /// For how long a broker's or the controller's certificate holds.
 const SERVICE: Duration = Duration::days(5 * 365);
-/// For how long a device's certificate holds; it is renewed long before.
-pub(crate) const DEVICE: Duration = Duration::days(365);
 /// Clocks of devices may be behind by this.
 const SKEW: Duration = Duration::hours(24);
-/// Largest request for a certificate in bytes.
-const MOST_REQUEST: usize = 8 * 1024;
 
 /// What is wrong with the authority, or with what it is asked to sign.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +72,9 @@ pub enum AuthorityError {
     /// The request for a certificate is none.
     #[error("the request for a certificate cannot be used: send a PKCS#10 request in PEM form, at most 8 KiB")]
     Request(#[source] rcgen::Error),
+    /// A renewal whose proof does not speak for its request.
+    #[error("the proof is not of the request: its common name must be the request's digest")]
+    Proof,
     /// The name is the controller's.
     #[error("`{CONTROLLER}` is the controller's name: choose another for the device")]
     Name,
@@ -95,6 +94,7 @@ pub struct Authority {
     tenant: TenantId,
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
+    devices_hold: Duration,
 }
 
 /// A certificate that holds no longer.
@@ -107,9 +107,12 @@ pub struct Revoked {
 }
 
 /// A certificate of a device.
+#[derive(Clone, Debug)]
 pub(crate) struct Issued {
     /// Its serial number: random, so that nobody can know it beforehand.
     pub(crate) serial: [u8; 16],
+    /// Digest of the public key.
+    pub(crate) key: Digest,
     /// In PEM form.
     pub(crate) certificate: String,
     /// When it ends, in milliseconds since 1970.
@@ -160,7 +163,17 @@ impl Authority {
             tenant: tenant.clone(),
             certificate,
             issuer,
+            devices_hold: Duration::days(365),
         })
+    }
+
+    /// For how long certificates of devices hold that it signs from now on; a year otherwise.
+    #[must_use]
+    pub fn for_devices(self, holds: std::time::Duration) -> Self {
+        Self {
+            devices_hold: holds.try_into().unwrap_or(AUTHORITY),
+            ..self
+        }
     }
 
     /// Its certificate in PEM form: what devices and brokers trust.
@@ -173,12 +186,8 @@ impl Authority {
         if device.as_str() == CONTROLLER {
             return Err(AuthorityError::Name);
         }
-        if request.len() > MOST_REQUEST {
-            return Err(AuthorityError::Request(rcgen::Error::CouldNotParseCertificationRequest));
-        }
-        // Checks that whoever asks has the key.
-        let mut request = CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)?;
-        request.params = self.params(device.as_str(), DEVICE, ExtendedKeyUsagePurpose::ClientAuth);
+        let mut request = parse(request)?;
+        request.params = self.params(device.as_str(), self.devices_hold, ExtendedKeyUsagePurpose::ClientAuth);
         let mut serial = [0; 16];
         getrandom::fill(&mut serial).map_err(|error| AuthorityError::Random(io::Error::other(error.to_string())))?;
         // A number above zero of the same length always.
@@ -188,9 +197,24 @@ impl Authority {
         let certificate = request.signed_by(&self.issuer).map_err(AuthorityError::Sign)?;
         Ok(Issued {
             serial,
+            key: key_of(&request),
             certificate: certificate.pem(),
             expires_at: u64::try_from(expires.unix_timestamp()).unwrap_or(0) * 1000,
         })
+    }
+
+    /// The key, by its digest, of whoever asks for a renewal.
+    pub(crate) fn asker(&self, renewal: &RenewalRequest) -> Result<Digest, AuthorityError> {
+        let proof = parse(&renewal.proof)?;
+        let name = match proof.params.distinguished_name.get(&DnType::CommonName) {
+            Some(DnValue::Utf8String(name)) => name.as_str(),
+            Some(DnValue::PrintableString(name)) => name.as_str(),
+            _ => "",
+        };
+        if name != RenewalRequest::proof_name(&renewal.request) {
+            return Err(AuthorityError::Proof);
+        }
+        Ok(key_of(&proof))
     }
 
     /// The list of certificates that hold no longer (a CRL), in PEM form: what brokers ask for. It holds as long as the
@@ -262,6 +286,18 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params
     }
+}
+
+/// Reads a request, and checks that whoever made it has the key.
+fn parse(request: &str) -> Result<CertificateSigningRequestParams, AuthorityError> {
+    if request.len() > MAX_CERTIFICATE {
+        return Err(AuthorityError::Request(rcgen::Error::CouldNotParseCertificationRequest));
+    }
+    CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)
+}
+
+fn key_of(request: &CertificateSigningRequestParams) -> Digest {
+    Digest::of(&request.public_key.subject_public_key_info())
 }
 
 fn authority_params(tenant: &TenantId) -> CertificateParams {
@@ -418,6 +454,37 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_speaks_for_one_request_and_tells_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let device = DeviceId::new("cam-1").unwrap();
+        let old = KeyPair::generate().unwrap();
+        let issued = authority.device(&request(&old), &device).unwrap();
+        let next = request(&KeyPair::generate().unwrap());
+        let proof = |of: &str, key: &KeyPair| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            let name = RenewalRequest::proof_name(of);
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.serialize_request(key).unwrap().pem().unwrap()
+        };
+        let renewal = |proof| RenewalRequest {
+            device: device.clone(),
+            request: next.clone(),
+            proof,
+        };
+        assert_eq!(authority.asker(&renewal(proof(&next, &old))).unwrap(), issued.key);
+        let stranger = KeyPair::generate().unwrap();
+        assert_ne!(authority.asker(&renewal(proof(&next, &stranger))).unwrap(), issued.key);
+        for bad in [proof(&request(&stranger), &old), request(&old)] {
+            let refused = authority.asker(&renewal(bad));
+            assert!(matches!(refused, Err(AuthorityError::Proof)), "{refused:?}");
+        }
+        let refused = authority.asker(&renewal("no proof".into()));
+        assert!(matches!(refused, Err(AuthorityError::Request(_))), "{refused:?}");
+    }
+
+    #[test]
     fn what_is_no_request_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let authority = authority(folder.path());
@@ -431,7 +498,7 @@ mod tests {
             "",
             "no request",
             &mixed,
-            &"x".repeat(MOST_REQUEST + 1),
+            &"x".repeat(MAX_CERTIFICATE + 1),
             authority.certificate(),
         ] {
             assert!(

@@ -22,6 +22,7 @@ use crate::forecast::Forecaster;
 use crate::ingest::{Ingest, Unanswered};
 use crate::key::{self, KeyError};
 use crate::peers::{self, Peers};
+use crate::renewals::{self, Renewals};
 use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
@@ -66,6 +67,8 @@ pub struct Options {
     /// Where page and API are served; something else than a loopback address only when there is a token. Port 0 takes a
     /// free one.
     pub listen: SocketAddr,
+    /// For how long certificates of devices hold that are made from now on; they are renewed in the last third.
+    pub certificates_hold: Duration,
     /// For how long summaries and events are kept; none for ever. Totals stay.
     pub keep: Option<Duration>,
 }
@@ -84,6 +87,7 @@ impl Options {
             keys: None,
             name: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificates_hold: Duration::from_secs(365 * 24 * 3600),
             keep: None,
         }
     }
@@ -137,7 +141,7 @@ pub(crate) struct Shared {
     pub(crate) tenant: TenantId,
     pub(crate) broker: BrokerUrl,
     pub(crate) device_broker: BrokerUrl,
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) link: watch::Receiver<State>,
     pub(crate) statistics: watch::Receiver<Statistics>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -245,7 +249,8 @@ impl Controller {
         }
         let key = key::load_or_generate(&key_path(&keys))?;
         store.claim_key(key.public()).await?;
-        let authority = Authority::load_or_generate(&keys, &options.tenant)?;
+        let authority = Authority::load_or_generate(&keys, &options.tenant)?.for_devices(options.certificates_hold);
+        let authority = Arc::new(authority);
         let cannot_listen = |source| StartError::Listen {
             address: options.listen,
             source,
@@ -263,11 +268,12 @@ impl Controller {
         let (stop, stopped) = watch::channel(false);
         let (statistics, statistics_receiver) = watch::channel(Statistics::default());
         let (requests, requests_receiver) = mpsc::channel(artifacts::QUEUE);
+        let (renewals, renewals_receiver) = mpsc::channel(renewals::QUEUE);
         let shared = Arc::new(Shared {
             store: store.clone(),
             key: Arc::new(key),
             tenant: options.tenant.clone(),
-            authority,
+            authority: Arc::clone(&authority),
             device_broker: options.device_broker.unwrap_or_else(|| options.broker.clone()),
             broker: options.broker,
             link: link.state(),
@@ -288,6 +294,7 @@ impl Controller {
             tenant: options.tenant.clone(),
             store: store.clone(),
             requests,
+            renewals,
             statistics: statistics.clone(),
             unanswered: Unanswered::default(),
             stop: stopped.clone(),
@@ -324,6 +331,13 @@ impl Controller {
             statistics: statistics.clone(),
             held: Held::default(),
         };
+        let renewals = Renewals {
+            tenant: options.tenant.clone(),
+            store: store.clone(),
+            authority,
+            link: link.clone(),
+            statistics: statistics.clone(),
+        };
         let publisher = Publisher {
             tenant: options.tenant,
             store,
@@ -341,6 +355,10 @@ impl Controller {
         parts.spawn(async {
             artifacts.run(requests_receiver).await;
             "artifacts"
+        });
+        parts.spawn(async {
+            renewals.run(renewals_receiver).await;
+            "renewals"
         });
         parts.spawn(async {
             publisher.run().await;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use offramp_link::{Delivery, Inbox, Message};
-use offramp_proto::{ArtifactRequest, DecodeError, DeviceId, Kind, TenantId, Topic, TopicError, TraceSample, decode};
+use offramp_proto::{
+    ArtifactRequest, DecodeError, DeviceId, Kind, RenewalRequest, TenantId, Topic, TopicError, TraceSample, decode,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::artifacts::Request;
@@ -52,6 +54,7 @@ enum Refusal {
 enum Understood {
     Record(Arrival),
     Request(Request),
+    Renewal(RenewalRequest),
     Trace(Piece),
     /// Somebody took a retained message back.
     Nothing,
@@ -63,6 +66,7 @@ pub(crate) struct Ingest {
     pub(crate) tenant: TenantId,
     pub(crate) store: Store,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) renewals: mpsc::Sender<RenewalRequest>,
     pub(crate) statistics: watch::Sender<Statistics>,
     pub(crate) unanswered: Unanswered,
     pub(crate) stop: watch::Receiver<bool>,
@@ -81,7 +85,7 @@ impl Unanswered {
         if self.requests > 0 && self.told.is_none_or(|told| told.elapsed() > TELL) {
             tracing::warn!(
                 requests = std::mem::take(&mut self.requests),
-                "too many devices ask for artifacts at once; those that get no answer ask again"
+                "too many devices ask for something at once; those that get no answer ask again"
             );
             self.told = Some(Instant::now());
         }
@@ -122,6 +126,11 @@ impl Ingest {
                 // A device that gets no answer asks again: better than to hold up the summaries.
                 Ok(Understood::Request(request)) => {
                     if self.requests.try_send(request).is_err() {
+                        dropped += 1;
+                    }
+                }
+                Ok(Understood::Renewal(request)) => {
+                    if self.renewals.try_send(request).is_err() {
                         dropped += 1;
                     }
                 }
@@ -237,7 +246,14 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
             let piece = forecast::examine(&topic.device, sample.trace, now()).map_err(Refusal::Trace)?;
             return Ok(Understood::Trace(piece));
         }
-        Kind::Desired | Kind::Chunk => return Err(Refusal::Kind(topic.kind)),
+        Kind::Renewal => {
+            let request: RenewalRequest = decode(bytes)?;
+            if request.device != topic.device {
+                return Err(Refusal::Device(request.device));
+            }
+            return Ok(Understood::Renewal(request));
+        }
+        Kind::Desired | Kind::Chunk | Kind::Certificate => return Err(Refusal::Kind(topic.kind)),
     };
     let (device, _) = record.origin();
     if *device != topic.device {

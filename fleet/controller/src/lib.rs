@@ -35,6 +35,7 @@ mod named;
 mod overview;
 mod page;
 mod peers;
+mod renewals;
 mod retention;
 mod rollout;
 mod selector;

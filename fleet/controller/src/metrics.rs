@@ -15,7 +15,7 @@ use crate::api::ApiError;
 use crate::named::name;
 use crate::rollout::{MemberState, State as RolloutState};
 use crate::statistics::Statistics;
-use crate::store::{RolloutView, Selection};
+use crate::store::{RolloutView, Selection, now};
 use crate::totals::Totals;
 use crate::web::Fleet;
 
@@ -32,11 +32,19 @@ pub(crate) async fn fetch(State(shared): Fleet) -> Result<impl IntoResponse, Api
     let statistics = *shared.statistics.borrow();
     let connected = matches!(*shared.link.borrow(), offramp_link::State::Connected { .. });
     let denied = shared.denied.load(Ordering::Relaxed);
-    let text = render(&totals, &rollouts, &statistics, denied, connected);
+    let ending = shared.store.certificates_ending(now()).await?;
+    let text = render(&totals, &rollouts, &statistics, denied, ending, connected);
     Ok(([(header::CONTENT_TYPE, TYPE)], text))
 }
 
-fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, denied: u64, connected: bool) -> String {
+fn render(
+    totals: &Totals,
+    rollouts: &[RolloutView],
+    statistics: &Statistics,
+    denied: u64,
+    ending: u64,
+    connected: bool,
+) -> String {
     let mut registry = Registry::with_prefix("offramp");
     let link = Gauge::<i64>::default();
     link.set(i64::from(connected));
@@ -77,6 +85,14 @@ fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, de
         "learning_paused_devices",
         "Devices whose learning has paused after harm",
         paused,
+    );
+
+    let certificates = Gauge::<i64>::default();
+    certificates.set(i64::try_from(ending).unwrap_or(i64::MAX));
+    registry.register(
+        "certificates_ending_devices",
+        "Devices that should have renewed their certificate and have not: it is in the last sixth of its time",
+        certificates,
     );
 
     let shares = [
@@ -147,6 +163,11 @@ fn render(totals: &Totals, rollouts: &[RolloutView], statistics: &Statistics, de
             denied,
         ),
         (
+            "certificates_renewed",
+            "Certificates of devices that were renewed",
+            statistics.renewals,
+        ),
+        (
             "artifact_parts_sent",
             "Parts of artifacts that were sent",
             statistics.chunks,
@@ -178,7 +199,7 @@ mod tests {
             ingested: 7,
             ..Statistics::default()
         };
-        let text = render(&Totals::default(), &[], &statistics, 0, true);
+        let text = render(&Totals::default(), &[], &statistics, 0, 0, true);
         for line in [
             "offramp_broker_connected 1",
             "offramp_devices{state=\"gone\"} 0",

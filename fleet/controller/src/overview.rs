@@ -379,6 +379,7 @@ mod tests {
             reported: None,
             labels: [].into(),
             quarantine: None,
+            certificate_ends: None,
         }
     }
 

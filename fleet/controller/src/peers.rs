@@ -43,7 +43,14 @@ pub(crate) fn subscriptions(tenant: &TenantId, shared: bool) -> Vec<String> {
         return vec![Topic::uplink_filter(tenant)];
     }
     let kept = [Kind::Birth, Kind::Reported].map(|kind| Topic::kind_filter(tenant, kind));
-    let parts = [Kind::Death, Kind::Summary, Kind::Event, Kind::Trace, Kind::Request];
+    let parts = [
+        Kind::Death,
+        Kind::Summary,
+        Kind::Event,
+        Kind::Trace,
+        Kind::Request,
+        Kind::Renewal,
+    ];
     let parts = parts.map(|kind| format!("$share/{GROUP}/{}", Topic::kind_filter(tenant, kind)));
     kept.into_iter().chain(parts).collect()
 }

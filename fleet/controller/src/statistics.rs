@@ -17,6 +17,8 @@ pub struct Statistics {
     pub refused: u64,
     /// Pieces of traces that were new and are kept.
     pub traces: u64,
+    /// Certificates of devices that were renewed.
+    pub renewals: u64,
     /// Parts of artifacts that were sent.
     pub chunks: u64,
     /// Desired states that were handed to the broker, those of the start included.

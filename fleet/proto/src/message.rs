@@ -1,6 +1,7 @@
 //! The messages. Field names on the wire are the names here; `offramp.cddl` is their contract.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -14,6 +15,9 @@ pub const CHUNK: usize = 32 * 1024;
 pub const MAX_ARTIFACT: u64 = 64 * 1024 * 1024;
 /// Largest piece of a trace in bytes.
 pub const MAX_TRACE: usize = 48 * 1024;
+
+/// Largest request for a certificate, and largest certificate, in bytes of PEM text.
+pub const MAX_CERTIFICATE: usize = 8 * 1024;
 
 const MAX_EXITS: usize = 64;
 const MAX_CLASSES: usize = 1024;
@@ -458,6 +462,38 @@ pub struct TraceSample {
     pub trace: Vec<u8>,
 }
 
+/// A device asks for its next certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalRequest {
+    /// The device.
+    pub device: DeviceId,
+    /// A request for a certificate (PKCS#10, RFC 2986) by the next key, PEM.
+    pub request: String,
+    /// Another one, by the key of the certificate in use, whose common name is [`RenewalRequest::proof_name`]: whoever
+    /// could only speak in the device's name does not have it.
+    pub proof: String,
+}
+
+impl RenewalRequest {
+    /// The common name by which a proof speaks for a request.
+    pub fn proof_name(request: &str) -> String {
+        format!("{}", Digest::of(request.as_bytes()))
+    }
+}
+
+/// The answer to a [`RenewalRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalAnswer {
+    /// Digest of the request's text.
+    pub request: Digest,
+    /// The certificate, PEM; none where it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// Why it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
 impl ModelFacts {
     fn in_bounds(&self) -> bool {
         text(&self.name)
@@ -647,6 +683,28 @@ impl Message for TraceSample {
     const NAME: &'static str = "piece of a trace";
     fn check(&self) -> Result<(), &'static str> {
         check(&[(self.trace.len() <= MAX_TRACE, "trace")])
+    }
+}
+
+impl Message for RenewalRequest {
+    const NAME: &'static str = "renewal request";
+    fn check(&self) -> Result<(), &'static str> {
+        check(&[
+            (self.request.len() <= MAX_CERTIFICATE, "request"),
+            (self.proof.len() <= MAX_CERTIFICATE, "proof"),
+        ])
+    }
+}
+
+impl Message for RenewalAnswer {
+    const NAME: &'static str = "renewal answer";
+    fn check(&self) -> Result<(), &'static str> {
+        let certificate = self.certificate.as_ref();
+        check(&[
+            (certificate.is_none_or(|c| c.len() <= MAX_CERTIFICATE), "certificate"),
+            (self.refused.as_ref().is_none_or(|why| text(why)), "refused"),
+            (certificate.is_some() != self.refused.is_some(), "refused"),
+        ])
     }
 }
 

@@ -22,13 +22,17 @@ pub enum Kind {
     Trace,
     /// A [`crate::ArtifactRequest`]; the answer goes to its response topic.
     Request,
+    /// A [`crate::RenewalRequest`], when the device's certificate comes near its end.
+    Renewal,
     /// Retained; a signed [`crate::Desired`].
     Desired,
     /// A [`crate::ArtifactChunk`], the answer to a request.
     Chunk,
+    /// A [`crate::RenewalAnswer`].
+    Certificate,
 }
 
-const KINDS: [(Kind, &str); 9] = [
+const KINDS: [(Kind, &str); 11] = [
     (Kind::Birth, "up/birth"),
     (Kind::Death, "up/death"),
     (Kind::Summary, "up/summary"),
@@ -36,8 +40,10 @@ const KINDS: [(Kind, &str); 9] = [
     (Kind::Reported, "up/reported"),
     (Kind::Trace, "up/trace"),
     (Kind::Request, "up/request"),
+    (Kind::Renewal, "up/renewal"),
     (Kind::Desired, "down/desired"),
     (Kind::Chunk, "down/chunk"),
+    (Kind::Certificate, "down/certificate"),
 ];
 
 impl Kind {

@@ -24,6 +24,7 @@ use crate::agent::board::Board;
 use crate::agent::engines::{Engines, capabilities};
 use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
+use crate::agent::renewal::{self, Renewal, RenewalError, Todo};
 use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, StartError, apply_learner};
 use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop, chain};
@@ -112,6 +113,7 @@ pub(crate) struct Keeper {
     started_at: u64,
     key: Option<PublicKey>,
     config: Option<Config>,
+    renewal: Option<Renewal>,
     link: Option<(Link, Inbox)>,
     store: Arc<Store>,
     workshop: Workshop,
@@ -128,6 +130,7 @@ pub(crate) struct Keeper {
     pending: Option<Pending>,
     sending: JoinSet<Vec<u64>>,
     telling: JoinSet<()>,
+    proving: JoinSet<Result<(), RenewalError>>,
     summaries: BTreeMap<u64, ()>,
     counters: watch::Sender<Counters>,
 }
@@ -208,6 +211,12 @@ impl Keeper {
             });
             config
         });
+        let identity_file = config.as_ref().and_then(|config| config.identity.as_ref());
+        let renewal = identity_file.and_then(|file| {
+            Renewal::open(&identity.device, file)
+                .inspect_err(|error| warn!(error = chain(error), "the device's certificate is not renewed"))
+                .ok()
+        });
         let rules = options.policy_rules;
         let judges = chosen.into_iter().map(|chosen| PolicyJudge::with_rules(chosen, rules));
         let judges: Vec<PolicyJudge> = judges.collect();
@@ -228,6 +237,7 @@ impl Keeper {
             started_at: unix_ms(),
             key,
             config,
+            renewal,
             link: None,
             store: Arc::new(store),
             workshop,
@@ -242,6 +252,7 @@ impl Keeper {
             pending: None,
             sending: JoinSet::new(),
             telling: JoinSet::new(),
+            proving: JoinSet::new(),
             summaries: BTreeMap::new(),
             counters: watch::Sender::new(counters),
         };
@@ -254,16 +265,16 @@ impl Keeper {
 
     /// Starts the link, if there is a fleet. It connects in the background.
     pub(crate) fn connect(mut self, runtime: &tokio::runtime::Runtime) -> Result<Self, StartError> {
-        if let Some(config) = self.config.take() {
+        if let Some(config) = &self.config {
             let _inside = runtime.enter();
-            self.link = Some(Link::connect(&config)?);
+            self.link = Some(Link::connect(config)?);
         }
         Ok(self)
     }
 
     /// Works until the cameras have ended.
     pub(crate) async fn run(mut self, mut from_seats: mpsc::Receiver<Report>) {
-        let Some((link, mut inbox)) = self.link.take() else {
+        let Some((mut link, mut inbox)) = self.link.take() else {
             while let Some(report) = from_seats.recv().await {
                 if matches!(report, Report::Ended) {
                     return;
@@ -294,8 +305,18 @@ impl Keeper {
                 }
                 Some(sent) = self.sending.join_next() => self.sent(&sent.unwrap_or_default()),
                 Some(_) = self.telling.join_next() => {}
+                Some(proof) = self.proving.join_next() => {
+                    let proof = proof.unwrap_or_else(|error| Err(RenewalError::Unproven(error.to_string())));
+                    if self.take_proof(proof) && let Some(config) = &self.config {
+                        link.shutdown().await;
+                        (link, inbox) = reconnect(config).await;
+                        state = link.state();
+                        state.mark_changed();
+                    }
+                }
                 _ = tick.tick() => {
                     self.watch_engines();
+                    self.renew(&link);
                     if let Some(pending) = &self.pending && asked.elapsed() >= ASK_AGAIN {
                         asked = Instant::now();
                         let request = pending.fetch.request();
@@ -639,6 +660,71 @@ impl Keeper {
         });
     }
 
+    // The device's certificate.
+
+    /// Does what a renewal needs now, if anything.
+    fn renew(&mut self, link: &Link) {
+        let connected = matches!(&*link.state().borrow(), State::Connected { .. });
+        let Some(renewal) = self.renewal.as_mut().filter(|_| connected) else {
+            return;
+        };
+        match renewal.todo(i64::try_from(unix_ms() / 1000).unwrap_or(0)) {
+            Ok(Some(Todo::Ask(request))) => {
+                info!("asking for the next certificate");
+                self.tell(link, Kind::Renewal, &request, false);
+            }
+            Ok(Some(Todo::Prove)) => self.prove(),
+            Ok(None) => {}
+            Err(error) => self.not_renewed(&error),
+        }
+    }
+
+    fn take_certificate(&mut self, payload: &[u8]) {
+        let Some(renewal) = &mut self.renewal else { return };
+        let answer = match decode(payload) {
+            Ok(answer) => answer,
+            Err(error) => return warn!(%error, "an answer to a renewal is refused and will be asked for again"),
+        };
+        match renewal.take(answer) {
+            Ok(true) => self.prove(),
+            Ok(false) => {}
+            Err(error) => self.not_renewed(&error),
+        }
+    }
+
+    fn prove(&mut self) {
+        if let Some((renewal, config)) = self.renewal.as_ref().zip(self.config.as_ref()) {
+            self.proving.spawn(renewal::prove(renewal.proof(config)));
+        }
+    }
+
+    /// Whether there is another certificate from now on.
+    fn take_proof(&mut self, proof: Result<(), RenewalError>) -> bool {
+        let Some(renewal) = &mut self.renewal else { return false };
+        match proof.and_then(|()| renewal.proven()) {
+            Ok(end) => {
+                info!(end, "certificate renewed");
+                let facts = [("end", end.clone())];
+                self.event(
+                    "certificate-renewed",
+                    format!("the new certificate holds until {end}"),
+                    &facts,
+                );
+                true
+            }
+            Err(error) => {
+                self.not_renewed(&error);
+                false
+            }
+        }
+    }
+
+    fn not_renewed(&mut self, error: &RenewalError) {
+        let why = chain(error);
+        warn!(why, "the certificate is not renewed");
+        self.event("certificate-not-renewed", clip(why), &[]);
+    }
+
     // From the fleet.
 
     fn take_delivery(&mut self, link: &Link, delivery: Delivery) {
@@ -647,6 +733,10 @@ impl Keeper {
             Ok(Kind::Desired) => self.take_desired(link, delivery),
             Ok(Kind::Chunk) => {
                 self.take_chunk(link, &delivery.message.payload);
+                delivery.acknowledge();
+            }
+            Ok(Kind::Certificate) => {
+                self.take_certificate(&delivery.message.payload);
                 delivery.acknowledge();
             }
             Ok(kind) => {
@@ -828,6 +918,21 @@ impl Keeper {
             self.refused = refused;
         }
         self.tell_reported(link);
+    }
+}
+
+/// Comes back with the certificate that has taken the place of the other; the session has waited at the broker.
+async fn reconnect(config: &Config) -> (Link, Inbox) {
+    loop {
+        match Link::connect(config) {
+            Ok(link) => return link,
+            // The file was read a moment ago.
+            Err(error) => error!(
+                error = &error as &dyn std::error::Error,
+                "no connection with the new certificate"
+            ),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod film;
 mod keeper;
 mod pool;
 mod queue;
+mod renewal;
 pub(crate) mod sample;
 mod seat;
 pub(crate) mod trace;

@@ -1,18 +1,17 @@
 //! `offramp enrol`: makes a device one of a fleet.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use offramp_proto::{DeviceId, PublicKey, TenantId};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
-use crate::terminal;
+use crate::{identity, terminal};
 
 /// How long the controller may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,16 +75,10 @@ pub fn enrol(enrol: &Enrol) -> anyhow::Result<()> {
     );
     let file = enrol.out.join("device.pem");
     let key = KeyPair::generate().context("cannot make a key")?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, enrol.device.as_str());
-    let request = params.serialize_request(&key).and_then(|request| request.pem());
     let request = Request {
         token: enrol.token.trim(),
         device: enrol.device.as_str(),
-        request: request.context("cannot make a request for a certificate")?,
+        request: identity::request(&key, enrol.device.as_str())?,
     };
     // Where it will lie is tried first: a token holds once.
     fs::create_dir_all(&enrol.out).with_context(|| format!("cannot make folder {}", enrol.out.display()))?;
@@ -95,7 +88,7 @@ pub fn enrol(enrol: &Enrol) -> anyhow::Result<()> {
     let key_given: Result<PublicKey, _> = answer.controller_key.parse();
     ensure!(key_given.is_ok(), "the controller's key is none");
     fs::write(enrol.out.join("ca.pem"), &answer.authority).context("cannot write ca.pem")?;
-    write_private(&file, &(answer.certificate + &key.serialize_pem()))?;
+    identity::write(&file, &(answer.certificate + &key.serialize_pem()))?;
     let folder = enrol.out.display();
     terminal::line(&format!(
         "[device]\nid = \"{}\"\ntenant = \"{}\"\n\n[fleet]\nbroker = \"{}\"\ncontroller_key = \"{}\"\n\
@@ -156,20 +149,6 @@ fn is_private(url: &str) -> bool {
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// Writes a file that only its owner may read, in the place of another.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let write = || {
-        // A temporary file is made with mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok::<_, std::io::Error>(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

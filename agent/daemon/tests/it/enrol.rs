@@ -14,7 +14,7 @@ use crate::device::offramp;
 use crate::kill::controller;
 
 /// Makes a token as `offramp-fleet enrol` does.
-fn token(address: SocketAddr) -> String {
+pub(crate) fn token(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!("POST /api/v1/enrolments HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
     write!(stream, "{head}Content-Length: 2\r\n\r\n{{}}").unwrap();
@@ -24,7 +24,7 @@ fn token(address: SocketAddr) -> String {
     json["token"].as_str().unwrap().to_owned()
 }
 
-fn enrol(folder: &Path, url: &str, token: &str) -> Output {
+pub(crate) fn enrol(folder: &Path, url: &str, token: &str) -> Output {
     let mut command = offramp();
     command.current_dir(folder).args(["enrol", url, "--device", "gate-7"]);
     command.env("OFFRAMP_ENROL_TOKEN", token).output().unwrap()

@@ -10,6 +10,7 @@ mod judge;
 mod kill;
 mod offload;
 mod pages;
+mod renewal;
 mod swap;
 mod tools;
 mod trace;

@@ -32,6 +32,8 @@ pub(super) struct DeviceView {
     capabilities: Vec<String>,
     /// Why it is kept apart; null where it is not.
     quarantine: Option<QuarantineView>,
+    /// When its certificate ends; null for a device that did not enrol.
+    certificate_ends_at: Option<u64>,
     /// What people say of it.
     labels: BTreeMap<String, String>,
     model: Option<ModelView>,
@@ -172,6 +174,7 @@ impl From<DeviceOverview> for DeviceView {
                 since: quarantine.at,
                 reason: quarantine.reason,
             }),
+            certificate_ends_at: device.certificate_ends,
             labels: device.labels,
             model: device.model.map(ModelView::from),
             desired: desired.map(|d| DesiredView {

@@ -134,12 +134,10 @@ pub(super) async fn enrol(
     })?;
     // Signed first, used up then: a request that cannot be signed costs nobody a token.
     let issued = shared.authority.device(&request.request, &request.device)?;
+    let (certificate, expires_at) = (issued.certificate.clone(), issued.expires_at);
     let digest = access::digest(request.token.trim());
     let device = request.device;
-    let done = shared
-        .store
-        .enrol(digest, device.clone(), now(), issued.serial, issued.expires_at)
-        .await?;
+    let done = shared.store.enrol(digest, device.clone(), now(), issued).await?;
     let refused = |status, error: &'static str, hint: &'static str| {
         tracing::warn!(%device, "refused to enrol a device: {error}");
         Err(ApiError::new(status, error, hint))
@@ -181,9 +179,9 @@ pub(super) async fn enrol(
     Ok(Json(Answer {
         tenant: shared.tenant.to_string(),
         device: device.to_string(),
-        certificate: issued.certificate,
+        certificate,
         authority: shared.authority.certificate().to_owned(),
-        expires_at: issued.expires_at,
+        expires_at,
         broker: shared.device_broker.to_string(),
         controller_key: format!("{:?}", shared.key.public()),
     }))
@@ -250,7 +248,9 @@ pub(super) async fn revocations(State(shared): Fleet) -> Result<Json<Revocations
 impl From<AuthorityError> for ApiError {
     fn from(error: AuthorityError) -> Self {
         match error {
-            AuthorityError::Request(_) => Self::bad_request(error.to_string(), "use `offramp enrol`"),
+            AuthorityError::Request(_) | AuthorityError::Proof => {
+                Self::bad_request(error.to_string(), "use `offramp enrol`")
+            }
             AuthorityError::Name => Self::bad_request(error.to_string(), "use another name"),
             error => {
                 tracing::error!(

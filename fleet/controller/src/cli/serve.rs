@@ -70,6 +70,15 @@ pub(super) struct Serve {
     /// Name of the fleet on the broker.
     #[arg(long, value_name = "NAME", default_value = "default", env = "OFFRAMP_TENANT")]
     tenant: TenantId,
+    /// Days for which a device's certificate holds; it renews it in the last third.
+    #[arg(
+        long,
+        value_name = "DAYS",
+        default_value_t = 365,
+        value_parser = clap::value_parser!(u32).range(1..=3650),
+        env = "OFFRAMP_FLEET_CERTIFICATE_DAYS"
+    )]
+    certificate_days: u32,
     /// Days for which summaries and events are kept; 0 for ever. Totals, desired states and the audit log stay.
     #[arg(long, value_name = "DAYS", default_value_t = 30, env = "OFFRAMP_FLEET_KEEP")]
     keep: u32,
@@ -109,6 +118,7 @@ impl Serve {
             database: self.place.database,
             name: self.name,
             listen: self.listen,
+            certificates_hold: DAY * self.certificate_days,
             keep: (self.keep > 0).then(|| DAY * self.keep),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

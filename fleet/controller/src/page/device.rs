@@ -377,6 +377,9 @@ impl DevicePage {
                     @if !device.capabilities.is_empty() { dt { "Capabilities" } dd { (device.capabilities.join(", ")) } }
                     @if let Some(boot) = device.boot { dt { "Boot" } dd { code title=(boot) { (boot.to_string().chars().take(8).collect::<String>()) } } }
                     @if let Some(started) = device.started_at { dt { "Started" } dd { (age(started, self.now)) } }
+                    @if let Some(ends) = device.certificate_ends {
+                        dt { "Certificate" } dd { @if ends > self.now { "until " } @else { "ended " } (utc(ends)) }
+                    }
                     dt { "First seen" } dd { (age(device.first_seen, self.now)) }
                     @let recent = &self.overview.recent;
                     @if let Some(engines) = engines(&recent.engines) { dt { "Stages run in" } dd { (engines) } }

@@ -46,6 +46,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             }),
             capabilities: vec![text.into()],
             quarantine: None,
+            certificate_ends: None,
             labels: [("site".to_owned(), "north".to_owned())].into(),
             reported: Some(ReportedState {
                 refused_generation: None,

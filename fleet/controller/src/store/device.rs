@@ -33,6 +33,8 @@ pub(crate) struct Device {
     pub(crate) labels: Labels,
     /// Why it is kept apart, if it is.
     pub(crate) quarantine: Option<Quarantine>,
+    /// When the newest of its certificates ends; none for a device that did not enrol.
+    pub(crate) certificate_ends: Option<u64>,
 }
 
 /// The model that a device was born with.
@@ -94,7 +96,8 @@ macro_rules! select_devices {
             "SELECT device, first_seen, last_seen, alive, boot, started_at, agent, model_name, model_version, \
              model_digest, classes, stage_macs, capabilities, reported_at, reported_generation, reported_policy, \
              reported_version, reported_source, reported_refused, reported_refused_generation, quarantined_at, \
-             quarantine_reason FROM devices ",
+             quarantine_reason, (SELECT expires_at FROM certificates WHERE certificates.device = devices.device) \
+             AS certificate_ends FROM devices ",
             $rest
         )
     };
@@ -146,6 +149,7 @@ impl FromRow for Device {
                 }),
                 None => None,
             },
+            certificate_ends: row.try_get::<Option<i64>>("certificate_ends")?.map(uint),
         })
     }
 }

@@ -52,7 +52,7 @@ pub(crate) use artifact::Policy;
 pub(crate) use audit::{AuditEntry, ITSELF};
 pub(crate) use desired::{DesiredState, Draft, Drafted};
 pub(crate) use device::{Device, Model, ReportedState, Run, Unfit};
-pub(crate) use enrolment::Enrolled;
+pub(crate) use enrolment::{Enrolled, Renewed};
 pub(crate) use event::{Event, EventFilter};
 pub(crate) use group::{Group, Labelled, Labels, Selection, UnknownGroup};
 pub(crate) use peer::{Beat, Peer};
@@ -280,13 +280,14 @@ fn sqlite_migrations() -> Migrator {
     migrations!(
         "sqlite": "0001" "initial", "0002" "guard", "0003" "cameras", "0004" "rollouts", "0005" "access",
         "0006" "traces", "0007" "enrolment", "0009" "groups", "0010" "quarantine", "0011" "certificates",
+        "0012" "renewal",
     )
 }
 
 fn postgres_migrations() -> Migrator {
     migrations!(
         "postgres": "0007" "initial", "0008" "controllers", "0009" "groups", "0010" "quarantine",
-        "0011" "certificates",
+        "0011" "certificates", "0012" "renewal",
     )
 }
 

@@ -113,7 +113,10 @@ pub(super) async fn apart_in_txn(
 }
 
 /// None where there is no such device.
-async fn is_quarantined(connection: &mut Transaction, device: &DeviceId) -> Result<Option<bool>, StoreError> {
+pub(super) async fn is_quarantined(
+    connection: &mut Transaction,
+    device: &DeviceId,
+) -> Result<Option<bool>, StoreError> {
     query_scalar("SELECT quarantined_at IS NOT NULL FROM devices WHERE device = $1")
         .bind(device.as_str())
         .fetch_optional(connection)

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use super::*;
+use crate::authority::Issued;
 
 /// Every device that these tests have.
 const ALL: &[&str] = &["a", "b", "cam", "cam-0", "cam-1", "z"];
@@ -1119,7 +1120,60 @@ async fn what_is_old_goes_and_totals_and_the_last_row_stay(fixture: Fixture) {
     );
 }
 
+async fn a_certificate_is_renewed_for_the_key_of_one_that_holds(fixture: Fixture) {
+    const DAY: u64 = 24 * 3600 * 1000;
+    let issued = |key: u8, serial: u8| Issued {
+        serial: [serial; 16],
+        key: Digest([key; 32]),
+        certificate: format!("certificate {serial} of key {key}"),
+        expires_at: 100 * DAY,
+    };
+    let store = &fixture.store;
+    fixture.insert(vec![live(birth("cam", 1, 1000))]).await;
+    let token = Digest([9; 32]);
+    let made = store.enrolment_create(token, None, [].into(), "ada".into(), DAY, 2 * DAY);
+    made.await.unwrap();
+    assert_eq!(
+        store.enrol(token, device("cam"), DAY, issued(1, 1)).await.unwrap(),
+        Enrolled::Done
+    );
+    let renew = async |name: &str, shown: u8, new: Issued, now: u64| {
+        let shown = Digest([shown; 32]);
+        store.certificate_renew(device(name), shown, new, now).await.unwrap()
+    };
+    // With a key of nobody, of another device, or whose certificate has ended.
+    assert_eq!(renew("cam", 2, issued(3, 3), 2 * DAY).await, Renewed::Unknown);
+    assert_eq!(renew("cam-1", 1, issued(3, 3), 2 * DAY).await, Renewed::Unknown);
+    assert_eq!(renew("cam", 1, issued(3, 3), 100 * DAY).await, Renewed::Unknown);
+    assert_eq!(renew("cam", 1, issued(2, 2), 2 * DAY).await, Renewed::Done);
+    assert_eq!(
+        renew("cam", 1, issued(2, 3), 2 * DAY).await,
+        Renewed::Again("certificate 2 of key 2".into()),
+        "an answer may be lost"
+    );
+    assert_eq!(fixture.device("cam").await.certificate_ends, Some(100 * DAY));
+    for (at, ending) in [(83 * DAY, 0), (84 * DAY, 1), (101 * DAY, 1)] {
+        assert_eq!(store.certificates_ending(at).await.unwrap(), ending, "{at}");
+    }
+    for key in 3..10 {
+        assert_eq!(renew("cam", 2, issued(key, key), 2 * DAY).await, Renewed::Done);
+    }
+    assert_eq!(renew("cam", 2, issued(10, 10), 2 * DAY).await, Renewed::TooMany);
+    assert_eq!(renew("cam", 2, issued(10, 10), 4 * DAY).await, Renewed::Done);
+    // What is revoked renews nothing, and neither does who is kept apart.
+    let revoked = store.certificate_revoke(device("cam"), "stolen".into(), "ada".into(), 5 * DAY);
+    assert_eq!(revoked.await.unwrap(), 10);
+    assert_eq!(renew("cam", 2, issued(11, 11), 6 * DAY).await, Renewed::Unknown);
+    let token = Digest([8; 32]);
+    let made = store.enrolment_create(token, Some(device("cam")), [].into(), "ada".into(), 6 * DAY, 7 * DAY);
+    made.await.unwrap();
+    let again = store.enrol(token, device("cam"), 6 * DAY, issued(12, 12)).await;
+    assert_eq!(again.unwrap(), Enrolled::Done);
+    assert_eq!(renew("cam", 12, issued(13, 13), 6 * DAY).await, Renewed::Quarantined);
+}
+
 on_both! {
+    a_certificate_is_renewed_for_the_key_of_one_that_holds,
     cameras_and_engines_are_kept,
     summary_is_kept_as_it_came_with_what_is_unknown_here,
     totals_saturate_instead_of_failing,

@@ -35,6 +35,8 @@ fn refused_by_all(what: &str, bytes: &[u8]) {
     refused::<ArtifactRequest>(what, bytes);
     refused::<ArtifactChunk>(what, bytes);
     refused::<TraceSample>(what, bytes);
+    refused::<RenewalRequest>(what, bytes);
+    refused::<RenewalAnswer>(what, bytes);
 }
 
 #[test]
@@ -135,6 +137,26 @@ fn a_piece_of_a_trace_has_its_bound() {
 }
 
 #[test]
+fn a_renewal_has_its_bounds_and_one_answer() {
+    let long = RenewalRequest {
+        proof: "x".repeat(MAX_CERTIFICATE + 1),
+        ..sample::renewal_request()
+    };
+    assert!(matches!(
+        encode(&long),
+        Err(DecodeError::OutOfBounds { field: "proof", .. })
+    ));
+    let both = RenewalAnswer {
+        refused: Some(String::new()),
+        ..sample::renewal_answer()
+    };
+    assert!(matches!(
+        encode(&both),
+        Err(DecodeError::OutOfBounds { field: "refused", .. })
+    ));
+}
+
+#[test]
 fn names_that_could_leave_their_place_are_refused() {
     for name in ["", "..", ".hidden", "a/b", "a+b", "#", "a b", "ü", &"x".repeat(65)] {
         assert!(DeviceId::new(name).is_err(), "{name:?}");
@@ -178,7 +200,7 @@ proptest! {
 
     #[test]
     fn a_topic_survives_the_way(tenant in "[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", device in "[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}") {
-        for kind in [Kind::Birth, Kind::Death, Kind::Summary, Kind::Event, Kind::Reported, Kind::Request, Kind::Desired, Kind::Chunk] {
+        for kind in [Kind::Birth, Kind::Death, Kind::Summary, Kind::Event, Kind::Reported, Kind::Request, Kind::Renewal, Kind::Desired, Kind::Chunk, Kind::Certificate] {
             let topic = Topic::new(&TenantId::new(tenant.clone()).unwrap(), &DeviceId::new(device.clone()).unwrap(), kind);
             prop_assert_eq!(Topic::parse(&topic.to_string()).unwrap(), topic);
         }

@@ -251,3 +251,27 @@ pub(crate) fn trace_sample() -> TraceSample {
         trace: b"OFTR and so on".to_vec(),
     }
 }
+
+pub(crate) fn renewal_request() -> RenewalRequest {
+    RenewalRequest {
+        device: device(),
+        request: "-----BEGIN CERTIFICATE REQUEST-----".into(),
+        proof: "-----BEGIN CERTIFICATE REQUEST----- of before".into(),
+    }
+}
+
+pub(crate) fn renewal_answer() -> RenewalAnswer {
+    RenewalAnswer {
+        request: Digest::of(renewal_request().request.as_bytes()),
+        certificate: Some("-----BEGIN CERTIFICATE-----".into()),
+        refused: None,
+    }
+}
+
+pub(crate) fn renewal_refused() -> RenewalAnswer {
+    RenewalAnswer {
+        certificate: None,
+        refused: Some("the key in use is none of this device".into()),
+        ..renewal_answer()
+    }
+}

@@ -50,6 +50,9 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("request", &sample::request());
     hold("chunk", &sample::chunk());
     hold("trace-sample", &sample::trace_sample());
+    hold("renewal-request", &sample::renewal_request());
+    hold("renewal-answer", &sample::renewal_answer());
+    hold_as("renewal-answer", "renewal-refused", &sample::renewal_refused());
 }
 
 #[test]
