@@ -26,6 +26,6 @@ pub use replay::{Labels, Tally};
 pub use report::{Row, csv, gain_over_poster, rows};
 pub use scenes::{Change as SubsetChange, Long, Poisoned, Uniform};
 pub use stream::{Order, Shown};
-pub use study::{COSTS, Change, Outcome, Study, TARGET_COSTS, frozen_settings};
+pub use study::{COSTS, Change, Outcome, Saving, Study, TARGET_COSTS, frozen_settings};
 pub use trade_off::TradeOff;
 pub use variant::{Method, UnknownSetting, Variant};

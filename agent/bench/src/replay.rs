@@ -2,6 +2,8 @@
 
 use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, Verdict};
 
+use offramp_proto::ControlReport;
+
 use crate::features::Features;
 use crate::stream::{Shown, chance};
 
@@ -42,6 +44,8 @@ pub struct Tally {
     pub audit_macs: u64,
     /// Times that the guard, or a bound, took heads back.
     pub rollbacks: u64,
+    /// What the core says that learning is worth, at the end.
+    pub control: ControlReport,
 }
 
 impl Tally {
@@ -85,6 +89,7 @@ pub(crate) fn replay(
     let window = core.close_window();
     let cost = window.cost;
     tally.rollbacks = window.learner.rollbacks;
+    tally.control = window.control;
     tally.audit_macs = cost.audit_macs;
     tally.learning_macs = cost.macs.saturating_sub(tally.macs + cost.audit_macs);
     tally

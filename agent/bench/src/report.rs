@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::bootstrap::{Interval, paired};
-use crate::study::Outcome;
+use crate::study::{Outcome, Saving, mean};
 use crate::variant::Variant;
 
 /// A variant over all subsets and seeds. Shares, not per cent.
@@ -37,6 +37,10 @@ pub struct Row {
     pub disagreement: f64,
     /// Learning and audits per frame, as a share of the whole network; part of every cost above.
     pub upkeep: f64,
+    /// Share of the multiply-adds that learning saves at equal accuracy, as the core says by its audits.
+    pub saving_told: Option<f64>,
+    /// The same on test images.
+    pub saving_found: Option<f64>,
     /// Share of the gain that was there after so many frames, as the study's checkpoints say.
     pub gain_on_the_way: Vec<f64>,
 }
@@ -68,12 +72,22 @@ pub fn rows(variants: &[Variant], outcomes: &[Outcome]) -> Vec<Row> {
             all_fixed_tau_accuracy_gain: mean(&|o| o.on_all.fixed[1].accuracy - o.on_all.fixed[0].accuracy),
             disagreement: mean(&|o| o.on_subset.disagreement[1]),
             upkeep: mean(&|o| o.upkeep),
+            saving_told: saving(&of, |saving| saving.told),
+            saving_found: saving(&of, |saving| saving.found),
             gain_on_the_way: (0..checkpoints)
                 .map(|at| mean(&|o| o.on_the_way[at]) / subset_gain)
                 .collect(),
         }
     });
     rows.collect()
+}
+
+/// The mean of a saving; none where a core has no audits.
+fn saving(outcomes: &[&Outcome], figure: impl Fn(Saving) -> f64) -> Option<f64> {
+    let savings: Option<Vec<f64>> = outcomes.iter().map(|o| o.saving.map(&figure)).collect();
+    savings
+        .filter(|savings| !savings.is_empty())
+        .map(|savings| mean(&savings))
 }
 
 /// How far a variant's subset gain is ahead of the poster's rule where that does the same harm to all
@@ -195,6 +209,7 @@ mod tests {
                 seed,
                 tally: Tally::default(),
                 upkeep: 0.0,
+                saving: None,
                 on_subset: change(gain),
                 on_all: change(-loss),
                 on_the_way: Vec::new(),

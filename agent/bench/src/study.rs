@@ -54,12 +54,23 @@ pub struct Outcome {
     pub tally: Tally,
     /// Learning and audits, per frame, as a share of the whole network.
     pub upkeep: f64,
+    /// What the core says of its saving, where it has audits.
+    pub saving: Option<Saving>,
     /// On the subset's test images.
     pub on_subset: Change,
     /// On all test images.
     pub on_all: Change,
     /// Subset accuracy gained at equal cost (mean over [`COSTS`]) after so many frames.
     pub on_the_way: Vec<f64>,
+}
+
+/// Multiply-adds that learning saves, as a share of those that frozen heads would have taken at the same accuracy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Saving {
+    /// By the core's own audits, without labels.
+    pub told: f64,
+    /// On test images, with labels.
+    pub found: f64,
 }
 
 /// Before and after.
@@ -231,12 +242,22 @@ impl Study<'_> {
         let all: Vec<usize> = (0..self.test.len()).collect();
         let adapted_members = Opinions::of(&core, self.test, &members);
         let adapted_all = Opinions::of(&core, self.test, &all);
+        let control = tally.control;
+        let saving = (control.audits > 0).then(|| {
+            let target = before.accuracy_at(f64::from(control.frozen.cost));
+            let after = adapted_members.curve(costs).cost_at(target);
+            Saving {
+                told: 1.0 - f64::from(control.learned.cost / control.frozen.cost),
+                found: 1.0 - after.unwrap_or(1.0) / before.cost_at(target).unwrap_or(1.0),
+            }
+        });
         Ok(Outcome {
             variant: index,
             subset,
             seed,
             tally,
             upkeep,
+            saving,
             on_subset: Change::between(&frozen_members, &adapted_members, costs, upkeep, thresholds),
             on_all: Change::between(frozen_all, &adapted_all, costs, upkeep, thresholds),
             on_the_way,

@@ -9,6 +9,7 @@ use offramp_proto::GuardReport;
 use crate::audit::upper_bound;
 use crate::checkpoint::{self, CheckpointError};
 use crate::context::Contexts;
+use crate::drift::Usual;
 use crate::guard::{Audited, Finding, GuardSettings, Rules};
 use crate::head::Head;
 use crate::learner::{LearnerSettings, Step, Target};
@@ -303,9 +304,9 @@ pub(crate) struct Station {
     /// Of the logits, corrected by the prior.
     pub(crate) probabilities: Vec<f32>,
     /// Class of the largest probability.
-    top: usize,
+    pub(crate) top: usize,
     /// What that class is believed with; see [`math::top`].
-    confidence: f32,
+    pub(crate) confidence: f32,
     /// Of the probabilities, in nats.
     entropy: f32,
     reached: bool,
@@ -330,6 +331,7 @@ pub struct Core {
     phase: Phase,
     lesson: Option<Lesson>,
     window: Window,
+    usual: Usual,
     audits: u64,
     disagreements: u64,
 }
@@ -430,6 +432,7 @@ impl Core {
             phase: Phase::Idle,
             lesson: None,
             window: Window::new(exits, classes),
+            usual: Usual::new(classes),
             audits: 0,
             disagreements: 0,
         };
@@ -819,6 +822,8 @@ impl Core {
             last_class: last.top,
         };
         guard.audit(&audited, &self.settings.guard);
+        let control = &mut guard.control;
+        control.audit(&audited, &self.base, &self.exit_costs, &self.settings.guard);
     }
 
     /// Somebody knows the class of the last frame: it is learned in place of the prediction. To be called
@@ -966,6 +971,8 @@ impl Core {
             distances,
             upper_bound(self.disagreements, self.audits),
             guard,
+            self.contexts.guard().control.report(),
+            self.usual.take(&self.window.classes),
         );
         self.window = Window::new(self.base.len(), self.base[0].classes());
         report

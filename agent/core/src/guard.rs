@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 
 use crate::cascade::Station;
 use crate::context::Adapted;
+use crate::control::Control;
 use crate::head::Head;
 use crate::math;
 
@@ -155,6 +156,8 @@ pub(crate) struct Guard {
     /// Excess of the losses; see [`ALARM`].
     alarm: f32,
     canaries: Canaries,
+    /// What learning is worth.
+    pub(crate) control: Control,
     /// Of the canaries: loss of each as it was predicted.
     losses: Vec<f32>,
     /// Scratch, K numbers.
@@ -257,6 +260,22 @@ pub(crate) struct Rules<'a> {
     pub(crate) threshold: f32,
 }
 
+/// Moves a threshold towards where an audit of this loss belongs.
+pub(crate) fn adapt_threshold(threshold: &mut f32, loss: f32, settings: &GuardSettings) {
+    if settings.threshold_step > 0.0 {
+        let moved = *threshold + settings.threshold_step * (loss - settings.accuracy_budget);
+        *threshold = moved.clamp(THRESHOLDS.0, THRESHOLDS.1);
+    }
+}
+
+/// Moves the logarithm of a temperature towards where probabilities p of logits z fit the posterior q better.
+pub(crate) fn adapt_temperature(log: &mut f32, q: &[f32], p: &[f32], z: &[f32], settings: &GuardSettings) {
+    // dCE/dlnT = Σ (q − p) z/T.
+    let slope: f32 = q.iter().zip(p).zip(z).map(|((q, p), z)| (q - p) * z).sum::<f32>() / libm::expf(*log);
+    let step = settings.temperature_step * slope.clamp(-5.0, 5.0);
+    *log = (*log - step).clamp(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE);
+}
+
 impl Guard {
     pub(crate) fn new(base: &[Head], threshold: f32) -> Self {
         let early = &base[..base.len() - 1];
@@ -274,6 +293,7 @@ impl Guard {
             audits_since_trial: 0,
             alarm: 0.0,
             canaries: Canaries::new(base),
+            control: Control::new(base, threshold),
             losses: vec![0.0; CANARIES],
             logits: vec![0.0; base[0].classes()],
             features: vec![0.0; early.iter().map(Head::features).max().unwrap_or(0)],
@@ -303,6 +323,7 @@ impl Guard {
         self.audits_since_trial = 0;
         self.alarm = 0.0;
         (self.canaries.next, self.canaries.len) = (0, 0);
+        self.control.reset(threshold);
     }
 
     /// What an early exit's logits are divided by; 1 for the last.
@@ -341,19 +362,10 @@ impl Guard {
         let at = self.canaries.push(audited);
         self.losses[at] = loss;
         self.alarm = (self.alarm + loss - settings.accuracy_budget - SLACK).max(0.0);
-        if settings.threshold_step > 0.0 {
-            let moved = self.threshold + settings.threshold_step * (loss - settings.accuracy_budget);
-            self.threshold = moved.clamp(THRESHOLDS.0, THRESHOLDS.1);
-        }
+        adapt_threshold(&mut self.threshold, loss, settings);
         for (station, log) in audited.early.iter().zip(&mut self.log_temperatures) {
-            // dCE/dlnT = Σ (q − p) z/T.
-            let t = libm::expf(*log);
-            let q = audited.posterior.iter();
-            let p = station.probabilities.iter();
-            let z = station.logits.iter();
-            let slope: f32 = q.zip(p).zip(z).map(|((q, p), z)| (q - p) * z).sum::<f32>() / t;
-            let step = settings.temperature_step * slope.clamp(-5.0, 5.0);
-            *log = (*log - step).clamp(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE);
+            let (p, z) = (&station.probabilities, &station.logits);
+            adapt_temperature(log, audited.posterior, p, z, settings);
         }
         self.audits_since_trial += 1;
     }

@@ -64,6 +64,8 @@ mod audit;
 mod cascade;
 mod checkpoint;
 mod context;
+mod control;
+mod drift;
 mod guard;
 mod head;
 mod learner;

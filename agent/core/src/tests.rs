@@ -501,6 +501,43 @@ fn the_threshold_rises_where_audits_lose_more_than_the_budget_and_falls_where_le
 }
 
 #[test]
+fn what_learning_is_worth_is_told_by_frozen_heads_on_the_same_audits() {
+    let mut settings = watched();
+    settings.learner.rate = 0.0;
+    let mut idle = core(settings);
+    watch(&mut idle, 600, |_| None);
+    let told = idle.close_window().control;
+    assert_eq!((told.audits, told.learned, told.error), (256, told.frozen, 0.0));
+
+    // The frozen heads leave at the second exit; what is learned makes the first one sure enough.
+    let mut settings = watched();
+    settings.guard.threshold_step = 0.0;
+    settings.guard.temperature_step = 0.0;
+    let mut learning = core(settings);
+    watch(&mut learning, 600, |_| None);
+    let told = learning.close_window().control;
+    assert!((told.frozen.cost - learning.exit_costs()[1]).abs() < 1e-5, "{told:?}");
+    assert!(
+        told.learned.cost < 0.9 * told.frozen.cost && told.error < 0.05,
+        "{told:?}"
+    );
+    assert!(told.learned.loss.abs() < 0.01, "{told:?}");
+
+    // At one accuracy budget, heads that were taught nonsense cost more.
+    let mut settings = watched();
+    settings.guard.trial_every = 0;
+    let mut ruined = core(settings);
+    watch(&mut ruined, 2_000, |class| Some((class + 1) % CLASSES));
+    let told = ruined.close_window().control;
+    assert!(told.learned.cost > told.frozen.cost + 0.1, "{told:?}");
+    let context = |core: &mut Core| {
+        drive(core, 9, &[pointing_at(0); EXITS], |_| ()).unwrap();
+        core.close_window().control
+    };
+    assert_eq!(context(&mut ruined).audits, 0, "another scene knows nothing yet");
+}
+
+#[test]
 fn a_cost_ceiling_brings_the_threshold_down() {
     let mut settings = watched();
     settings.guard.cost_ceiling = 0.5;

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use offramp_proto::{Audits, ClassCount, Cost, ExitUse, GuardReport, LearnerReport};
+use offramp_proto::{Audits, ClassCount, ControlReport, Cost, ExitUse, GuardReport, LearnerReport};
 
 /// A class seen less often in a window is not reported: a single visitor should not show in a summary.
 const MIN_CLASS_COUNT: u64 = 5;
@@ -29,6 +29,10 @@ pub struct WindowReport {
     pub learner: LearnerReport,
     /// What watches over it.
     pub guard: GuardReport,
+    /// What learning is worth.
+    pub control: ControlReport,
+    /// How far the predicted classes are from the usual ones, `0..=1`.
+    pub drift: f32,
     /// Predicted classes, clipped.
     pub classes: Vec<ClassCount>,
 }
@@ -67,7 +71,15 @@ impl Window {
     }
 
     /// `guard` is missing the window's own counts.
-    pub(crate) fn report(&self, rollbacks: u64, distance: Vec<f32>, bound: f32, guard: GuardReport) -> WindowReport {
+    pub(crate) fn report(
+        &self,
+        rollbacks: u64,
+        distance: Vec<f32>,
+        bound: f32,
+        guard: GuardReport,
+        control: ControlReport,
+        drift: f32,
+    ) -> WindowReport {
         let classes = self
             .classes
             .iter()
@@ -94,6 +106,8 @@ impl Window {
                 promotions: self.promotions,
                 ..guard
             },
+            control,
+            drift,
             classes: classes
                 .map(|(&n, class)| ClassCount {
                     class,

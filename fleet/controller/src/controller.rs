@@ -27,9 +27,9 @@ use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
 use crate::store::{
-    Act, Commanded, Database, Kept, NewRollout, ReportedState, Started, Store, StoreError, beside, now,
+    Act, Commanded, Database, Group, Kept, NewRollout, ReportedState, Started, Store, StoreError, beside, now,
 };
-use crate::totals::TotalsCache;
+use crate::totals::{Figures, TotalsCache};
 use crate::web;
 
 /// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
@@ -39,6 +39,8 @@ const WINDOW: u16 = 512;
 const BACKLOG: usize = 48 * 1024;
 /// How long the parts get to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
+/// Groups whose figures are shown: fewer than there is room to keep.
+const MOST_GROUPS: usize = 24;
 /// Pages that may wait for news at once.
 const MOST_FOLLOWERS: usize = 64;
 
@@ -173,6 +175,23 @@ impl Shared {
         let started = self.store.rollout_start(wanted).await?;
         self.told.notify_one();
         Ok(started)
+    }
+
+    /// Groups by name with their figures, and how many more there are.
+    pub(crate) async fn groups(&self) -> Result<(Vec<(Group, Arc<Figures>)>, usize), StoreError> {
+        let mut all = self.store.group_list().await?;
+        let cut = all.len().saturating_sub(MOST_GROUPS);
+        all.truncate(MOST_GROUPS);
+        let mut groups = Vec::with_capacity(all.len());
+        for group in all {
+            // Whoever removes or breaks a group meanwhile takes it out of the list.
+            let selector = group.selector.parse().unwrap_or_default();
+            if let Ok(selection) = self.store.resolve(selector).await? {
+                let figures = self.totals.fetch(&self.store, &selection).await?;
+                groups.push((group, figures));
+            }
+        }
+        Ok((groups, cut))
     }
 
     /// Lets a device out of quarantine.

@@ -27,13 +27,13 @@ type Share = Gauge<f64, AtomicU64>;
 type Labelled = Family<Vec<(&'static str, String)>, Gauge>;
 
 pub(crate) async fn fetch(State(shared): Fleet) -> Result<impl IntoResponse, ApiError> {
-    let totals = shared.totals.fetch(&shared.store, &Selection::default()).await?;
+    let figures = shared.totals.fetch(&shared.store, &Selection::default()).await?;
     let rollouts = shared.store.rollout_list(MOST_ROLLOUTS).await?;
     let statistics = *shared.statistics.borrow();
     let connected = matches!(*shared.link.borrow(), offramp_link::State::Connected { .. });
     let denied = shared.denied.load(Ordering::Relaxed);
     let ending = shared.store.certificates_ending(now()).await?;
-    let text = render(&totals, &rollouts, &statistics, denied, ending, connected);
+    let text = render(&figures.all, &rollouts, &statistics, denied, ending, connected);
     Ok(([(header::CONTENT_TYPE, TYPE)], text))
 }
 
@@ -87,6 +87,23 @@ fn render(
         paused,
     );
 
+    for (name, help, devices) in [
+        (
+            "unprofitable_devices",
+            "Devices on which learning surely saves less than 2 %",
+            &totals.idle,
+        ),
+        (
+            "drifting_devices",
+            "Devices that see something else than usual",
+            &totals.drifting,
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(devices.count as i64);
+        registry.register(name, help, gauge);
+    }
+
     let certificates = Gauge::<i64>::default();
     certificates.set(i64::try_from(ending).unwrap_or(i64::MAX));
     registry.register(
@@ -110,6 +127,11 @@ fn render(
             "accuracy_given_up",
             "Accuracy given up against the last exit, in expectation",
             totals.loss(),
+        ),
+        (
+            "saved_share",
+            "What learning saves of the multiply-adds that frozen heads would have taken",
+            totals.saving().map(|saving| saving.share()),
         ),
     ];
     for (name, help, value) in shares {

@@ -7,12 +7,16 @@
 //! - *Disagreement* is the share of frames whose prediction differs from the last exit's. Its estimate
 //!   is (audits that disagreed / audits) x (frames that left early / frames) over the run of the agent,
 //!   because audits are drawn among frames that left early. Its bound is the device's own.
+//! - *Saved* is what learning spares: what the device says that frozen heads would have cost on its latest audits, less
+//!   what the learned ones would have, both at the operator's accuracy budget. Time is what a multiply-add takes there
+//!   lately, energy what the board draws in that time.
+//! - *Drift* is how far the classes are from those that the device usually sees, beyond chance.
 //! - *Accuracy given up* is the device's own expected loss against the last exit, with its bound. Exits
 //!   that disagree with the last one because they do better give up nothing.
 
 use std::collections::BTreeMap;
 
-use offramp_proto::CameraReport;
+use offramp_proto::{CameraReport, ControlReport};
 
 use crate::store::{DesiredState, Device, Guard, Run, Selection, Store, StoreError, Window};
 
@@ -21,6 +25,15 @@ pub(crate) const RECENT: u32 = 10;
 /// A living device that says nothing for this long is silent, in milliseconds, unless its windows are
 /// long: then after three of them.
 pub(crate) const SILENT_AFTER: u64 = 5 * 60 * 1000;
+
+/// Audits before which nothing is said of what learning saves.
+const TELLING: u64 = 64;
+/// A device that surely saves less than this share profits nothing from learning.
+const WORTHWHILE: f64 = 0.02;
+/// Drift from which on a device sees something else than usual.
+const DRIFTING: f64 = 0.25;
+/// Deviations of a one-sided bound of 95 %.
+const DEVIATIONS: f64 = 1.645;
 
 /// Whether a device lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +81,53 @@ pub(crate) struct Loss {
     pub(crate) bound: f64,
 }
 
+/// What learning saves. Costs are shares of the whole network's, at one accuracy budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Saving {
+    /// With the learned heads.
+    pub(crate) learned: f64,
+    /// With the frozen ones.
+    pub(crate) frozen: f64,
+    /// Standard error of their difference.
+    pub(crate) error: f64,
+    pub(crate) audits: u64,
+    /// Milliseconds a frame.
+    pub(crate) ms: Option<f64>,
+    /// Millijoules a frame, where the board tells what it draws.
+    pub(crate) mj: Option<f64>,
+}
+
+impl Saving {
+    /// What is saved as a share of what frozen heads would have cost; below zero learning costs more.
+    pub(crate) fn share(&self) -> f64 {
+        1.0 - self.learned / self.frozen
+    }
+
+    /// Bounds of it, each one-sided at 95 %.
+    pub(crate) fn bounds(&self) -> (f64, f64) {
+        let doubt = DEVIATIONS * self.error / self.frozen;
+        (self.share() - doubt, self.share() + doubt)
+    }
+
+    fn of(control: &ControlReport, recent: &Recent) -> Option<Self> {
+        let [learned, frozen] = [control.learned.cost, control.frozen.cost].map(f64::from);
+        if control.audits < TELLING || frozen <= 0.0 {
+            return None;
+        }
+        let full = share(recent.full_macs, recent.frames);
+        let ms = share(recent.stage_us, recent.macs).zip(full);
+        let ms = ms.map(|(us, full)| us * full * (frozen - learned) / 1e3);
+        Some(Self {
+            learned,
+            frozen,
+            error: f64::from(control.error),
+            audits: control.audits,
+            ms,
+            mj: ms.zip(recent.watts).map(|(ms, watts)| ms * watts),
+        })
+    }
+}
+
 /// What a device does now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Recent {
@@ -77,6 +137,12 @@ pub(crate) struct Recent {
     pub(crate) hurried: u64,
     pub(crate) macs: u64,
     pub(crate) full_macs: u64,
+    /// Microseconds spent in stages.
+    pub(crate) stage_us: u64,
+    /// Mean drift, by frames; none where the device does not tell.
+    pub(crate) drift: Option<f64>,
+    /// Power that the board draws in watts, in the mean, where it tells.
+    pub(crate) watts: Option<f64>,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
     /// Frames by class, the most frequent first.
@@ -98,6 +164,8 @@ pub(crate) struct DeviceOverview {
     pub(crate) disagreement: Option<Disagreement>,
     /// At the end of the latest window; none when the device does not tell.
     pub(crate) guard: Option<Guard>,
+    /// What learning saves; none before enough audits, and when the device does not tell.
+    pub(crate) saving: Option<Saving>,
     pub(crate) desired: Option<DesiredState>,
     pub(crate) progress: Progress,
     /// The policy that it runs, as far as it said.
@@ -131,12 +199,15 @@ impl Recent {
             recent.hurried = recent.hurried.saturating_add(window.hurried);
             recent.macs = recent.macs.saturating_add(window.macs);
             recent.full_macs = recent.full_macs.saturating_add(window.full_macs);
+            recent.stage_us = recent.stage_us.saturating_add(window.stage_us);
             add_exits(&mut recent.exits, &window.exits);
             for (class, count) in &window.classes {
                 let sum = classes.entry(*class).or_default();
                 *sum = sum.saturating_add(*count);
             }
         }
+        recent.drift = mean(windows, |window| window.drift);
+        recent.watts = mean(windows, |window| window.watts);
         recent.cameras = cameras(windows);
         recent.engines = windows.first().map_or_else(Vec::new, |latest| latest.engines.clone());
         recent.classes = classes.into_iter().collect();
@@ -150,6 +221,15 @@ impl Recent {
     pub(crate) fn cost(&self) -> Option<f64> {
         share(self.macs, self.full_macs)
     }
+}
+
+/// The mean of what windows tell, each weighing its frames.
+fn mean(windows: &[Window], told: impl Fn(&Window) -> Option<f64>) -> Option<f64> {
+    let told = windows.iter().filter_map(|w| Some((told(w)?, w.frames as f64)));
+    let (sum, frames) = told.fold((0.0, 0.0), |(sum, all), (value, frames)| {
+        (sum + value * frames, all + frames)
+    });
+    (frames > 0.0).then(|| sum / frames)
 }
 
 /// What each camera did in windows of which the latest is the first: sums, and the guard of the latest.
@@ -218,6 +298,16 @@ impl DeviceOverview {
         self.guard?.accuracy_given_up()
     }
 
+    /// Whether learning is surely worth nothing there.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.saving.is_some_and(|saving| saving.bounds().1 < WORTHWHILE)
+    }
+
+    /// Whether it sees something else than usual.
+    pub(crate) fn is_drifting(&self) -> bool {
+        self.recent.drift.is_some_and(|drift| drift >= DRIFTING)
+    }
+
     /// Whether its learning has paused, as far as it said.
     pub(crate) fn is_paused(&self) -> bool {
         self.guard.is_some_and(|guard| guard.paused)
@@ -263,9 +353,12 @@ impl DeviceOverview {
                 source: None,
             })
         };
+        let recent = Recent::of(windows);
+        let control = windows.first().and_then(|latest| latest.control.as_ref());
         Self {
             life,
-            recent: Recent::of(windows),
+            saving: control.and_then(|control| Saving::of(control, &recent)),
+            recent,
             frames,
             disagreement,
             guard: windows.first().and_then(|latest| latest.guard),
@@ -359,6 +452,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use offramp_proto::Arm;
+
     use super::*;
     use crate::store::{Quarantine, ReportedState};
     use crate::totals::Totals;
@@ -394,11 +489,15 @@ mod tests {
             exits: vec![frames - frames / 4, frames / 4],
             macs: frames * 30,
             full_macs: frames * 100,
+            stage_us: frames * 500,
             audits: 0,
             disagreements: 0,
             bound,
             rollbacks: 0,
             guard: None,
+            control: None,
+            drift: None,
+            watts: None,
             classes: vec![(3, 5), (1, 5), (2, 9)],
             policy: "threshold".into(),
             policy_version: 1,
@@ -553,6 +652,58 @@ mod tests {
         assert_eq!((odd.estimate, odd.bound), (-1.0, 1.0));
     }
 
+    fn saving(name: &str, [learned, frozen]: [f32; 2], error: f32, drift: f64) -> DeviceOverview {
+        let arm = |cost| Arm { cost, loss: 0.0 };
+        let latest = Window {
+            control: Some(ControlReport {
+                audits: 256,
+                learned: arm(learned),
+                frozen: arm(frozen),
+                error,
+            }),
+            drift: Some(drift),
+            watts: Some(8.0),
+            ..window(1000, 100, 0.1)
+        };
+        overview(name, &[latest], Run::default())
+    }
+
+    #[test]
+    fn what_learning_saves_is_told_in_compute_time_and_energy() {
+        let device = saving("cam", [0.25, 0.5], 0.03125, 0.0);
+        let saved = device.saving.unwrap();
+        assert_eq!(saved.share(), 0.5);
+        let (low, high) = saved.bounds();
+        assert!((low - (0.5 - 1.645 / 16.0)).abs() < 1e-9 && (high - (0.5 + 1.645 / 16.0)).abs() < 1e-9);
+        // 500 us for 30 multiply-adds of 100.
+        assert!((saved.ms.unwrap() - 0.5 / 30.0 * 25.0).abs() < 1e-9);
+        assert!((saved.mj.unwrap() - 8.0 * saved.ms.unwrap()).abs() < 1e-9);
+        assert!(!device.is_idle() && !device.is_drifting());
+        // Not before there is enough to tell.
+        let early = ControlReport {
+            audits: TELLING - 1,
+            ..ControlReport::default()
+        };
+        assert_eq!(Saving::of(&early, &device.recent), None);
+        assert_eq!(Saving::of(&ControlReport { audits: 99, ..early }, &device.recent), None);
+    }
+
+    #[test]
+    fn fleet_names_devices_that_profit_nothing_and_those_that_drift() {
+        let fleet = totals(&[
+            saving("a", [0.25, 0.5], 0.01, 0.1),
+            saving("b", [0.5, 0.5], 0.001, 0.5),
+            saving("c", [0.5, 0.5], 0.05, 0.0),
+            overview("old", &[window(1000, 600, 0.2)], Run::default()),
+        ]);
+        assert_eq!(fleet.idle.names, ["b"], "of c nothing is sure");
+        assert_eq!(fleet.drifting.names, ["b"]);
+        let saved = fleet.saving().unwrap();
+        assert!((saved.share() - (1.0 - 1.25 / 1.5)).abs() < 1e-9);
+        assert!((saved.error - (0.01f64.powi(2) + 0.001f64.powi(2) + 0.05f64.powi(2)).sqrt() / 3.0).abs() < 1e-6);
+        assert!((saved.ms.unwrap() - 0.5 / 30.0 * 25.0 / 3.0).abs() < 1e-9);
+    }
+
     fn totals(devices: &[DeviceOverview]) -> Totals {
         let mut totals = Totals::default();
         devices.iter().for_each(|device| totals.add(device));
@@ -585,10 +736,7 @@ mod tests {
         apart.life = Life::Quarantined;
         let mut fleet = totals(&[guarded("a", 300, guard(0.02, 0.03, 256, false)), apart]);
         let alone = totals(&[guarded("a", 300, guard(0.02, 0.03, 256, false))]);
-        assert_eq!(
-            (fleet.quarantined.count, fleet.quarantined.first.as_deref()),
-            (1, Some("b"))
-        );
+        assert_eq!((fleet.quarantined.count, fleet.quarantined.first()), (1, Some("b")));
         fleet.quarantined = alone.quarantined.clone();
         assert_eq!(fleet, alone);
         let quarantined = Device {

@@ -1,11 +1,12 @@
 //! The fleet in a few figures: what the first page says before it lists anything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::overview::{DeviceOverview, Life, Progress, share};
+use crate::overview::{DeviceOverview, Life, Progress, Recent, Saving, share};
 use crate::store::{Selection, Store, StoreError, now};
 
 /// Devices that are read at once.
@@ -17,10 +18,19 @@ const SHARE: u32 = 20;
 /// Selections whose figures are kept.
 const MOST: usize = 32;
 
+/// Names that are kept of devices that something holds for.
+const NAMES: usize = 20;
+/// Values of a label that are told apart: what has more does not sort a fleet.
+const VALUES: usize = 32;
+/// Policies, and models, that are told apart.
+const KINDS: usize = 64;
+/// Classes that are counted by name.
+const CLASSES: usize = 4096;
+
 /// Devices that something holds for: how many, and the first by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Named {
-    pub(crate) first: Option<String>,
+    pub(crate) names: Vec<String>,
     pub(crate) count: u64,
 }
 
@@ -53,14 +63,107 @@ pub(crate) struct Totals {
     /// The device with the highest bound of its disagreement, and that of the accuracy that it gives up.
     pub(crate) riskiest: Option<(String, f64)>,
     pub(crate) most_lossy: Option<(String, f64)>,
+    /// Devices on which learning is surely worth nothing, and those that see something else than usual.
+    pub(crate) idle: Named,
+    pub(crate) drifting: Named,
+    saved: Saved,
+    /// Frames of the latest windows, by the name of their class.
+    classes: BTreeMap<String, u64>,
+}
+
+/// Sums of what learning saves, in multiply-adds and by frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Saved {
+    learned: f64,
+    frozen: f64,
+    full: f64,
+    variance: f64,
+    audits: u64,
+    ms: Mean,
+    mj: Mean,
+}
+
+/// The fleet in a few figures, and each part of it that something tells from the others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    pub(crate) all: Totals,
+    /// By name and version of the policy that runs.
+    pub(crate) policies: BTreeMap<(String, u64), Totals>,
+    /// By name and version of the model.
+    pub(crate) models: BTreeMap<(String, u64), Totals>,
+    /// By label: key, then value. None where it has too many values.
+    labels: BTreeMap<String, Option<BTreeMap<String, Totals>>>,
+}
+
+impl Figures {
+    /// Adds a device; they come in the order of their names.
+    pub(crate) fn add(&mut self, overview: &DeviceOverview) {
+        self.all.add(overview);
+        if overview.life == Life::Quarantined {
+            return;
+        }
+        let running = overview.running.as_ref().map(|r| (&r.policy, r.version));
+        let model = overview.device.model.as_ref().map(|m| (&m.name, m.version));
+        for (parts, part) in [(&mut self.policies, running), (&mut self.models, model)] {
+            if let Some((name, version)) = part {
+                let key = (name.clone(), version);
+                if parts.len() < KINDS || parts.contains_key(&key) {
+                    parts.entry(key).or_default().add(overview);
+                }
+            }
+        }
+        for (key, value) in &overview.device.labels {
+            let values = self.labels.entry(key.clone()).or_insert_with(|| Some(BTreeMap::new()));
+            if let Some(known) = values {
+                if known.len() < VALUES || known.contains_key(value) {
+                    known.entry(value.clone()).or_default().add(overview);
+                } else {
+                    *values = None;
+                }
+            }
+        }
+    }
+
+    /// By label, as `key=value`.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (String, &Totals)> {
+        let told = self
+            .labels
+            .iter()
+            .filter_map(|(key, values)| Some((key, values.as_ref()?)));
+        told.flat_map(|(key, values)| {
+            values
+                .iter()
+                .map(move |(value, totals)| (format!("{key}={value}"), totals))
+        })
+    }
+
+    async fn read(store: &Store, selection: &Selection) -> Result<Self, StoreError> {
+        let mut figures = Self::default();
+        let mut after = String::new();
+        let now = now();
+        loop {
+            let page = store.overview_fetch(selection, &after, PAGE, now).await?;
+            page.devices.iter().for_each(|device| figures.add(device));
+            match page.devices.last() {
+                Some(last) if page.cut => after.clone_from(&last.device.device),
+                _ => return Ok(figures),
+            }
+        }
+    }
 }
 
 impl Named {
     fn add(&mut self, device: &str, holds: bool) {
         if holds {
             self.count += 1;
-            self.first.get_or_insert_with(|| device.to_owned());
+            if self.names.len() < NAMES {
+                self.names.push(device.to_owned());
+            }
         }
+    }
+
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.names.first().map(String::as_str)
     }
 }
 
@@ -109,6 +212,44 @@ impl Totals {
             self.loss.add(loss.estimate, recent.frames);
             raise(&mut self.most_lossy, name, loss.bound);
         }
+        self.idle.add(name, overview.is_idle());
+        self.drifting.add(name, overview.is_drifting());
+        if let Some(saving) = &overview.saving {
+            self.saved.add(saving, recent);
+        }
+        let names = overview.device.model.as_ref().map_or(&[][..], |model| &model.classes);
+        for (class, frames) in &recent.classes {
+            if let Some(name) = names.get(*class as usize)
+                && (self.classes.len() < CLASSES || self.classes.contains_key(name))
+            {
+                let sum = self.classes.entry(name.clone()).or_default();
+                *sum = sum.saturating_add(*frames);
+            }
+        }
+    }
+
+    /// What learning saves over the fleet.
+    pub(crate) fn saving(&self) -> Option<Saving> {
+        let saved = &self.saved;
+        (saved.frozen > 0.0).then(|| Saving {
+            learned: saved.learned / saved.full,
+            frozen: saved.frozen / saved.full,
+            error: saved.variance.sqrt() / saved.full,
+            audits: saved.audits,
+            ms: saved.ms.value(),
+            mj: saved.mj.value(),
+        })
+    }
+
+    /// Classes by name and their share of the frames of which a class was told, the most frequent first.
+    pub(crate) fn classes(&self, most: usize) -> Vec<(&str, f64)> {
+        let all: u64 = self.classes.values().fold(0, |sum, frames| sum.saturating_add(*frames));
+        let mut classes: Vec<_> = self.classes.iter().collect();
+        classes.sort_by_key(|(name, frames)| (std::cmp::Reverse(**frames), *name));
+        let shares = classes.into_iter().take(most);
+        shares
+            .filter_map(|(name, frames)| Some((name.as_str(), share(*frames, all)?)))
+            .collect()
     }
 
     /// Cost of the whole fleet now, over the devices that sent anything.
@@ -125,17 +266,19 @@ impl Totals {
     pub(crate) fn loss(&self) -> Option<f64> {
         self.loss.value()
     }
+}
 
-    async fn read(store: &Store, selection: &Selection) -> Result<Self, StoreError> {
-        let mut totals = Self::default();
-        let mut after = String::new();
-        let now = now();
-        loop {
-            let page = store.overview_fetch(selection, &after, PAGE, now).await?;
-            page.devices.iter().for_each(|device| totals.add(device));
-            match page.devices.last() {
-                Some(last) if page.cut => after.clone_from(&last.device.device),
-                _ => return Ok(totals),
+impl Saved {
+    fn add(&mut self, saving: &Saving, recent: &Recent) {
+        let full = recent.full_macs as f64;
+        self.learned += saving.learned * full;
+        self.frozen += saving.frozen * full;
+        self.full += full;
+        self.variance += (saving.error * full).powi(2);
+        self.audits += saving.audits;
+        for (mean, told) in [(&mut self.ms, saving.ms), (&mut self.mj, saving.mj)] {
+            if let Some(told) = told {
+                mean.add(told, recent.frames);
             }
         }
     }
@@ -144,7 +287,7 @@ impl Totals {
 /// The figures as they were read last.
 #[derive(Debug)]
 struct Held {
-    totals: Arc<Totals>,
+    figures: Arc<Figures>,
     read_at: Instant,
     took: Duration,
     /// Whether they are being read anew.
@@ -164,7 +307,7 @@ struct Kept {
 
 impl TotalsCache {
     /// The figures of the devices that are meant.
-    pub(crate) async fn fetch(&self, store: &Store, selection: &Selection) -> Result<Arc<Totals>, StoreError> {
+    pub(crate) async fn fetch(&self, store: &Store, selection: &Selection) -> Result<Arc<Figures>, StoreError> {
         let kept = self.kept(selection).await;
         let mut held = kept.held.lock().await;
         if let Some(held) = held.as_mut().filter(|held| held.took > QUICK) {
@@ -173,17 +316,17 @@ impl TotalsCache {
                 let (kept, store) = (kept.clone(), store.clone());
                 tokio::spawn(async move { kept.refresh(&store).await });
             }
-            return Ok(Arc::clone(&held.totals));
+            return Ok(Arc::clone(&held.figures));
         }
         // Whoever else asks meanwhile waits: it is quick, or the first time.
-        let (totals, took) = timed(store, selection).await?;
+        let (figures, took) = timed(store, selection).await?;
         *held = Some(Held {
-            totals: Arc::clone(&totals),
+            figures: Arc::clone(&figures),
             read_at: Instant::now(),
             took,
             busy: false,
         });
-        Ok(totals)
+        Ok(figures)
     }
 
     /// The place of some devices' figures, the one that was asked for last at the end; the first makes room.
@@ -210,9 +353,9 @@ impl Kept {
         let read = timed(store, &self.selection).await;
         let mut held = self.held.lock().await;
         match read {
-            Ok((totals, took)) => {
+            Ok((figures, took)) => {
                 *held = Some(Held {
-                    totals,
+                    figures,
                     read_at: Instant::now(),
                     took,
                     busy: false,
@@ -230,8 +373,8 @@ impl Kept {
     }
 }
 
-async fn timed(store: &Store, selection: &Selection) -> Result<(Arc<Totals>, Duration), StoreError> {
+async fn timed(store: &Store, selection: &Selection) -> Result<(Arc<Figures>, Duration), StoreError> {
     let start = Instant::now();
-    let totals = Totals::read(store, selection).await?;
-    Ok((Arc::new(totals), start.elapsed()))
+    let figures = Figures::read(store, selection).await?;
+    Ok((Arc::new(figures), start.elapsed()))
 }

@@ -26,10 +26,10 @@ pub use codec::{DecodeError, MAX_MESSAGE, Message, decode, encode};
 pub use digest::{Digest, InvalidDigest};
 pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
-    ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, CameraReport, ClassCount, Cost, Death, Desired,
-    DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, MAX_ARTIFACT,
-    MAX_CERTIFICATE, MAX_TRACE, ModelFacts, Parameter, PolicyReport, PolicySource, PolicyStatement, RenewalAnswer,
-    RenewalRequest, Reported, Summary, TraceSample, Window,
+    Arm, ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, CameraReport, ClassCount, ControlReport, Cost, Death,
+    Desired, DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings,
+    MAX_ARTIFACT, MAX_CERTIFICATE, MAX_TRACE, ModelFacts, Parameter, PolicyReport, PolicySource, PolicyStatement,
+    RenewalAnswer, RenewalRequest, Reported, Summary, TraceSample, Window,
 };
 pub use sign::{InvalidKey, PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

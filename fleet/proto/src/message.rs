@@ -155,6 +155,29 @@ pub struct GuardReport {
     pub bytes: u64,
 }
 
+/// What some heads would have done with audited frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// Multiply-adds up to where the frames would have left, as a share of the whole network's, `0..=1`, in the mean.
+    pub cost: f32,
+    /// Accuracy given up against the last exit, in expectation, `-1..=1`, in the mean.
+    pub loss: f32,
+}
+
+/// What learning is worth: what the learned heads and those that the model came with would have cost on the latest
+/// audited frames, each leaving where its confidence reaches a threshold that follows the accuracy budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ControlReport {
+    /// Audited frames that it rests on: a random sample of all.
+    pub audits: u64,
+    /// With the learned heads.
+    pub learned: Arm,
+    /// With the frozen ones.
+    pub frozen: Arm,
+    /// Standard error of the difference of the costs.
+    pub error: f32,
+}
+
 /// Frames that were given a class in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCount {
@@ -252,6 +275,13 @@ pub struct Summary {
     /// What watches over it; agents before 0.2 do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardReport>,
+    /// What learning is worth; older agents do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlReport>,
+    /// How far the predicted classes are from those that the device usually sees: total variation beyond chance,
+    /// `0..=1`; of several cameras, the largest. Older agents do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<f32>,
     /// Predicted classes, clipped.
     pub classes: Vec<ClassCount>,
     /// Who decides.
@@ -261,6 +291,9 @@ pub struct Summary {
     /// Board temperature in degrees Celsius, where the board tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// Power that the board draws in watts, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watts: Option<f32>,
     /// The parts of the cameras that have names. Counts add up to the summary's; of guards, the summary tells
     /// the one that is nearest to its bound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -537,6 +570,14 @@ impl GuardReport {
     }
 }
 
+impl ControlReport {
+    fn in_bounds(&self) -> bool {
+        let arms = [self.learned, self.frozen];
+        let sound = |arm: &Arm| (0.0..=1.0).contains(&arm.cost) && (-1.0..=1.0).contains(&arm.loss);
+        arms.iter().all(sound) && (0.0..=1.0).contains(&self.error)
+    }
+}
+
 impl CameraReport {
     fn in_bounds(&self) -> bool {
         text(&self.name)
@@ -565,9 +606,12 @@ impl Message for Summary {
                 "learner",
             ),
             (self.guard.as_ref().is_none_or(GuardReport::in_bounds), "guard"),
+            (self.control.as_ref().is_none_or(ControlReport::in_bounds), "control"),
+            (self.drift.is_none_or(|drift| (0.0..=1.0).contains(&drift)), "drift"),
             (self.classes.len() <= MAX_CLASSES, "classes"),
             (self.policy.in_bounds(), "policy"),
             (self.temperature.is_none_or(f32::is_finite), "temperature"),
+            (self.watts.is_none_or(f32::is_finite), "watts"),
             (
                 self.cameras.len() <= MAX_CAMERAS && self.cameras.iter().all(CameraReport::in_bounds),
                 "cameras",

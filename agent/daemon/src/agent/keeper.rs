@@ -422,10 +422,13 @@ impl Keeper {
                     audits: report.audits,
                     learner: report.learner,
                     guard: Some(report.guard),
+                    control: Some(report.control),
+                    drift: Some(report.drift),
                     classes,
                     policy,
                     outbox: self.counters.borrow().waiting,
                     temperature: Some(self.board.temperature()).filter(|celsius| celsius.is_finite()),
+                    watts: Some(self.board.watts()).filter(|watts| watts.is_finite()),
                     cameras,
                     engines: self.engines.in_short(),
                 };

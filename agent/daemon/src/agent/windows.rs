@@ -1,7 +1,7 @@
 //! The windows of all cameras as one: a device's.
 
 use offramp_core::{WindowReport, upper_bound};
-use offramp_proto::{CameraReport, ClassCount, ExitUse, GuardReport, PolicyReport, PolicySource};
+use offramp_proto::{Arm, CameraReport, ClassCount, ControlReport, ExitUse, GuardReport, PolicyReport, PolicySource};
 
 /// A window of one camera.
 pub(crate) struct Part {
@@ -105,7 +105,29 @@ fn add_camera(cameras: &mut Vec<CameraReport>, part: &Part) {
     camera.paused = report.guard.paused;
 }
 
+/// The mean of two reports that weigh so many frames.
+fn mean(first: ControlReport, second: ControlReport, frames: [u64; 2]) -> ControlReport {
+    let all = (frames[0] + frames[1]).max(1) as f32;
+    let [a, b] = frames.map(|frames| frames as f32 / all);
+    let arm = |first: Arm, second: Arm| Arm {
+        cost: (a * first.cost + b * second.cost).min(1.0),
+        loss: (a * first.loss + b * second.loss).clamp(-1.0, 1.0),
+    };
+    ControlReport {
+        audits: first.audits + second.audits,
+        learned: arm(first.learned, second.learned),
+        frozen: arm(first.frozen, second.frozen),
+        error: (a * first.error).hypot(b * second.error),
+    }
+}
+
 fn add(sum: &mut WindowReport, part: WindowReport) {
+    // A camera without audits says nothing.
+    sum.control = match (sum.control.audits, part.control.audits) {
+        (_, 0) => sum.control,
+        (0, _) => part.control,
+        _ => mean(sum.control, part.control, [sum.frames, part.frames]),
+    };
     sum.frames += part.frames;
     sum.dropped += part.dropped;
     sum.faults += part.faults;
@@ -125,6 +147,7 @@ fn add(sum: &mut WindowReport, part: WindowReport) {
     for (most, distance) in sum.learner.distance.iter_mut().zip(part.learner.distance) {
         *most = most.max(distance);
     }
+    sum.drift = sum.drift.max(part.drift);
     let (guard, other) = (&mut sum.guard, part.guard);
     let promotions = guard.promotions + other.promotions;
     let contexts = guard.contexts + other.contexts;
@@ -178,6 +201,16 @@ mod tests {
                     contexts: 1,
                     ..GuardReport::default()
                 },
+                control: ControlReport {
+                    audits: if loss_bound < 1.0 { 20 } else { 0 },
+                    learned: Arm {
+                        cost: loss_bound,
+                        loss: 0.0,
+                    },
+                    frozen: Arm { cost: 0.5, loss: 0.25 },
+                    error: 0.03,
+                },
+                drift: loss_bound,
                 classes: classes.collect(),
             },
             hurried: 4,
@@ -212,6 +245,11 @@ mod tests {
         assert_eq!(report.learner.distance, [1.0, 0.0]);
         assert_eq!((whole.policy.name.as_str(), whole.policy.faults), ("yard", 6));
         assert_eq!(report.audits.bound, upper_bound(3, 60));
+        let control = report.control;
+        assert_eq!(report.drift, 1.0);
+        assert_eq!((control.audits, control.frozen.cost), (40, 0.5));
+        assert!((control.learned.cost - (0.01 * 100.0 + 0.03 * 50.0) / 150.0).abs() < 1e-6);
+        assert!((control.error - 0.03 * 5f32.sqrt() / 3.0).abs() < 1e-6);
         let frames: Vec<_> = whole.cameras.iter().map(|c| (c.name.as_str(), c.frames)).collect();
         assert_eq!(frames, [("gate", 100), ("new", 3), ("yard", 50)]);
     }

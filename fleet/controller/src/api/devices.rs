@@ -10,6 +10,7 @@ use offramp_proto::{CameraReport, DeviceId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::insight::SavingView;
 use super::{ApiError, Reason, limit, openapi, selection};
 use crate::access::Identity;
 use crate::overview::{DeviceOverview, Life, Progress, share};
@@ -50,6 +51,10 @@ pub(super) struct DeviceView {
     disagreement: Option<DisagreementView>,
     /// The guard at the end of the latest window.
     guard: Option<GuardView>,
+    /// What learning saves there; null before enough audits, and where the device does not tell.
+    saving: Option<SavingView>,
+    /// How far the classes are from those that it usually sees, `0..=1`: total variation beyond chance.
+    drift: Option<f64>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -152,6 +157,7 @@ impl From<DeviceOverview> for DeviceView {
             frames,
             disagreement,
             guard,
+            saving,
             desired,
             progress,
             running,
@@ -220,6 +226,8 @@ impl From<DeviceOverview> for DeviceView {
                 audits: d.audits,
             }),
             guard: guard.map(GuardView::from),
+            saving: saving.map(SavingView::from),
+            drift: recent.drift,
         }
     }
 }
@@ -440,7 +448,7 @@ impl From<Summary> for SummaryView {
             macs: window.macs,
             audit_macs: summary.audit_macs,
             full_macs: window.full_macs,
-            stage_us: summary.stage_us,
+            stage_us: window.stage_us,
             overhead_us: summary.overhead_us,
             audits: window.audits,
             disagreements: window.disagreements,

@@ -8,6 +8,7 @@ mod enrolments;
 mod error;
 mod events;
 mod groups;
+mod insight;
 mod openapi;
 mod policies;
 mod rollouts;
@@ -66,6 +67,7 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(devices::release))
         .routes(routes!(events::list))
         .routes(routes!(groups::list))
+        .routes(routes!(insight::fetch))
         .routes(routes!(groups::set, groups::remove))
         .routes(routes!(groups::label))
         .routes(routes!(policies::list, policies::push))

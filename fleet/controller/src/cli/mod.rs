@@ -5,6 +5,7 @@ mod devices;
 mod enrol;
 mod events;
 mod group;
+mod insight;
 mod policy;
 mod rollout;
 mod serve;
@@ -51,6 +52,8 @@ enum Command {
     /// Name groups of devices.
     #[command(subcommand)]
     Group(group::Group),
+    /// Show what specialization is worth, and where.
+    Insight(insight::Insight),
     /// Show the state of a running controller: broker, messages, summaries.
     Status(events::Status),
     /// Show what devices found worth telling, the last first.
@@ -158,6 +161,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Release(release) => release.run(),
         Command::Label(label) => label.run(),
         Command::Group(group) => group.run(),
+        Command::Insight(status) => status.run(),
         Command::Status(status) => status.run(),
         Command::Events(events) => events.run(),
         Command::Policy(policy) => policy.run(),

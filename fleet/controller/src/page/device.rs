@@ -6,7 +6,7 @@ use super::chart::figure;
 use super::format::{bytes, count, iso, macs, percent, percent_round, utc};
 use super::parts::{
     age, disagreement, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, labels, life, paused,
-    policy, progress,
+    policy, progress, saved_tile,
 };
 use crate::chart;
 use crate::overview::{DeviceOverview, Progress, RECENT, share};
@@ -109,6 +109,7 @@ impl DevicePage {
         let overview = &self.overview;
         html! {
             section id="answers" class="tiles" aria-label="The device now" data-live {
+                (saved_tile(overview.saving))
                 article class="tile" {
                     h2 { "Cost now" }
                     p class="big" {
@@ -392,6 +393,10 @@ impl DevicePage {
                         @match &device.reported { Some(r) => { (r.generation) " reported" }, None => "none reported" }
                         @if let Some(desired) = &self.overview.desired { ", " (desired.generation) " desired" }
                     }
+                    @if let Some(drift) = recent.drift {
+                        dt { "Drift" } dd { (percent(drift)) " of frames are of other classes than usual" }
+                    }
+                    @if let Some(watts) = recent.watts { dt { "Power" } dd { (format!("{watts:.1}")) "\u{202f}W" } }
                     dt { "Disagreement" } dd { (disagreement(self.overview.disagreement)) }
                     @if let Some(guard) = self.overview.guard {
                         dt { "Learner" } dd { (bytes(guard.bytes)) ", " (count(guard.contexts)) @if guard.contexts == 1 { " context" } @else { " contexts" } }

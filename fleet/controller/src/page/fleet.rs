@@ -7,15 +7,15 @@ use maud::{Markup, html};
 use super::format::{bytes, count, percent};
 use super::parts::{
     age, disagreement, encoded, events, exit_bar, exit_legend, given_up, given_up_bound, labels, life, loss, paused,
-    policy, progress,
+    policy, progress, saved_tile,
 };
 use super::rollout;
 use crate::overview::{DeviceOverview, Overview, RECENT};
 use crate::store::{Event, Group, Policy, RolloutView};
-use crate::totals::{Named, Totals};
+use crate::totals::{Figures, Named};
 
 pub(super) struct FleetPage {
-    pub(super) totals: Arc<Totals>,
+    pub(super) figures: Arc<Figures>,
     /// The devices of this page, from the one after `after` on.
     pub(super) overview: Overview,
     pub(super) after: String,
@@ -57,6 +57,7 @@ impl FleetPage {
         html! {
             section id="answers" class="tiles" aria-label="The fleet now" data-live {
                 (self.alive())
+                (saved_tile(self.figures.all.saving()))
                 (self.cost())
                 (self.disagreement())
                 (self.given_up())
@@ -66,13 +67,13 @@ impl FleetPage {
     }
 
     fn alive(&self) -> Markup {
-        let (all, alive) = (self.totals.devices, self.totals.alive);
-        let silent = linked(&self.totals.silent);
-        let gone = linked(&self.totals.gone);
+        let (all, alive) = (self.figures.all.devices, self.figures.all.alive);
+        let silent = linked(&self.figures.all.silent);
+        let gone = linked(&self.figures.all.gone);
         let class = match (&silent, &gone) {
             _ if all == 0 => "",
             (_, Some(_)) => "bad",
-            _ if self.totals.quarantined.count > 0 => "bad",
+            _ if self.figures.all.quarantined.count > 0 => "bad",
             (Some(_), None) => "warn",
             (None, None) => "good",
         };
@@ -85,14 +86,14 @@ impl FleetPage {
                     @else if silent.is_none() && gone.is_none() { "Every device is heard from " }
                     @if let Some(gone) = &gone { span { "gone: " (gone) } " " }
                     @if let Some(silent) = &silent { span { "silent: " (silent) } " " }
-                    @if let Some(apart) = linked(&self.totals.quarantined) { span { "in quarantine: " (apart) } }
+                    @if let Some(apart) = linked(&self.figures.all.quarantined) { span { "in quarantine: " (apart) } }
                 }
             }
         }
     }
 
     fn cost(&self) -> Markup {
-        let cost = self.totals.cost();
+        let cost = self.figures.all.cost();
         html! {
             article class="tile" {
                 h2 { "Cost now" }
@@ -118,13 +119,13 @@ impl FleetPage {
             article class="tile" {
                 h2 { "Disagreement with last exit" }
                 p class="big" {
-                    @match self.totals.disagreement() {
+                    @match self.figures.all.disagreement() {
                         Some(share) => { (percent(share)) small { " of frames" } },
                         None => span class="none" { "–" },
                     }
                 }
                 p class="sub" {
-                    @match &self.totals.riskiest {
+                    @match &self.figures.all.riskiest {
                         Some((device, bound)) => { "≤\u{202f}" (percent(*bound)) (self.on(device)) " (95\u{202f}%)" },
                         None => "No audits yet",
                     }
@@ -134,8 +135,8 @@ impl FleetPage {
     }
 
     fn given_up(&self) -> Markup {
-        let paused = linked(&self.totals.paused);
-        let loss = self.totals.loss();
+        let paused = linked(&self.figures.all.paused);
+        let loss = self.figures.all.loss();
         html! {
             article class={ "tile " (if paused.is_some() { "warn" } else { "" }) } {
                 h2 { "Accuracy given up" }
@@ -146,7 +147,7 @@ impl FleetPage {
                     }
                 }
                 p class="sub" {
-                    @match &self.totals.most_lossy {
+                    @match &self.figures.all.most_lossy {
                         Some((device, bound)) => { (given_up_bound(loss.unwrap_or(0.0), *bound)) (self.on(device)) " (95\u{202f}%)" },
                         None => "No audits yet",
                     }
@@ -159,14 +160,14 @@ impl FleetPage {
     /// Names a device, where there are others.
     fn on(&self, name: &str) -> Markup {
         html! {
-            @if self.totals.devices > 1 { " on " a href={ "/devices/" (name) } { (name) } }
+            @if self.figures.all.devices > 1 { " on " a href={ "/devices/" (name) } { (name) } }
         }
     }
 
     fn in_force(&self) -> Markup {
-        let (managed, in_force) = (self.totals.managed, self.totals.in_force);
-        let refused = linked(&self.totals.refused);
-        let pending = linked(&self.totals.pending);
+        let (managed, in_force) = (self.figures.all.managed, self.figures.all.in_force);
+        let refused = linked(&self.figures.all.refused);
+        let pending = linked(&self.figures.all.pending);
         let class = match (&pending, &refused) {
             _ if managed == 0 => "",
             (_, Some(_)) => "bad",
@@ -266,7 +267,7 @@ impl FleetPage {
         html! {
             @if last.is_some() || !self.after.is_empty() {
                 nav class="note pages" aria-label="Pages" {
-                    (count(self.overview.devices.len() as u64)) " of " (count(self.totals.devices)) " devices, by name"
+                    (count(self.overview.devices.len() as u64)) " of " (count(self.figures.all.devices)) " devices, by name"
                     @if !self.after.is_empty() { a href=(self.link(None)) { "First" } }
                     @if let Some(last) = last { a href=(self.link(Some(&last.device.device))) { "Next" } }
                 }
@@ -364,7 +365,7 @@ impl FleetPage {
 
 /// A link to the first of some devices, and how many more there are; none when there are none.
 fn linked(devices: &Named) -> Option<Markup> {
-    let first = devices.first.as_ref()?;
+    let first = devices.first()?;
     Some(html! {
         a href={ "/devices/" (first) } { (first) }
         @if devices.count > 1 { " and " (count(devices.count - 1)) " more" }

@@ -82,6 +82,7 @@ pub(super) fn layout(frame: &Frame, part: Option<&str>, content: &Markup) -> Mar
                             @if let Some(part) = part { li { span aria-current="page" { (part) } } }
                         }
                     }
+                    @if part != Some("Insight") { a class="place" href="/insight" { "Insight" } }
                     p id="live" role="status" data-state="wait" { i aria-hidden="true" {} span { "Connecting" } }
                     (who(&frame.identity))
                 }

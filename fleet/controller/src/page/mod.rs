@@ -7,6 +7,7 @@ mod chart;
 mod device;
 mod fleet;
 mod format;
+mod insight;
 mod layout;
 pub(crate) mod login;
 mod parts;
@@ -34,6 +35,7 @@ pub use format::utc;
 
 use device::{DevicePage, Range};
 use fleet::FleetPage;
+use insight::InsightPage;
 use layout::{Frame, layout};
 use rollout::RolloutPage;
 
@@ -60,6 +62,7 @@ static ASSETS: LazyLock<String> = LazyLock::new(|| Digest::of([STYLE, SCRIPT, IC
 pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(fleet))
+        .route("/insight", get(insight))
         .route("/devices/{device}", get(device))
         .route("/rollouts/{id}", get(rollout))
         .route("/rollouts/{id}/{act}", post(command))
@@ -105,7 +108,7 @@ async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<Fle
         Err(error) => (Selection::default(), Some(error.parts().1.to_owned())),
     };
     let page = FleetPage {
-        totals: shared.totals.fetch(&shared.store, &selection).await?,
+        figures: shared.totals.fetch(&shared.store, &selection).await?,
         overview: shared
             .store
             .overview_fetch(&selection, &after, MOST_DEVICES, now)
@@ -121,6 +124,16 @@ async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<Fle
         now,
     };
     Ok(layout(&Frame::of(&shared, identity), None, &page.render()))
+}
+
+async fn insight(State(shared): Fleet, identity: Identity) -> Result<Markup, PageError> {
+    let (groups, cut) = shared.groups().await?;
+    let page = InsightPage {
+        figures: shared.totals.fetch(&shared.store, &Selection::default()).await?,
+        groups,
+        cut,
+    };
+    Ok(layout(&Frame::of(&shared, identity), Some("Insight"), &page.render()))
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::format::{ago, iso, percent, percent_round, utc};
 use crate::chart::step;
-use crate::overview::{Disagreement, Life, Loss, Progress, Recent, share};
+use crate::overview::{Disagreement, Life, Loss, Progress, Recent, Saving, share};
 use crate::store::{Event, Labels};
 
 /// A time as its age; the time itself on hover and for machines.
@@ -139,6 +139,32 @@ pub(super) fn given_up_bound(estimate: f64, bound: f64) -> String {
 /// That a device's learning has paused.
 pub(super) fn paused() -> Markup {
     html! { span class="chip warn" title="What was learned did harm again and again; nothing more is learned" { "learning paused" } }
+}
+
+/// What learning saves, in large.
+pub(super) fn saved_tile(saving: Option<Saving>) -> Markup {
+    html! {
+        article class="tile" {
+            h2 { "Saved against frozen heads" }
+            p class="big" {
+                @match saving {
+                    Some(saving) => { (percent(saving.share())) small { " of their cost" } },
+                    None => span class="none" { "–" },
+                }
+            }
+            p class="sub" {
+                @match saving {
+                    Some(saving) => {
+                        "≥\u{202f}" (percent(saving.bounds().0)) " (95\u{202f}%)"
+                        @if let Some(ms) = saving.ms { ", " (format!("{ms:.2}")) "\u{202f}ms" }
+                        @if let Some(mj) = saving.mj { ", " (format!("{mj:.1}")) "\u{202f}mJ" }
+                        @if saving.ms.is_some() { " a frame" }
+                    },
+                    None => "Not enough audits yet",
+                }
+            }
+        }
+    }
 }
 
 /// A policy and its version.

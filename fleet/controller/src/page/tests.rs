@@ -5,11 +5,11 @@ use offramp_proto::{BootId, CameraReport, Digest};
 use super::*;
 use crate::forecast::{Forecast, Mix, ModelForecast};
 use crate::overview::DeviceOverview;
-use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running};
+use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running, Saving};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
 use crate::store::{AuditEntry, RolloutView};
-use crate::store::{DesiredState, Device, Event, Guard, History, Model, Policy, ReportedState, Run, Window};
-use crate::totals::Totals;
+use crate::store::{DesiredState, Device, Event, Group, Guard, History, Model, Policy, ReportedState, Run, Window};
+use crate::totals::Figures;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
 
@@ -29,6 +29,14 @@ fn camera(name: &str) -> CameraReport {
 
 fn overview(name: &str, text: &str) -> DeviceOverview {
     DeviceOverview {
+        saving: Some(Saving {
+            learned: 0.375,
+            frozen: 0.5,
+            error: 0.015625,
+            audits: 256,
+            ms: Some(1.25),
+            mj: Some(9.5),
+        }),
         device: Device {
             device: name.into(),
             first_seen: 1000,
@@ -63,6 +71,9 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             frames: 100,
             macs: 41,
             full_macs: 100,
+            stage_us: 20_000,
+            drift: Some(0.0625),
+            watts: Some(7.5),
             exits: vec![60, 30, 10],
             classes: vec![(0, 70), (1, 20), (900, 10)],
             dropped: 0,
@@ -93,10 +104,10 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
     }
 }
 
-fn totals(devices: &[DeviceOverview]) -> Arc<Totals> {
-    let mut totals = Totals::default();
-    devices.iter().for_each(|device| totals.add(device));
-    Arc::new(totals)
+fn figures(devices: &[DeviceOverview]) -> Arc<Figures> {
+    let mut figures = Figures::default();
+    devices.iter().for_each(|device| figures.add(device));
+    Arc::new(figures)
 }
 
 fn event(text: &str) -> Event {
@@ -130,7 +141,7 @@ fn fleet_page(text: &str) -> String {
 
 fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
     let page = FleetPage {
-        totals: totals(&devices),
+        figures: figures(&devices),
         overview: Overview { devices, cut: false },
         select: String::new(),
         problem: None,
@@ -274,6 +285,10 @@ fn window(sequence: u64, policy: &str) -> Window {
         bound: 0.3,
         rollbacks: 0,
         guard: None,
+        control: None,
+        drift: None,
+        watts: None,
+        stage_us: 0,
         classes: vec![(0, 10)],
         policy: policy.into(),
         policy_version: 1,
@@ -307,10 +322,63 @@ fn device_page(text: &str, windows: Vec<Window>) -> String {
     layout(&frame, Some("cam-1"), &page.render()).into_string()
 }
 
+/// The fleet's insight, of one device in one group.
+fn insight_page(text: &str) -> String {
+    let figures = figures(&[overview("cam-1", text)]);
+    let group = Group {
+        name: "night".into(),
+        selector: "site=north".into(),
+        changed_at: 1,
+        changed_by: text.into(),
+    };
+    let page = InsightPage {
+        groups: vec![(group, Arc::clone(&figures))],
+        figures,
+        cut: 0,
+    };
+    let frame = Frame {
+        tenant: "acme".into(),
+        trouble: None,
+        refused: 0,
+        identity: crate::access::Identity::local(),
+    };
+    layout(&frame, Some("Insight"), &page.render()).into_string()
+}
+
+#[test]
+fn insight_tells_what_is_saved_by_policy_model_group_and_label() {
+    let page = insight_page("shoes");
+    for part in [
+        "By policy",
+        "By model",
+        "href=\"/?select=group%3Dnight#devices\"",
+        "href=\"/?select=site%3Dnorth#devices\"",
+        "37.5\u{202f}% / 50.0\u{202f}%",
+        "25.0\u{202f}%",
+        "≥\u{202f}19.9\u{202f}%",
+        "1.25",
+        "9.5",
+        "shoes 78\u{202f}%, boot 22\u{202f}%",
+    ] {
+        assert!(page.contains(part), "{part} is missing: {page}");
+    }
+    let empty = InsightPage {
+        figures: figures(&[]),
+        groups: Vec::new(),
+        cut: 0,
+    };
+    let empty = empty.render().into_string();
+    assert!(
+        empty.contains("Not enough audits yet") && empty.contains("offramp-fleet group set"),
+        "{empty}"
+    );
+}
+
 #[test]
 fn first_page_answers_the_questions() {
     let page = fleet_page("threshold");
     for answer in [
+        "Saved against frozen heads",
         "cam-1",
         "41.0\u{202f}%",
         "1.2\u{202f}%",
@@ -329,7 +397,7 @@ fn first_page_answers_the_questions() {
 fn devices_that_do_not_fit_are_a_page_away() {
     let devices = vec![overview("cam-1", "a"), overview("cam-2", "a")];
     let mut page = FleetPage {
-        totals: totals(&devices),
+        figures: figures(&devices),
         overview: Overview { devices, cut: true },
         select: String::new(),
         problem: None,
@@ -354,7 +422,7 @@ fn devices_that_do_not_fit_are_a_page_away() {
 #[test]
 fn first_page_without_devices_says_what_to_do() {
     let page = FleetPage {
-        totals: totals(&[]),
+        figures: figures(&[]),
         overview: Overview {
             devices: vec![],
             cut: false,
@@ -377,7 +445,13 @@ fn first_page_without_devices_says_what_to_do() {
 #[test]
 fn nothing_that_a_device_says_becomes_markup() {
     let swap = vec![window(1, "a"), window(2, HOSTILE), window(3, HOSTILE)];
-    for page in [fleet_page(HOSTILE), device_page(HOSTILE, swap), rollout_page(HOSTILE)] {
+    let pages = [
+        fleet_page(HOSTILE),
+        device_page(HOSTILE, swap),
+        rollout_page(HOSTILE),
+        insight_page(HOSTILE),
+    ];
+    for page in pages {
         assert!(page.contains("&lt;script&gt;alert"));
         // The only script is ours, in the head.
         assert_eq!(page.matches("<script").count(), 1);

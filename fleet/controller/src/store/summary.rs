@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use offramp_proto::{BootId, CameraReport, DeviceId, Summary as Message};
+use offramp_proto::{BootId, CameraReport, ControlReport, DeviceId, Summary as Message};
 
 use super::device::{self, Run, json, list, source};
 use super::event;
@@ -18,7 +18,6 @@ pub(crate) struct Summary {
     pub(crate) received_at: u64,
     pub(crate) generation: u64,
     pub(crate) audit_macs: u64,
-    pub(crate) stage_us: u64,
     pub(crate) overhead_us: u64,
     pub(crate) updates: u64,
     pub(crate) gated: u64,
@@ -45,6 +44,8 @@ pub(crate) struct Window {
     pub(crate) exits: Vec<u64>,
     pub(crate) macs: u64,
     pub(crate) full_macs: u64,
+    /// Microseconds spent in stages.
+    pub(crate) stage_us: u64,
     pub(crate) audits: u64,
     pub(crate) disagreements: u64,
     pub(crate) bound: f64,
@@ -52,6 +53,12 @@ pub(crate) struct Window {
     pub(crate) rollbacks: u64,
     /// None where the device does not tell.
     pub(crate) guard: Option<Guard>,
+    /// What learning is worth; none where the device does not tell.
+    pub(crate) control: Option<ControlReport>,
+    /// How far the classes are from what the device usually sees, `0..=1`; none where it does not tell.
+    pub(crate) drift: Option<f64>,
+    /// Power that the board draws, where it tells.
+    pub(crate) watts: Option<f64>,
     /// Class index and frames.
     pub(crate) classes: Vec<(u32, u64)>,
     pub(crate) policy: String,
@@ -85,8 +92,8 @@ pub(crate) struct Guard {
 
 macro_rules! window_columns {
     () => {
-        "device, boot, sequence, window_start, window_end, frames, dropped, hurried, exits, macs, full_macs, audits, disagreements, \
-         bound, rollbacks, guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, \
+        "device, boot, sequence, window_start, window_end, frames, dropped, hurried, exits, macs, full_macs, stage_us, audits, disagreements, \
+         bound, rollbacks, control, drift, watts, guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, \
          guard_paused, guard_contexts, guard_bytes, classes, policy, policy_version, cameras, engines"
     };
 }
@@ -105,11 +112,17 @@ impl FromRow for Window {
             exits: list(row.try_get("exits")?),
             macs: uint(row.try_get("macs")?),
             full_macs: uint(row.try_get("full_macs")?),
+            stage_us: uint(row.try_get("stage_us")?),
             audits: uint(row.try_get("audits")?),
             disagreements: uint(row.try_get("disagreements")?),
             bound: row.try_get("bound")?,
             rollbacks: uint(row.try_get("rollbacks")?),
             guard: guard(row)?,
+            control: row
+                .try_get::<Option<String>>("control")?
+                .and_then(|text| serde_json::from_str(&text).ok()),
+            drift: row.try_get("drift")?,
+            watts: row.try_get("watts")?,
             classes: list(row.try_get("classes")?),
             policy: row.try_get("policy")?,
             policy_version: uint(row.try_get("policy_version")?),
@@ -144,7 +157,6 @@ impl FromRow for Summary {
             received_at: uint(row.try_get("received_at")?),
             generation: uint(row.try_get("generation")?),
             audit_macs: uint(row.try_get("audit_macs")?),
-            stage_us: uint(row.try_get("stage_us")?),
             overhead_us: uint(row.try_get("overhead_us")?),
             updates: uint(row.try_get("updates")?),
             gated: uint(row.try_get("gated")?),
@@ -161,7 +173,7 @@ impl Store {
     /// Summaries of a device whose window ended after `since`, oldest first, at most `limit`.
     pub(crate) async fn summary_list(&self, device: &str, since: u64, limit: u32) -> Result<Vec<Summary>, StoreError> {
         query_as(concat!(
-            "SELECT received_at, generation, audit_macs, stage_us, overhead_us, updates, gated, \
+            "SELECT received_at, generation, audit_macs, overhead_us, updates, gated, \
              policy_source, faults, outbox, temperature, ",
             window_columns!(),
             " FROM summaries WHERE device = $1 AND window_end > $2 ORDER BY window_end, sequence LIMIT $3"
@@ -409,7 +421,7 @@ async fn keep_in_txn(
          dropped, exits, macs, audit_macs, full_macs, stage_us, overhead_us, audits, disagreements, bound, updates, \
          gated, rollbacks, classes, policy, policy_version, policy_source, faults, outbox, temperature, raw, \
          guard_threshold, guard_loss, guard_loss_bound, guard_audits, guard_promotions, guard_paused, \
-         guard_contexts, guard_bytes, hurried, cameras, engines) ",
+         guard_contexts, guard_bytes, hurried, cameras, engines, control, drift, watts) ",
     );
     query.push_values(summaries, |row, (_, summary, arrival)| {
         let exits: Vec<u64> = summary.exits.iter().map(|e| e.taken).collect();
@@ -455,6 +467,9 @@ async fn keep_in_txn(
         row.push_bind(int(summary.hurried));
         row.push_bind((!summary.cameras.is_empty()).then(|| json(&summary.cameras)));
         row.push_bind((!summary.engines.is_empty()).then(|| json(&summary.engines)));
+        row.push_bind(summary.control.as_ref().map(json));
+        row.push_bind(summary.drift.map(f64::from));
+        row.push_bind(summary.watts.map(f64::from));
     });
     query.push(" ON CONFLICT DO NOTHING RETURNING device, sequence, boot");
     let stored: Vec<(String, i64, Vec<u8>)> = query.build().rows().fetch_all(connection).await.task(task)?;

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use offramp_proto::{
-    Audits, Birth, BootId, CameraReport, ClassCount, Cost, Death, DeviceId, Digest, Event as EventMessage, ExitUse,
-    Generation, GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport, PolicySource, Reported, Sequence,
-    SigningKey, Summary as SummaryMessage, Window as WindowMessage,
+    Arm, Audits, Birth, BootId, CameraReport, ClassCount, ControlReport, Cost, Death, DeviceId, Digest,
+    Event as EventMessage, ExitUse, Generation, GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport,
+    PolicySource, Reported, Sequence, SigningKey, Summary as SummaryMessage, Window as WindowMessage,
 };
 use offramp_test_support::Postgres;
 use proptest::prelude::*;
@@ -195,6 +195,9 @@ fn summary(name: &str, run: u8, sequence: u64, frames: u64) -> SummaryMessage {
         policy: policy(),
         outbox: 0,
         temperature: None,
+        control: None,
+        drift: None,
+        watts: None,
         hurried: 0,
         cameras: Vec::new(),
         engines: Vec::new(),
@@ -334,7 +337,7 @@ async fn totals(fixture: Fixture, order: &[(u8, u8, u64)], batch: usize) -> Resu
     Ok(())
 }
 
-async fn cameras_and_engines_are_kept(fixture: Fixture) {
+async fn cameras_engines_and_what_learning_is_worth_are_kept(fixture: Fixture) {
     let mut message = summary("cam", 1, 4, 100);
     message.hurried = 2;
     message.dropped = 3;
@@ -348,11 +351,22 @@ async fn cameras_and_engines_are_kept(fixture: Fixture) {
             ..CameraReport::default()
         })
         .into();
-    let (cameras, engines) = (message.cameras.clone(), message.engines.clone());
+    message.control = Some(ControlReport {
+        audits: 256,
+        learned: Arm { cost: 0.25, loss: 0.0 },
+        frozen: Arm { cost: 0.5, loss: 0.125 },
+        error: 0.0625,
+    });
+    (message.drift, message.watts) = (Some(0.5), Some(7.5));
+    let (cameras, engines, control) = (message.cameras.clone(), message.engines.clone(), message.control);
     fixture.insert(vec![live(Record::Summary(Box::new(message)))]).await;
     let kept = &fixture.store.summary_list("cam", 0, 10).await.unwrap()[0].window;
     assert_eq!((&kept.cameras, &kept.engines), (&cameras, &engines));
     assert_eq!((kept.hurried, kept.dropped), (2, 3));
+    assert_eq!((kept.control, kept.drift, kept.watts), (control, Some(0.5), Some(7.5)));
+    fixture.insert(vec![live(summarised("cam", 1, 5, 100))]).await;
+    let silent = &fixture.store.summary_list("cam", 0, 10).await.unwrap()[1].window;
+    assert_eq!((silent.control, silent.drift, silent.watts), (None, None, None));
 }
 
 async fn summary_is_kept_as_it_came_with_what_is_unknown_here(fixture: Fixture) {
@@ -1174,7 +1188,7 @@ async fn a_certificate_is_renewed_for_the_key_of_one_that_holds(fixture: Fixture
 
 on_both! {
     a_certificate_is_renewed_for_the_key_of_one_that_holds,
-    cameras_and_engines_are_kept,
+    cameras_engines_and_what_learning_is_worth_are_kept,
     summary_is_kept_as_it_came_with_what_is_unknown_here,
     totals_saturate_instead_of_failing,
     device_lives_from_birth_to_the_death_of_the_same_run,

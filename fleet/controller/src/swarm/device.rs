@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use offramp_link::{Config, ConfigError, Inbox, Link, Publication, State, Will};
 use offramp_proto::{
-    ArtifactChunk, ArtifactRequest, Audits, Birth, BootId, ClassCount, Cost, Death, Desired, DesiredPolicy, DeviceId,
-    Digest, ExitUse, Generation, GuardReport, Kind, LearnerReport, Message, ModelFacts, Parameter, PolicyReport,
-    PolicySource, PublicKey, Reported, Sequence, Summary, TenantId, Topic, Window, decode, encode,
+    Arm, ArtifactChunk, ArtifactRequest, Audits, Birth, BootId, ClassCount, ControlReport, Cost, Death, Desired,
+    DesiredPolicy, DeviceId, Digest, ExitUse, Generation, GuardReport, Kind, LearnerReport, Message, ModelFacts,
+    Parameter, PolicyReport, PolicySource, PublicKey, Reported, Sequence, Summary, TenantId, Topic, Window, decode,
+    encode,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -394,6 +395,13 @@ impl Device {
                 contexts: 1,
                 bytes: 1_200_000,
             }),
+            control: Some(ControlReport {
+                audits: 256,
+                learned: Arm { cost: 0.4, loss: 0.009 },
+                frozen: Arm { cost: 0.5, loss: 0.01 },
+                error: 0.01,
+            }),
+            drift: Some(0.02),
             classes: (0..4).map(|class| ClassCount { class, count: 25 }).collect(),
             policy: PolicyReport {
                 faults: is(Harm::Faults, 20),
@@ -401,6 +409,7 @@ impl Device {
             },
             outbox: 1,
             temperature: Some(48.0),
+            watts: Some(7.5),
             cameras: Vec::new(),
             engines: vec!["fused".into(); 4],
         }

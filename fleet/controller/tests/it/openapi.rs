@@ -126,6 +126,10 @@ async fn every_operation_answers_as_it_is_described() {
         );
     }
     assert_eq!(held.ask(&world, "GET /groups", "/groups", b"").await.status, 200);
+    let insight = "GET /insight";
+    assert_eq!(held.ask(&world, insight, "/insight", b"").await.status, 200);
+    let path = "/insight?select=site%3Dnorth";
+    assert_eq!(held.ask(&world, insight, path, b"").await.status, 200);
     let devices = "GET /devices";
     assert_eq!(
         held.ask(&world, devices, "/devices?select=group%3Dnorth", b"")

@@ -93,6 +93,9 @@ fn a_field_outside_its_bounds_is_named() {
         }),
         "window"
     );
+    let mut boastful = sample::summary_with_control();
+    boastful.control.as_mut().unwrap().learned.cost = -1.0;
+    assert_eq!(out_of_bounds(boastful), "control");
     let mut uncounted = sample::summary_with_cameras();
     uncounted.cameras[1].frames += 1;
     assert_eq!(out_of_bounds(uncounted), "cameras");

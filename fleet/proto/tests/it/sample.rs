@@ -76,10 +76,13 @@ pub(crate) fn summary() -> Summary {
             distance: vec![0.25, 0.0],
         },
         guard: None,
+        control: None,
+        drift: None,
         classes: vec![ClassCount { class: 1, count: 90 }],
         policy: policy(),
         outbox: 5,
         temperature: Some(41.5),
+        watts: None,
         hurried: 0,
         cameras: Vec::new(),
         engines: Vec::new(),
@@ -132,6 +135,27 @@ pub(crate) fn summary_with_guard() -> Summary {
             bytes: 1_500_000,
         }),
         ..summary()
+    }
+}
+
+/// A summary that tells what learning is worth.
+pub(crate) fn summary_with_control() -> Summary {
+    Summary {
+        control: Some(ControlReport {
+            audits: 256,
+            learned: Arm {
+                cost: 0.375,
+                loss: 0.015625,
+            },
+            frozen: Arm {
+                cost: 0.625,
+                loss: -0.0625,
+            },
+            error: 0.03125,
+        }),
+        watts: Some(7.5),
+        drift: Some(0.125),
+        ..summary_with_cameras()
     }
 }
 

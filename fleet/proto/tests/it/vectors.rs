@@ -40,6 +40,7 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("summary", &sample::summary());
     hold_as("summary", "summary-guard", &sample::summary_with_guard());
     hold_as("summary", "summary-cameras", &sample::summary_with_cameras());
+    hold_as("summary", "summary-control", &sample::summary_with_control());
     hold("event", &sample::event());
     hold("reported", &sample::reported());
     hold_as("reported", "reported-generation", &sample::reported_with_generation());

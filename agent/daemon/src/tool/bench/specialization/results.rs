@@ -170,6 +170,7 @@ fn table(what: &str, rows: &[Row]) -> Table {
         "at the threshold",
         "all there",
         "upkeep",
+        "saves: told, found",
     ]);
     for row in rows {
         let interval = row.subset_gain_interval;
@@ -188,6 +189,10 @@ fn table(what: &str, rows: &[Row]) -> Table {
                 points(row.all_fixed_tau_accuracy_gain)
             ),
             format!("{:.2} %", row.upkeep * 100.0),
+            match row.saving_told.zip(row.saving_found) {
+                Some((told, found)) => format!("{:.0} %, {:.0} %", told * 100.0, found * 100.0),
+                None => "-".into(),
+            },
         ]);
     }
     table
