@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use offramp::agent::SetLog;
 use offramp::{terminal, tool};
-use tracing_subscriber::EnvFilter;
+use offramp_proto::LogLevel;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// Early-exit image classification on edge devices: the agent and its tools.
 #[derive(Parser)]
@@ -141,17 +145,29 @@ enum Bench {
 
 fn main() -> ExitCode {
     let cli = parse(std::env::args_os());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet(&cli.command)));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let started = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| quiet(&cli.command).into());
+    let filter = EnvFilter::try_new(&started).unwrap_or_else(|_| EnvFilter::new(quiet(&cli.command)));
+    let (filter, handle) = reload::Layer::new(filter);
+    let logs = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     if cli.log_json {
-        logs.json().init();
+        registry.with(logs.json()).init();
     } else {
-        logs.init();
+        registry.with(logs).init();
     }
-    match run(cli.command) {
+    let set_log = move |level: Option<LogLevel>| {
+        let filter = match level {
+            // Of libraries what may go wrong.
+            Some(level) => EnvFilter::new(format!("warn,offramp={0},offramp_link={0}", name(level))),
+            None => EnvFilter::try_new(&started).unwrap_or_else(|_| EnvFilter::new("info")),
+        };
+        if let Err(error) = handle.reload(filter) {
+            tracing::warn!(%error, "what is logged stays as it was");
+        }
+    };
+    match run(cli.command, Box::new(set_log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", terminal::explain(error.as_ref()));
@@ -162,6 +178,16 @@ fn main() -> ExitCode {
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Cli {
     Cli::parse_from(arguments)
+}
+
+fn name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
 }
 
 /// An agent that runs by itself logs what happens; a tool in somebody's hands only what is wrong.
@@ -175,11 +201,11 @@ fn quiet(command: &Command) -> &'static str {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command, set_log: SetLog) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => offramp::demo::run(&demo),
-        Command::Run { config, forget } => tool::run::run(&config, forget),
+        Command::Run { config, forget } => tool::run::run(&config, forget, set_log),
         Command::Enrol(enrol) => tool::enrol::enrol(&enrol),
         Command::Doctor(doctor) => tool::doctor::run(&doctor),
         Command::Model(Model::Check { package, on }) => tool::model::check(&package.package, &on),

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use offramp_link::{BrokerUrl, Config, ConfigError, Credentials, Link, State};
-use offramp_proto::{DeviceId, Generation, PublicKey, SigningKey, TenantId};
+use offramp_proto::{DeviceId, Generation, PublicKey, TenantId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -20,14 +20,15 @@ use crate::authority::{Authority, AuthorityError};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
 use crate::ingest::{Ingest, Unanswered};
-use crate::key::{self, KeyError};
+use crate::key::{KeyError, Keyring};
 use crate::peers::{self, Peers};
 use crate::renewals::{self, Renewals};
 use crate::retention::Retention;
 use crate::rollout::Conductor;
 use crate::statistics::Statistics;
 use crate::store::{
-    Act, Commanded, Database, Group, Kept, NewRollout, ReportedState, Started, Store, StoreError, beside, now,
+    Act, Change, Commanded, Database, Group, Kept, NewRollout, ReportedState, Revocation, Started, Store, StoreError,
+    Unfit, beside, now,
 };
 use crate::totals::{Figures, TotalsCache};
 use crate::web;
@@ -73,6 +74,8 @@ pub struct Options {
     pub certificates_hold: Duration,
     /// For how long summaries and events are kept; none for ever. Totals stay.
     pub keep: Option<Duration>,
+    /// For how long the sums of summaries by the hour are kept; none for ever.
+    pub keep_hours: Option<Duration>,
 }
 
 impl Options {
@@ -91,6 +94,7 @@ impl Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             certificates_hold: Duration::from_secs(365 * 24 * 3600),
             keep: None,
+            keep_hours: None,
         }
     }
 }
@@ -139,7 +143,9 @@ pub enum StartError {
 /// What the parts share.
 pub(crate) struct Shared {
     pub(crate) store: Store,
-    pub(crate) key: Arc<SigningKey>,
+    pub(crate) key: Arc<Keyring>,
+    /// The key that new devices were given when this controller started.
+    public: PublicKey,
     pub(crate) tenant: TenantId,
     pub(crate) broker: BrokerUrl,
     pub(crate) device_broker: BrokerUrl,
@@ -168,6 +174,41 @@ impl Shared {
         let pushed = desired::push(&self.store, &self.key, target, upload, who).await?;
         self.wake.notify_one();
         Ok(pushed)
+    }
+
+    /// Changes settings of devices.
+    pub(crate) async fn change(
+        &self,
+        devices: Option<Vec<DeviceId>>,
+        change: Change,
+        who: String,
+    ) -> Result<Result<Vec<(DeviceId, Generation)>, Unfit>, StoreError> {
+        let key = Arc::clone(&self.key);
+        let done = self.store.desired_change(key, devices, change, who, now()).await?;
+        self.wake.notify_one();
+        Ok(done)
+    }
+
+    /// The key that new devices are given.
+    pub(crate) async fn public_key(&self) -> Result<PublicKey, StoreError> {
+        Ok(self.store.key_newest().await?.unwrap_or_else(|| self.public.clone()))
+    }
+
+    /// Makes a new key, and introduces it to every device. Gives it, and how many are told.
+    pub(crate) async fn rotate_key(&self, who: String) -> Result<(PublicKey, u64), StoreError> {
+        let new = self.key.add()?;
+        let ring = Arc::clone(&self.key);
+        let told = self.store.key_introduce(ring, new.clone(), who, now()).await?;
+        self.wake.notify_one();
+        Ok((new, told))
+    }
+
+    /// Revokes a key.
+    pub(crate) async fn revoke_key(&self, key: PublicKey, force: bool, who: String) -> Result<Revocation, StoreError> {
+        let ring = Arc::clone(&self.key);
+        let done = self.store.key_revoke(ring, key, force, who, now()).await?;
+        self.wake.notify_one();
+        Ok(done)
     }
 
     /// Begins a rollout; the conductor takes it from there.
@@ -266,8 +307,9 @@ impl Controller {
                 address: options.listen,
             });
         }
-        let key = key::load_or_generate(&key_path(&keys))?;
-        store.claim_key(key.public()).await?;
+        let key = Keyring::load_or_generate(&key_path(&keys))?;
+        store.claim_keys(&key, now()).await?;
+        let public = store.key_newest().await?.unwrap_or_else(|| key.newest());
         let authority = Authority::load_or_generate(&keys, &options.tenant)?.for_devices(options.certificates_hold);
         let authority = Arc::new(authority);
         let cannot_listen = |source| StartError::Listen {
@@ -291,6 +333,7 @@ impl Controller {
         let shared = Arc::new(Shared {
             store: store.clone(),
             key: Arc::new(key),
+            public,
             tenant: options.tenant.clone(),
             authority: Arc::clone(&authority),
             device_broker: options.device_broker.unwrap_or_else(|| options.broker.clone()),
@@ -337,12 +380,13 @@ impl Controller {
             statistics: statistics.clone(),
             stop: stopped.clone(),
         });
-        let retention = options.keep.map(|keep| Retention {
+        let retention = Retention {
             store: store.clone(),
-            keep,
+            keep: options.keep,
+            keep_hours: options.keep_hours,
             duty: on_duty.clone(),
             stop: stopped,
-        });
+        };
         let artifacts = Artifacts {
             tenant: options.tenant.clone(),
             store: store.clone(),
@@ -393,12 +437,10 @@ impl Controller {
                 "the place among the other controllers"
             });
         }
-        if let Some(retention) = retention {
-            parts.spawn(async {
-                retention.run().await;
-                "retention"
-            });
-        }
+        parts.spawn(async {
+            retention.run().await;
+            "retention"
+        });
         parts.spawn(async {
             serve.await;
             "page"
@@ -418,9 +460,9 @@ impl Controller {
         self.shared.address
     }
 
-    /// The key with which devices verify their desired states.
+    /// The key with which new devices verify their desired states, as of this controller's start.
     pub fn public_key(&self) -> PublicKey {
-        self.shared.key.public()
+        self.shared.public.clone()
     }
 
     /// State of the link to the broker, and a way to wait for its changes.

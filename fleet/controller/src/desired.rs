@@ -11,11 +11,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use offramp_link::{Link, Publication, State};
 use offramp_proto::{
-    Desired, DesiredPolicy, DeviceId, Digest, Generation, Kind, LearnerSettings, Parameter, SignError, SigningKey,
-    TenantId, Topic,
+    Desired, DesiredPolicy, DeviceId, Digest, Generation, Kind, Parameter, SignError, TenantId, Topic, encode,
 };
 use tokio::sync::{Notify, watch};
 
+use crate::key::Keyring;
 use crate::statistics::Statistics;
 use crate::store::{Draft, Drafted, Store, StoreError, Unfit, now};
 
@@ -24,9 +24,9 @@ pub const MAX_POLICY: usize = 4 * 1024 * 1024;
 
 /// Desired states on their way to the broker at once, each of another device.
 const AT_ONCE: usize = 16;
-/// Pause before what could not be published is tried again.
 /// Between two looks at what other controllers have signed.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause before what could not be published is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A policy to push.
@@ -170,15 +170,11 @@ impl PolicyUpload {
 
 /// Whether a policy's parameters fit into a desired state.
 pub(crate) fn check_parameters(
-    key: &SigningKey,
     name: &str,
     version: u64,
     parameters: &BTreeMap<String, Parameter>,
 ) -> Result<(), PushError> {
     let trial = Desired {
-        device: DeviceId::new("trial").expect("a valid name"),
-        generation: Generation(1),
-        issued_at: 0,
         policy: Some(DesiredPolicy {
             name: name.into(),
             version,
@@ -186,10 +182,9 @@ pub(crate) fn check_parameters(
             size: 0,
             parameters: parameters.clone(),
         }),
-        own_policy: false,
-        learner: LearnerSettings::default(),
+        ..Desired::new(DeviceId::new("trial").expect("a valid name"), Generation(1), 0)
     };
-    key.sign(&trial).map(|_| ()).map_err(|source| PushError::Parameters {
+    encode(&trial).map(|_| ()).map_err(|source| PushError::Parameters {
         name: name.into(),
         source,
     })
@@ -198,7 +193,7 @@ pub(crate) fn check_parameters(
 /// Keeps a policy and makes it the desired one of the target.
 pub(crate) async fn push(
     store: &Store,
-    key: &Arc<SigningKey>,
+    key: &Arc<Keyring>,
     target: Target,
     upload: PolicyUpload,
     who: String,
@@ -211,7 +206,7 @@ pub(crate) async fn push(
         parameters,
     } = upload;
     let digest = Digest::of(&bytes);
-    check_parameters(key, &name, version, &parameters)?;
+    check_parameters(&name, version, &parameters)?;
     let draft = Draft {
         name: name.clone(),
         version,

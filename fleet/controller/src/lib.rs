@@ -51,7 +51,7 @@ pub use api::openapi;
 pub use authority::{Authority, AuthorityError, CONTROLLER, Revoked, write_private};
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
-pub use key::{KeyError, load_or_generate};
+pub use key::{KeyError, Keyring};
 pub use page::utc;
 pub use statistics::Statistics;
 pub use store::{Database, InvalidPostgresUrl, PostgresUrl, StoreError};

@@ -455,7 +455,7 @@ mod tests {
     use offramp_proto::Arm;
 
     use super::*;
-    use crate::store::{Quarantine, ReportedState};
+    use crate::store::{Quarantine, ReportedState, Wanted};
     use crate::totals::Totals;
 
     const NOW: u64 = 1_000_000_000;
@@ -530,6 +530,7 @@ mod tests {
             generation,
             issued_at,
             policy: Some(("entropy".into(), 2)),
+            settings: Wanted::default(),
             signed: vec![],
         }
     }

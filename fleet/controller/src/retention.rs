@@ -1,6 +1,6 @@
-//! Keeps the database from growing for ever.
+//! Keeps the database from growing for ever: summaries are folded into hours, and what is old goes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -9,14 +9,19 @@ use crate::store::{Store, StoreError, now};
 
 /// Between two looks at what has become old.
 const PACE: Duration = Duration::from_secs(10 * 60);
-/// Between two batches, so that the writer is free for what arrives.
+/// Between two batches at least, so that the writer is free for what arrives; and this many times what one took.
 const PAUSE: Duration = Duration::from_millis(50);
+const SHARE: u32 = 4;
+/// Summaries that are younger are not folded yet, in milliseconds: most of an hour comes together.
+const YOUNG: u64 = 15 * 60 * 1000;
 
 /// What the task works with.
 pub(crate) struct Retention {
     pub(crate) store: Store,
-    /// For how long summaries and events are kept.
-    pub(crate) keep: Duration,
+    /// For how long summaries and events are kept; none for ever.
+    pub(crate) keep: Option<Duration>,
+    /// For how long hours are kept; none for ever.
+    pub(crate) keep_hours: Option<Duration>,
     /// Whether it is this controller's to do.
     pub(crate) duty: watch::Receiver<bool>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -29,12 +34,12 @@ impl Retention {
             if !peers::on_duty(&mut self.duty, &mut self.stop).await {
                 return;
             }
-            let keep = u64::try_from(self.keep.as_millis()).unwrap_or(u64::MAX);
-            let pause = match self.store.remove_before(now().saturating_sub(keep)).await {
+            let start = Instant::now();
+            let pause = match self.tidy().await {
                 Ok(0) => PACE,
-                Ok(removed) => {
-                    tracing::debug!(removed, "old summaries and events were removed");
-                    PAUSE
+                Ok(rows) => {
+                    tracing::debug!(rows, "old summaries and events were folded or removed");
+                    PAUSE.max(start.elapsed() * SHARE)
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
@@ -48,5 +53,18 @@ impl Retention {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Does a batch of each. Gives the rows that something was done to.
+    async fn tidy(&self) -> Result<u64, StoreError> {
+        let before = |keep: Duration| now().saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        let mut rows = self.store.fold_before(now().saturating_sub(YOUNG)).await?;
+        if let Some(keep) = self.keep {
+            rows += self.store.remove_before(before(keep)).await?;
+        }
+        if let Some(keep) = self.keep_hours {
+            rows += self.store.hours_remove(before(keep)).await?;
+        }
+        Ok(rows)
     }
 }

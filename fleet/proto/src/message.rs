@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, DeviceId, Digest, Generation, Message, Sequence};
+use crate::{BootId, DeviceId, Digest, Generation, Message, PublicKey, Sequence};
 
 /// Bytes of an artifact in one chunk, the last one excepted.
 pub const CHUNK: usize = 32 * 1024;
@@ -16,6 +16,8 @@ pub const MAX_ARTIFACT: u64 = 64 * 1024 * 1024;
 /// Largest piece of a trace in bytes.
 pub const MAX_TRACE: usize = 48 * 1024;
 
+/// Most keys that a device trusts.
+pub const MAX_KEYS: usize = 8;
 /// Largest request for a certificate, and largest certificate, in bytes of PEM text.
 pub const MAX_CERTIFICATE: usize = 8 * 1024;
 
@@ -352,6 +354,9 @@ pub struct Reported {
     /// The generation of that one, where it could be read; older agents do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_generation: Option<Generation>,
+    /// The keys that the device trusts; older agents do not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusts: Vec<PublicKey>,
 }
 
 /// A typed parameter of a policy.
@@ -416,7 +421,23 @@ pub struct DesiredPolicy {
     pub parameters: BTreeMap<String, Parameter>,
 }
 
-/// Settings of the learner; what is absent stays as the device has it.
+/// What a device writes into its log at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What went wrong.
+    Error,
+    /// What may go wrong.
+    Warn,
+    /// What happens.
+    Info,
+    /// How it happens.
+    Debug,
+    /// All of it.
+    Trace,
+}
+
+/// Settings of the learner; what is absent is as the device's configuration has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnerSettings {
     /// Whether heads are updated.
@@ -455,6 +476,28 @@ pub struct Desired {
     /// Settings of the learner.
     #[serde(default)]
     pub learner: LearnerSettings,
+    /// What is logged; without it what the device was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogLevel>,
+    /// The only keys to trust from now on, at most [`MAX_KEYS`]; without any, those that are trusted already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<PublicKey>,
+}
+
+impl Desired {
+    /// One that asks for nothing: all stays as the device has it.
+    pub fn new(device: DeviceId, generation: Generation, issued_at: u64) -> Self {
+        Self {
+            device,
+            generation,
+            issued_at,
+            policy: None,
+            own_policy: false,
+            learner: LearnerSettings::default(),
+            log: None,
+            keys: Vec::new(),
+        }
+    }
 }
 
 /// A device asks for a part of an artifact.
@@ -644,6 +687,7 @@ impl Message for Reported {
         check(&[
             (self.policy.in_bounds(), "policy"),
             (self.refused.as_ref().is_none_or(|r| r.len() <= 4 * MAX_TEXT), "refused"),
+            (self.trusts.len() <= MAX_KEYS, "trusts"),
         ])
     }
 }
@@ -693,6 +737,7 @@ impl Message for Desired {
         check(&[
             (policy, "policy"),
             (!(self.own_policy && self.policy.is_some()), "own_policy"),
+            (self.keys.len() <= MAX_KEYS, "keys"),
             (
                 self.learner.rate.is_none_or(|r| (0.0..4.0).contains(&r)),
                 "learner.rate",

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use ed25519_dalek::{Signature, Signer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{DecodeError, MAX_MESSAGE, Message, decode, encode};
 
@@ -125,6 +126,22 @@ impl PublicKey {
             .payload
             .ok_or_else(|| VerifyError::NotSigned("it carries no content".to_string()))?;
         Ok(decode(&payload)?)
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(&self.to_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let bytes = serde_bytes::ByteBuf::deserialize(d)?;
+        let bytes = bytes.as_slice().try_into().ok();
+        bytes
+            .and_then(Self::from_bytes)
+            .ok_or_else(|| de::Error::custom(InvalidKey))
     }
 }
 

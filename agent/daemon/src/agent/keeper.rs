@@ -11,8 +11,8 @@ use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
 use offramp_proto::{
     ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
-    Message, ModelFacts, PolicyReport, PublicKey, Reported, Sequence, Summary, TenantId, Topic, TraceSample, decode,
-    encode,
+    Message, ModelFacts, PolicyReport, PolicySource as Deciding, Reported, Sequence, Summary, TenantId, Topic,
+    TraceSample, decode, encode,
 };
 use offramp_store::{Limits, Opened, Roles, Store};
 use tokio::sync::{mpsc, watch};
@@ -25,8 +25,9 @@ use crate::agent::engines::{Engines, capabilities};
 use crate::agent::fetch::{Fetch, Progress as Fetched};
 use crate::agent::pool::unix_ms;
 use crate::agent::renewal::{self, Renewal, RenewalError, Todo};
+use crate::agent::trust::Trust;
 use crate::agent::windows::Whole;
-use crate::agent::{Options, Order, Report, StartError, apply_learner};
+use crate::agent::{Options, Order, Report, SetLog, StartError, apply_learner};
 use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop, chain};
 use crate::package;
 
@@ -111,7 +112,7 @@ pub(crate) struct Keeper {
     identity: Identity,
     model: ModelFacts,
     started_at: u64,
-    key: Option<PublicKey>,
+    trust: Option<Trust>,
     config: Option<Config>,
     renewal: Option<Renewal>,
     link: Option<(Link, Inbox)>,
@@ -122,6 +123,8 @@ pub(crate) struct Keeper {
     cameras: Vec<Camera>,
     generation: Generation,
     policy: PolicyReport,
+    /// The fleet's policy that decides, unless it has failed.
+    in_force: Option<DesiredPolicy>,
     roles: Roles,
     /// What was refused, and why.
     refused: Option<(Option<Generation>, String)>,
@@ -131,6 +134,7 @@ pub(crate) struct Keeper {
     sending: JoinSet<Vec<u64>>,
     telling: JoinSet<()>,
     proving: JoinSet<Result<(), RenewalError>>,
+    log: Option<SetLog>,
     summaries: BTreeMap<u64, ()>,
     counters: watch::Sender<Counters>,
 }
@@ -162,11 +166,13 @@ impl Keeper {
 
         let workshop = Workshop::new(package)?;
         let mut chosen = workshop.prepare_for(&options.policy, cameras.len())?;
-        let key = options.fleet.as_ref().map(|fleet| fleet.key.clone());
+        let trust = options.fleet.as_ref().map(|fleet| Trust::open(&store, &fleet.key));
+        let trust = trust.transpose()?;
         let mut generation = Generation(0);
         let mut roles = Roles::default();
-        if let (Some(key), Some(stored)) = (&key, store.desired()?) {
-            match key.verify::<Desired>(&stored.signed) {
+        let mut in_force = None;
+        if let (Some(trust), Some(stored)) = (&trust, store.desired()?) {
+            match trust.verify(&stored.signed) {
                 Ok(desired) => {
                     let stored = desired.policy.as_ref().map(|policy| {
                         roles.active = Some(policy.digest);
@@ -176,12 +182,16 @@ impl Keeper {
                         Ok(stored) => {
                             generation = desired.generation;
                             chosen = stored.unwrap_or(chosen);
+                            in_force.clone_from(&desired.policy);
                         }
                         // The generation stays 0: the broker's copy of the desired state brings the policy again.
                         Err(why) => warn!(why, "the stored policy cannot decide; it will be fetched again"),
                     }
                     for camera in &mut cameras {
-                        apply_learner(camera.core, desired.learner);
+                        apply_learner(camera.core, &options.settings, desired.learner);
+                    }
+                    if let Some(set) = &options.log {
+                        set(desired.log);
                     }
                 }
                 Err(error) => warn!(%error, "the stored desired state is ignored"),
@@ -235,7 +245,7 @@ impl Keeper {
             identity,
             model,
             started_at: unix_ms(),
-            key,
+            trust,
             config,
             renewal,
             link: None,
@@ -246,6 +256,7 @@ impl Keeper {
             cameras: cameras.collect(),
             generation,
             policy: judges[0].report(0),
+            in_force,
             roles,
             refused: None,
             own: options.policy,
@@ -253,6 +264,7 @@ impl Keeper {
             sending: JoinSet::new(),
             telling: JoinSet::new(),
             proving: JoinSet::new(),
+            log: options.log,
             summaries: BTreeMap::new(),
             counters: watch::Sender::new(counters),
         };
@@ -433,6 +445,7 @@ impl Keeper {
                     engines: self.engines.in_short(),
                 };
                 if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
+                    debug!(sequence, "summary");
                     self.summaries.insert(sequence, ());
                     self.counters.send_modify(|counters| counters.summaries += 1);
                 }
@@ -646,6 +659,11 @@ impl Keeper {
             policy: self.policy.clone(),
             refused: self.refused.clone().map(|(_, why)| clip(why)),
             refused_generation: self.refused.as_ref().and_then(|(generation, _)| *generation),
+            trusts: self
+                .trust
+                .as_ref()
+                .map(|trust| trust.keys().to_vec())
+                .unwrap_or_default(),
         };
         self.tell(link, Kind::Reported, &reported, true);
     }
@@ -755,10 +773,10 @@ impl Keeper {
 
     fn take_desired(&mut self, link: &Link, delivery: Delivery) {
         let signed = delivery.message.payload.to_vec();
-        let Some(key) = &self.key else {
+        let Some(trust) = &self.trust else {
             return delivery.acknowledge();
         };
-        let desired = match key.verify::<Desired>(&signed) {
+        let desired = match trust.verify(&signed) {
             Ok(desired) if desired.device == self.identity.device => desired,
             Ok(desired) => {
                 let why = format!("the desired state is signed for device {}", desired.device);
@@ -789,6 +807,11 @@ impl Keeper {
             }
             return delivery.acknowledge();
         };
+        // Other settings, or keys, are no reason to begin a policy anew that decides.
+        if self.in_force.as_ref() == Some(policy) && self.policy.source == Deciding::Desired {
+            self.accept(link, &desired, &signed, None);
+            return delivery.acknowledge();
+        }
         let fetch = Fetch::new(policy.digest, policy.size);
         match self.store.artifact(policy.digest) {
             Ok(Some(bytes)) => {
@@ -863,6 +886,12 @@ impl Keeper {
     /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
     fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Vec<Chosen>, Option<&[u8]>)>) {
         let generation = desired.generation;
+        if let Some(trust) = &mut self.trust
+            && let Err(error) = trust.take(&self.store, &desired.keys)
+        {
+            let why = format!("generation {generation}: its keys cannot be stored: {}", chain(&error));
+            return self.refuse(link, Some(generation), why);
+        }
         let stored = || {
             if let Some((chosen, component)) = &policy {
                 let digest = chosen[0].named.digest;
@@ -893,11 +922,15 @@ impl Keeper {
         }
         self.generation = generation;
         self.refused = None;
+        if let Some(set) = &self.log {
+            set(desired.log);
+        }
         for camera in &self.cameras {
             let _ = camera.orders.send(Order::Learner(desired.learner));
         }
         match policy {
             Some((chosen, _)) => {
+                self.in_force.clone_from(&desired.policy);
                 // Reported once a camera has taken it up.
                 for (camera, chosen) in self.cameras.iter().zip(chosen) {
                     let chosen = Box::new(chosen);

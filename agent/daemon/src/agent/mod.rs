@@ -22,6 +22,7 @@ mod renewal;
 pub(crate) mod sample;
 mod seat;
 pub(crate) mod trace;
+mod trust;
 mod windows;
 
 use std::path::PathBuf;
@@ -36,7 +37,9 @@ use offramp_engine::{Engine, Offload};
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
 use offramp_policy::LadderRules;
-use offramp_proto::{BootId, DeviceId, Generation, LearnerSettings, PolicyReport, PublicKey, TenantId, Window};
+use offramp_proto::{
+    BootId, DeviceId, Generation, LearnerSettings, LogLevel, PolicyReport, PublicKey, TenantId, Window,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::judge::{Chosen, PolicySource, SetUpError as PolicyError, Step};
@@ -86,7 +89,12 @@ pub struct Options {
     pub trace: Option<TraceOptions>,
     /// Decides which frames are audited; drawn anew by each run without it.
     pub seed: Option<u64>,
+    /// Changes what is logged, and back without a level; none where nobody can.
+    pub log: Option<SetLog>,
 }
+
+/// Changes what is logged.
+pub type SetLog = Box<dyn Fn(Option<LogLevel>) + Send>;
 
 impl Options {
     /// A device that works alone, with the defaults of everything else.
@@ -108,6 +116,7 @@ impl Options {
             board: BoardSource::default(),
             trace: None,
             seed: None,
+            log: None,
         }
     }
 }
@@ -326,6 +335,7 @@ impl Agent {
         let board = Board::watch(&options.board, Arc::clone(&stop)).map_err(StartError::Thread)?;
         let now = Instant::now();
         let (window_every, batch, checkpoint_every) = (options.summary_every, options.batch, options.checkpoint_every);
+        let configured = options.settings;
         let mut cameras = Vec::with_capacity(sources.len());
         let mut films = Vec::with_capacity(sources.len());
         for (number, source) in sources.into_iter().enumerate() {
@@ -374,6 +384,7 @@ impl Agent {
             listener,
             orders,
             reports: reports.clone(),
+            configured,
             checkpoint_every,
             checkpoint_due: now + checkpoint_every,
             unsaved: false,
@@ -469,8 +480,9 @@ fn check(sources: &[Source], package: &Package) -> Result<(), StartError> {
 }
 
 /// Changes what a desired state names of the learner.
-pub(crate) fn apply_learner(core: &mut Core, wanted: LearnerSettings) {
-    let mut settings = *core.settings();
+/// Settings of the configuration, and over them what the fleet wants.
+pub(crate) fn apply_learner(core: &mut Core, configured: &Settings, wanted: LearnerSettings) {
+    let mut settings = *configured;
     settings.learner.enabled = wanted.enabled.unwrap_or(settings.learner.enabled);
     settings.learner.rate = wanted.rate.unwrap_or(settings.learner.rate);
     settings.audit_rate = wanted.audit_rate.unwrap_or(settings.audit_rate);

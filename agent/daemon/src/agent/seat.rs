@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use offramp_core::{Facts, Prediction};
+use offramp_core::{Facts, Prediction, Settings};
 use offramp_engine::Engine;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -45,6 +45,8 @@ pub(crate) struct Seat {
     pub(crate) listener: Listener,
     pub(crate) orders: Receiver<Order>,
     pub(crate) reports: mpsc::Sender<Report>,
+    /// As the device's configuration has them.
+    pub(crate) configured: Settings,
     pub(crate) checkpoint_every: Duration,
     pub(crate) checkpoint_due: Instant,
     /// Whether anything may have been learned since the last checkpoint.
@@ -191,7 +193,7 @@ impl Seat {
         for order in self.orders.try_iter() {
             match order {
                 Order::Swap { generation, chosen } => self.judge.swap(*chosen, generation),
-                Order::Learner(wanted) => apply_learner(&mut self.lane.core, wanted),
+                Order::Learner(wanted) => apply_learner(&mut self.lane.core, &self.configured, wanted),
                 Order::Context(key) => self.lane.context = key,
             }
         }

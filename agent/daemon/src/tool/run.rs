@@ -15,7 +15,7 @@ use offramp_model::Package;
 use offramp_policy::LadderRules;
 use serde_json::json;
 
-use crate::agent::{Agent, Fleet, Listener, Options, Source};
+use crate::agent::{Agent, Fleet, Listener, Options, SetLog, Source};
 use crate::config::{self, Config, Trace};
 use crate::judge::PolicySource;
 use crate::package;
@@ -29,7 +29,7 @@ const MAX_POLICY: u64 = 4 * 1024 * 1024;
 ///
 /// # Errors
 /// When the configuration, the model or the policy is refused, or the store cannot be used.
-pub fn run(path: &Path, forget: bool) -> anyhow::Result<()> {
+pub fn run(path: &Path, forget: bool, set_log: SetLog) -> anyhow::Result<()> {
     let config = Config::open(path)?;
     let package = package::open(&config.model.package)?;
     let input = &package.manifest().input;
@@ -50,6 +50,7 @@ pub fn run(path: &Path, forget: bool) -> anyhow::Result<()> {
     }
     let options = Options {
         forget,
+        log: Some(set_log),
         ..options(config, &package)?
     };
     #[cfg(unix)]

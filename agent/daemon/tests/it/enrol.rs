@@ -9,19 +9,29 @@ use std::process::Output;
 use offramp::config::Config;
 use offramp_broker::{Broker, Persistence};
 use offramp_test_support::temp_dir;
+use serde_json::{Value, json};
 
 use crate::device::offramp;
 use crate::kill::controller;
 
-/// Makes a token as `offramp-fleet enrol` does.
-pub(crate) fn token(address: SocketAddr) -> String {
+/// Asks a controller.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> Value {
     let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!("POST /api/v1/enrolments HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}Content-Length: 2\r\n\r\n{{}}").unwrap();
+    let body = body.to_string();
+    let head = format!("POST /api/v1{path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let json: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-    json["token"].as_str().unwrap().to_owned()
+    assert!(answer.split("\r\n").next().unwrap().contains(" 200 "), "{answer}");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Makes a token as `offramp-fleet enrol` does.
+pub(crate) fn token(address: SocketAddr) -> String {
+    post(address, "/enrolments", &json!({}))["token"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 pub(crate) fn enrol(folder: &Path, url: &str, token: &str) -> Output {

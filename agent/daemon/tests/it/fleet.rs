@@ -6,23 +6,18 @@ use offramp_broker::{Broker, Persistence};
 use offramp_fleet::{PolicyUpload, Target};
 use offramp_link::{Config, Link, Publication};
 use offramp_proto::{
-    Desired, DeviceId, Generation, Kind, LearnerSettings, Reported, SigningKey, TenantId, Topic, decode, encode,
+    Desired, DeviceId, Generation, Kind, LogLevel, Reported, SigningKey, TenantId, Topic, decode, encode,
 };
 use offramp_test_support::{PATIENCE, free_port, temp_dir};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::device::{Device, said};
+use crate::enrol::post;
 use crate::kill::{controller, upload};
 
 fn desired(device: &str, generation: u64) -> Desired {
-    Desired {
-        device: DeviceId::new(device).unwrap(),
-        generation: Generation(generation),
-        issued_at: 0,
-        policy: None,
-        own_policy: false,
-        learner: LearnerSettings::default(),
-    }
+    Desired::new(DeviceId::new(device).unwrap(), Generation(generation), 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,5 +211,136 @@ async fn without_a_broker_frames_go_on_and_summaries_wait_until_there_is_one() {
     agent.end();
     assert_eq!(device.store().outbox().unwrap().records, 0);
     assert_eq!(controller.statistics().duplicates, 0);
+    controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_replaced_by_word_of_the_old_one_which_then_says_nothing_more() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let [old, new, thief] = [5, 6, 7].map(|seed| SigningKey::from_seed(&[seed; 32]));
+    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("wary").unwrap());
+    let mut config = Config::new(url.parse().unwrap(), "operator");
+    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
+    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let device = Device::new(folder.path(), "wary", Some((&url, &old.public())));
+    let with_keys = |generation, keys: &[&SigningKey]| Desired {
+        keys: keys.iter().map(|key| key.public()).collect(),
+        log: Some(LogLevel::Debug),
+        ..desired("wary", generation)
+    };
+    let topic = Topic::new(&tenant, &id, Kind::Desired).to_string();
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    let mut told = async |trusts: &[&SigningKey], generation: u64, refused: bool| {
+        let wanted: Vec<_> = trusts.iter().map(|key| key.public()).collect();
+        let until = async {
+            loop {
+                let delivery = inbox.recv().await.expect("the link lives");
+                let reported: Reported = decode(&delivery.message.payload).unwrap();
+                delivery.acknowledge();
+                let is = (reported.generation, reported.refused.is_some());
+                if reported.trusts == wanted && is == (Generation(generation), refused) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, until)
+            .await
+            .unwrap_or_else(|_| panic!("generation {generation}, refused {refused}, was not reported"));
+    };
+    told(&[&old], 0, false).await;
+    for (by, desired, trusts, generation, refused) in [
+        (&old, with_keys(1, &[&old, &new]), &[&old, &new][..], 1, false),
+        (&new, with_keys(2, &[]), &[&old, &new], 2, false),
+        (&thief, with_keys(9, &[&thief]), &[&old, &new], 2, true),
+        (&new, with_keys(3, &[&new]), &[&new], 3, false),
+        // Stolen, or replayed.
+        (&old, with_keys(9, &[&old]), &[&new], 3, true),
+    ] {
+        let payload = by.sign(&desired).unwrap();
+        link.publish(Publication::new(topic.clone(), payload)).await.unwrap();
+        told(trusts, generation, refused).await;
+    }
+    let log = agent.end();
+    // The log follows the desired state: what a debugger wants to know is written.
+    assert!(log.iter().any(|line| line["level"] == "DEBUG"), "{log:#?}");
+    // Also after a restart.
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    told(&[&new], 3, false).await;
+    let payload = old.sign(&with_keys(10, &[&old])).unwrap();
+    link.publish(Publication::new(topic, payload)).await.unwrap();
+    told(&[&new], 3, true).await;
+    agent.end();
+    link.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_and_keys_change_under_a_policy_that_goes_on() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let controller = controller(&broker).await;
+    let (address, old) = (controller.address(), controller.public_key());
+    let id = DeviceId::new("tuned").unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let device = Device::new(folder.path(), "tuned", Some((&url, &old)));
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    timeout(PATIENCE, controller.summaries_ingested(1)).await.unwrap();
+    let mut in_force = async |generation: Generation| loop {
+        // A swap happens between two frames, so frames must come.
+        agent.show([device.frame(1)]);
+        if let Ok(answer) = timeout(Duration::from_millis(20), controller.reported(&id, generation)).await {
+            let answer = answer.unwrap();
+            assert_eq!((answer.generation, answer.refused), (generation, None));
+            return answer.policy.1;
+        }
+    };
+    let ask = |path: String, body: Value| tokio::task::block_in_place(|| post(address, &path, &body));
+
+    let pushed = controller.push_policy(Target::All, upload(7, 0.95)).await.unwrap();
+    let Generation(first) = pushed.generations[&id];
+    assert_eq!(in_force(Generation(first)).await, 7);
+    let wanted = json!({"all": true, "settings": {"accuracy_budget": 0.03, "enabled": false}});
+    let changed = ask("/settings".into(), wanted);
+    assert_eq!(changed["devices"][0]["generation"], first + 1);
+    assert_eq!(in_force(Generation(first + 1)).await, 7);
+    let rotated = ask("/keys".into(), json!({}));
+    assert_eq!(rotated["devices"], 1);
+    assert_eq!(in_force(Generation(first + 2)).await, 7);
+    let revoked = ask(format!("/keys/{old:?}/revoke"), json!({}));
+    assert_eq!((&revoked["devices"], &revoked["left"]), (&json!(1), &json!(0)));
+    assert_eq!(in_force(Generation(first + 3)).await, 7);
+    let pushed = controller.push_policy(Target::All, upload(8, 0.9)).await.unwrap();
+    assert_eq!(in_force(pushed.generations[&id]).await, 8);
+
+    let log = agent.end();
+    assert_eq!(
+        said(&log, "policy swapped").len(),
+        2,
+        "only another policy is one: {log:#?}"
+    );
+    let told = said(&log, "keys of the controller");
+    let last = told.last().unwrap()["keys"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (told.len(), last),
+        (2, format!("[{}]", rotated["key"].as_str().unwrap()))
+    );
+    // A restart has the settings, the key and the policy.
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    let answer = timeout(PATIENCE, controller.reported(&id, Generation(first + 4))).await;
+    assert_eq!(answer.unwrap().unwrap().policy.1, 8);
+    let log = agent.end();
+    assert!(
+        said(&log, "refused").is_empty() && said(&log, "ignored").is_empty(),
+        "{log:#?}"
+    );
     controller.shutdown().await;
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::insight::SavingView;
+use super::settings::SettingsView;
 use super::{ApiError, Reason, limit, openapi, selection};
 use crate::access::Identity;
 use crate::overview::{DeviceOverview, Life, Progress, share};
@@ -80,6 +81,7 @@ struct DesiredView {
     generation: u64,
     issued_at: u64,
     policy: Option<PolicyView>,
+    settings: SettingsView,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -187,6 +189,7 @@ impl From<DeviceOverview> for DeviceView {
                 generation: d.generation,
                 issued_at: d.issued_at,
                 policy: d.policy.map(|(name, version)| PolicyView { name, version }),
+                settings: d.settings.into(),
             }),
             reported: device.reported.map(|r| ReportedView {
                 generation: r.generation,

@@ -183,7 +183,7 @@ pub(super) async fn enrol(
         authority: shared.authority.certificate().to_owned(),
         expires_at,
         broker: shared.device_broker.to_string(),
-        controller_key: format!("{:?}", shared.key.public()),
+        controller_key: format!("{:?}", shared.public_key().await?),
     }))
 }
 

@@ -9,9 +9,11 @@ mod error;
 mod events;
 mod groups;
 mod insight;
+mod keys;
 mod openapi;
 mod policies;
 mod rollouts;
+mod settings;
 mod status;
 mod tokens;
 
@@ -30,6 +32,7 @@ use crate::controller::Shared;
 use crate::desired::MAX_POLICY;
 
 pub(crate) use error::ApiError;
+use groups::meant;
 pub(crate) use groups::selection;
 
 /// Records in one answer, unless the request says how many.
@@ -70,6 +73,7 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(insight::fetch))
         .routes(routes!(groups::set, groups::remove))
         .routes(routes!(groups::label))
+        .routes(routes!(settings::change))
         .routes(routes!(policies::list, policies::push))
         .routes(routes!(policies::replay))
         .routes(routes!(rollouts::list, rollouts::start))
@@ -77,6 +81,8 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(rollouts::command))
         .routes(routes!(rollouts::audit))
         .routes(routes!(tokens::whoami))
+        .routes(routes!(keys::list, keys::rotate))
+        .routes(routes!(keys::revoke))
         .routes(routes!(enrolments::create))
         .routes(routes!(enrolments::enrol))
         .routes(routes!(enrolments::revoke))

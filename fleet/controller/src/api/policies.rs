@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use offramp_proto::{DeviceId, Parameter};
+use offramp_proto::{DeviceId, Generation, Parameter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -72,10 +72,19 @@ pub(super) struct PushView {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = PushedDevice)]
-struct GenerationView {
+pub(super) struct GenerationView {
     device: String,
     /// The generation that it should report.
     generation: u64,
+}
+
+impl GenerationView {
+    pub(super) fn new(device: &DeviceId, generation: Generation) -> Self {
+        Self {
+            device: device.to_string(),
+            generation: generation.0,
+        }
+    }
 }
 
 /// Keep a policy and make it the desired one of devices, at once
@@ -128,10 +137,7 @@ pub(super) async fn push(
         devices: pushed
             .generations
             .into_iter()
-            .map(|(device, generation)| GenerationView {
-                device: device.to_string(),
-                generation: generation.0,
-            })
+            .map(|(device, generation)| GenerationView::new(&device, generation))
             .collect(),
     }))
 }

@@ -225,7 +225,7 @@ pub(super) async fn start(
         .check()
         .map_err(|error| ApiError::bad_request(error.to_string(), hint))?;
     let (policy, version) = (wanted.policy.clone(), wanted.version);
-    desired::check_parameters(&shared.key, &wanted.policy, wanted.version, &wanted.parameters)?;
+    desired::check_parameters(&wanted.policy, wanted.version, &wanted.parameters)?;
     let named = (!wanted.devices.is_empty()).then_some(wanted.devices);
     let devices = meant(&shared, named, wanted.select.as_deref()).await?;
     let mut forecast = None;

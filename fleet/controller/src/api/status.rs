@@ -81,7 +81,7 @@ pub(super) async fn fetch(State(shared): Fleet) -> Result<Json<Status>, ApiError
         protocol: PROTOCOL_VERSION,
         tenant: shared.tenant.to_string(),
         started_at: shared.started_at,
-        public_key: format!("{:?}", shared.key.public()),
+        public_key: format!("{:?}", shared.public_key().await?),
         database: if shared.store.is_shared() {
             "postgresql"
         } else {

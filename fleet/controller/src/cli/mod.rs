@@ -6,9 +6,11 @@ mod enrol;
 mod events;
 mod group;
 mod insight;
+mod keys;
 mod policy;
 mod rollout;
 mod serve;
+mod settings;
 mod swarm;
 mod token;
 
@@ -49,6 +51,8 @@ enum Command {
     Release(devices::Release),
     /// Give labels to devices, or take them away.
     Label(group::Label),
+    /// Change settings of devices: learner, accuracy budget, log.
+    Set(settings::Set),
     /// Name groups of devices.
     #[command(subcommand)]
     Group(group::Group),
@@ -87,6 +91,9 @@ enum Command {
     Swarm(swarm::SwarmArgs),
     /// Print what a shell needs to complete this program's commands.
     Completion(Completion),
+    /// List, rotate and revoke the keys that sign desired states.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Print the public key with which devices verify their desired state.
     Key(Key),
 }
@@ -161,6 +168,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Release(release) => release.run(),
         Command::Label(label) => label.run(),
         Command::Group(group) => group.run(),
+        Command::Set(set) => set.run(),
+        Command::Keys(keys) => keys.run(),
         Command::Insight(status) => status.run(),
         Command::Status(status) => status.run(),
         Command::Events(events) => events.run(),
@@ -182,8 +191,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             print(&String::from_utf8(text)?)
         }
         Command::Key(Key { place }) => {
-            let key = offramp_fleet::load_or_generate(&offramp_fleet::key_path(&place.keys()))?;
-            print(&format!("{:?}\n", key.public()))
+            let key = offramp_fleet::Keyring::load_or_generate(&offramp_fleet::key_path(&place.keys()))?;
+            print(&format!("{:?}\n", key.newest()))
         }
     }
 }

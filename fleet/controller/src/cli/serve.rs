@@ -79,6 +79,9 @@ pub(super) struct Serve {
         env = "OFFRAMP_FLEET_CERTIFICATE_DAYS"
     )]
     certificate_days: u32,
+    /// Days for which the sums of summaries by the hour are kept; 0 for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 730, env = "OFFRAMP_FLEET_KEEP_HOURS")]
+    keep_hours: u32,
     /// Days for which summaries and events are kept; 0 for ever. Totals, desired states and the audit log stay.
     #[arg(long, value_name = "DAYS", default_value_t = 30, env = "OFFRAMP_FLEET_KEEP")]
     keep: u32,
@@ -120,6 +123,7 @@ impl Serve {
             listen: self.listen,
             certificates_hold: DAY * self.certificate_days,
             keep: (self.keep > 0).then(|| DAY * self.keep),
+            keep_hours: (self.keep_hours > 0).then(|| DAY * self.keep_hours),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.context("cannot start the runtime")?.block_on(serve(options))

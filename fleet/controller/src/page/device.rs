@@ -11,7 +11,7 @@ use super::parts::{
 use crate::chart;
 use crate::overview::{DeviceOverview, Progress, RECENT, share};
 use crate::series::{Point, Series};
-use crate::store::{Event, History, Window};
+use crate::store::{Event, History, Wanted, Window};
 
 /// Classes that are shown, the most frequent first.
 const MOST_CLASSES: usize = 12;
@@ -22,13 +22,18 @@ const MOST_ROWS: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range(usize);
 
-const RANGES: [(&str, &str, u64); 5] = [
+const RANGES: [(&str, &str, u64); 8] = [
     ("10m", "10 minutes", 600),
     ("1h", "1 hour", 3600),
     ("6h", "6 hours", 21_600),
     ("1d", "1 day", 86_400),
     ("7d", "7 days", 604_800),
+    ("30d", "30 days", 2_592_000),
+    ("90d", "90 days", 7_776_000),
+    ("1y", "1 year", 31_536_000),
 ];
+/// Ranges from this one on are read by the hour, in milliseconds.
+const BY_HOUR: u64 = 30 * 24 * 3600 * 1000;
 
 impl Range {
     /// The range of a name; an hour for any other.
@@ -39,6 +44,11 @@ impl Range {
 
     pub(super) fn milliseconds(self) -> u64 {
         RANGES[self.0].2 * 1000
+    }
+
+    /// Whether windows would be too many.
+    pub(super) fn is_by_hour(self) -> bool {
+        self.milliseconds() >= BY_HOUR
     }
 
     fn words(self) -> &'static str {
@@ -397,6 +407,9 @@ impl DevicePage {
                         dt { "Drift" } dd { (percent(drift)) " of frames are of other classes than usual" }
                     }
                     @if let Some(watts) = recent.watts { dt { "Power" } dd { (format!("{watts:.1}")) "\u{202f}W" } }
+                    @if let Some(settings) = self.overview.desired.as_ref().map(|d| d.settings) && settings != Wanted::default() {
+                        dt { "Settings wanted" } dd { (settings_in_words(&settings)) }
+                    }
                     dt { "Disagreement" } dd { (disagreement(self.overview.disagreement)) }
                     @if let Some(guard) = self.overview.guard {
                         dt { "Learner" } dd { (bytes(guard.bytes)) ", " (count(guard.contexts)) @if guard.contexts == 1 { " context" } @else { " contexts" } }
@@ -406,6 +419,33 @@ impl DevicePage {
             }
         }
     }
+}
+
+/// Settings that differ from the device's own.
+fn settings_in_words(Wanted { learner, log }: &Wanted) -> String {
+    let share = |share: f32| percent(f64::from(share));
+    [
+        learner.enabled.map(|on| {
+            if on {
+                "learning on".into()
+            } else {
+                "learning off".into()
+            }
+        }),
+        learner.rate.map(|rate| format!("rate {rate}")),
+        learner.audit_rate.map(|rate| format!("audits {}", share(rate))),
+        learner
+            .accuracy_budget
+            .map(|budget| format!("accuracy budget {}", share(budget))),
+        learner
+            .cost_ceiling
+            .map(|ceiling| format!("cost ceiling {}", share(ceiling))),
+        log.map(|level| format!("log {level:?}").to_lowercase()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<String>>()
+    .join(", ")
 }
 
 /// What runs the stages: one name where it is the same for all.

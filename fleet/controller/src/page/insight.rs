@@ -46,11 +46,11 @@ impl InsightPage {
                 (listed("See something else", "warn", &figures.all.drifting, "Every device sees what it usually sees",
                     "A quarter of the frames or more are of other classes than usual"))
             }
-            (table("By policy", "policy", "No device has told of its policy yet", policies))
-            (table("By model", "model", "No device has told of its model yet", models))
-            (table("By group", "group", "Name one with offramp-fleet group set NAME SELECTOR", groups))
+            (table("Policy", "policy", "No device has told of its policy yet", policies))
+            (table("Model", "model", "No device has told of its model yet", models))
+            (table("Group", "group", "Name one with offramp-fleet group set NAME SELECTOR", groups))
             @if self.cut > 0 { p class="note" { (count(self.cut as u64)) " more groups are not shown" } }
-            (table("By label", "label", "Give labels with offramp-fleet label DEVICE KEY=VALUE", labels))
+            (table("Label", "label", "Give labels with offramp-fleet label DEVICE KEY=VALUE", labels))
             p class="note" {
                 "Saved is what learned heads spare against those that the model came with, both at the operator's accuracy budget, \
                  on audited frames; with the lower bound of a one-sided 95\u{202f}% interval. Time is what a multiply-add takes on the \
@@ -64,13 +64,13 @@ fn table<'a>(title: &str, id: &str, empty: &str, parts: impl Iterator<Item = (St
     let parts: Vec<_> = parts.collect();
     html! {
         section id={ "by-" (id) } aria-labelledby={ "by-" (id) "-title" } data-live {
-            h2 id={ "by-" (id) "-title" } { (title) }
+            h2 id={ "by-" (id) "-title" } { "By " (id) }
             @if parts.is_empty() { p class="empty" { (empty) } }
             @else {
-                div class="scroll" tabindex="0" role="region" aria-label=(title) {
+                div class="scroll" tabindex="0" role="region" aria-label={ "By " (id) } {
                     table class="compact insight" {
                         thead { tr {
-                            th scope="col" { (title.trim_start_matches("By ")) }
+                            th scope="col" { (title) }
                             th scope="col" class="number" { "Devices" }
                             th scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's, audits and learning included" { "Cost" } }
                             th scope="col" class="number" { abbr title="Cost with learned heads and with frozen ones, at the accuracy budget" { "Learned / frozen" } }

@@ -157,11 +157,13 @@ async fn device(
         since: 0,
         limit: MOST_EVENTS,
     };
+    let (store, span) = (&shared.store, range.milliseconds());
+    let history = match range.is_by_hour() {
+        true => store.history_by_hour(&device, span, MOST_WINDOWS).await?,
+        false => store.history_fetch(&device, span, MOST_WINDOWS).await?,
+    };
     let page = DevicePage {
-        history: shared
-            .store
-            .history_fetch(&device, range.milliseconds(), MOST_WINDOWS)
-            .await?,
+        history,
         events: shared.store.event_list(filter).await?,
         overview,
         range,

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use offramp_proto::{BootId, CameraReport, Digest};
+use offramp_proto::{BootId, CameraReport, Digest, LearnerSettings, LogLevel};
 
 use super::*;
 use crate::forecast::{Forecast, Mix, ModelForecast};
@@ -8,7 +8,9 @@ use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running, Saving};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
 use crate::store::{AuditEntry, RolloutView};
-use crate::store::{DesiredState, Device, Event, Group, Guard, History, Model, Policy, ReportedState, Run, Window};
+use crate::store::{
+    DesiredState, Device, Event, Group, Guard, History, Model, Policy, ReportedState, Run, Wanted, Window,
+};
 use crate::totals::Figures;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
@@ -93,6 +95,14 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             generation: 5,
             issued_at: 40_000,
             policy: Some((text.into(), 3)),
+            settings: Wanted {
+                learner: LearnerSettings {
+                    enabled: Some(false),
+                    accuracy_budget: Some(0.02),
+                    ..LearnerSettings::default()
+                },
+                log: Some(LogLevel::Debug),
+            },
             signed: vec![],
         }),
         progress: Progress::Refused(text.into()),
@@ -484,6 +494,15 @@ fn charts_are_drawn_and_told_in_words() {
     assert!(page.contains("exit 1 from 60.0\u{202f}% to 60.0\u{202f}%"));
     assert!(
         page.contains("Cost as a share of the full network: from 40.0\u{202f}% at first to 40.0\u{202f}% at last.")
+    );
+}
+
+#[test]
+fn settings_that_are_wanted_are_told() {
+    let page = device_page("a", vec![window(1, "a")]);
+    assert!(
+        page.contains("learning off, accuracy budget 2.0\u{202f}%, log debug"),
+        "{page}"
     );
 }
 

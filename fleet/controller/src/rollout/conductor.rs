@@ -2,11 +2,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use offramp_proto::SigningKey;
 use tokio::sync::{Notify, watch};
 
 use super::gauge::Sums;
 use super::step::{Change, State, step};
+use crate::key::Keyring;
 use crate::peers;
 use crate::statistics::Statistics;
 use crate::store::{Store, StoreError, now};
@@ -25,7 +25,7 @@ struct Evidence {
 /// Drives the rollouts.
 pub(crate) struct Conductor {
     pub(crate) store: Store,
-    pub(crate) key: Arc<SigningKey>,
+    pub(crate) key: Arc<Keyring>,
     /// Woken when somebody has told a rollout something.
     pub(crate) told: Arc<Notify>,
     /// Wakes whoever publishes desired states.

@@ -3,24 +3,66 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, Parameter, SigningKey};
+use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, LogLevel, Parameter};
+use serde::{Deserialize, Serialize};
 
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
-use super::device::{Unfit, target_in_txn};
+use super::device::{Unfit, json, target_in_txn};
+use super::keys::signer_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
+use crate::key::Keyring;
 
 /// The desired state of a device that is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DesiredState {
     pub(crate) device: String,
     pub(crate) generation: u64,
     pub(crate) issued_at: u64,
     /// Name and version of its policy.
     pub(crate) policy: Option<(String, u64)>,
+    /// What is wanted beside it.
+    pub(crate) settings: Wanted,
     /// The bytes that devices get.
     pub(crate) signed: Vec<u8>,
+}
+
+/// What is wanted of a device beside its policy; what is absent is as the device's own configuration has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Wanted {
+    pub(crate) learner: LearnerSettings,
+    pub(crate) log: Option<LogLevel>,
+}
+
+/// A change of [`Wanted`]: of each setting nothing, a value, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Change {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enabled: Option<Option<bool>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_rate: Option<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) accuracy_budget: Option<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cost_ceiling: Option<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<Option<LogLevel>>,
+}
+
+impl Change {
+    pub(crate) fn apply(&self, desired: &mut Desired) {
+        let learner = &mut desired.learner;
+        learner.enabled = self.enabled.unwrap_or(learner.enabled);
+        learner.rate = self.rate.unwrap_or(learner.rate);
+        learner.audit_rate = self.audit_rate.unwrap_or(learner.audit_rate);
+        learner.accuracy_budget = self.accuracy_budget.unwrap_or(learner.accuracy_budget);
+        learner.cost_ceiling = self.cost_ceiling.unwrap_or(learner.cost_ceiling);
+        desired.log = self.log.unwrap_or(desired.log);
+    }
 }
 
 /// A policy on its way into desired states.
@@ -57,6 +99,10 @@ impl FromRow for DesiredState {
             generation: uint(row.try_get("generation")?),
             issued_at: uint(row.try_get("issued_at")?),
             policy: policy.zip(version.map(uint)),
+            settings: row
+                .try_get::<Option<String>>("settings")?
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
             signed: row.try_get("signed")?,
         })
     }
@@ -65,7 +111,7 @@ impl FromRow for DesiredState {
 macro_rules! select_desired {
     ($rest:literal) => {
         concat!(
-            "SELECT device, generation, issued_at, policy, policy_version, signed FROM desired d \
+            "SELECT device, generation, issued_at, policy, policy_version, settings, signed FROM desired d \
              WHERE generation = (SELECT max(generation) FROM desired WHERE device = d.device) ",
             $rest
         )
@@ -112,14 +158,47 @@ impl Store {
             .task("read a desired state")
     }
 
+    /// Changes settings of some devices, or of every one that is known, each in its next generation.
+    pub(crate) async fn desired_change(
+        &self,
+        key: Arc<Keyring>,
+        devices: Option<Vec<DeviceId>>,
+        change: Change,
+        who: String,
+        now: u64,
+    ) -> Result<Result<Vec<(DeviceId, Generation)>, Unfit>, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let devices = match target_in_txn(connection, devices).await? {
+                    Ok(devices) => devices,
+                    Err(unfit) => return Ok(Err(unfit)),
+                };
+                let subject = match &devices[..] {
+                    [device] => format!("device {device}"),
+                    devices => format!("{} devices", devices.len()),
+                };
+                let detail = json(&change);
+                log_in_txn(connection, now, &who, "settings.change", &subject, &detail).await?;
+                let mut generations = Vec::with_capacity(devices.len());
+                for device in devices {
+                    let changed = |desired: &mut Desired| change.apply(desired);
+                    let generation = issue_in_txn(connection, &key, &device, changed, now).await?;
+                    generations.push((device, generation));
+                }
+                Ok(Ok(generations))
+            })
+        })
+        .await
+    }
+
     /// Keeps a policy and makes it the desired one of some devices, each in its next generation.
-    pub(crate) async fn desired_insert(&self, key: Arc<SigningKey>, draft: Draft) -> Result<Drafted, StoreError> {
+    pub(crate) async fn desired_insert(&self, key: Arc<Keyring>, draft: Draft) -> Result<Drafted, StoreError> {
         self.write(move |connection| Box::pin(async move { insert_in_txn(connection, &key, draft).await }))
             .await
     }
 }
 
-async fn insert_in_txn(connection: &mut Transaction, key: &SigningKey, draft: Draft) -> Result<Drafted, StoreError> {
+async fn insert_in_txn(connection: &mut Transaction, key: &Keyring, draft: Draft) -> Result<Drafted, StoreError> {
     let devices = match target_in_txn(connection, draft.devices).await? {
         Ok(devices) => devices,
         Err(unfit) => return Ok(Drafted::Unfit(unfit)),
@@ -148,34 +227,43 @@ async fn insert_in_txn(connection: &mut Transaction, key: &SigningKey, draft: Dr
     log_in_txn(connection, draft.now, &draft.who, what, &subject, &detail).await?;
     let mut generations = Vec::with_capacity(devices.len());
     for device in devices {
-        let generation = issue_in_txn(connection, key, &device, Some(policy.clone()), draft.now).await?;
+        let generation = issue_in_txn(connection, key, &device, to_policy(Some(policy.clone())), draft.now).await?;
         generations.push((device, generation));
     }
     Ok(Drafted::Desired(generations))
 }
 
-/// Signs the next generation of a device's desired state and keeps it. Without a policy, that of the device's own
-/// configuration is to decide.
+/// Another policy; without one, that of the device's own configuration is to decide.
+pub(super) fn to_policy(policy: Option<DesiredPolicy>) -> impl FnOnce(&mut Desired) {
+    move |desired| {
+        desired.own_policy = policy.is_none();
+        desired.policy = policy;
+    }
+}
+
+/// Signs the next generation of a device's desired state and keeps it: what is in force, with a change.
 pub(super) async fn issue_in_txn(
     connection: &mut Transaction,
-    key: &SigningKey,
+    key: &Keyring,
     device: &DeviceId,
-    policy: Option<DesiredPolicy>,
+    change: impl FnOnce(&mut Desired),
     now: u64,
 ) -> Result<Generation, StoreError> {
     let generation = next_generation_in_txn(connection, device).await?;
-    let desired = Desired {
-        learner: learner_in_txn(connection, key, device).await?,
-        device: device.clone(),
-        generation,
-        issued_at: now,
-        own_policy: policy.is_none(),
-        policy,
+    let latest = latest_in_txn(connection, key, device).await?;
+    let mut desired = latest.unwrap_or_else(|| Desired::new(device.clone(), generation, now));
+    (desired.generation, desired.issued_at) = (generation, now);
+    change(&mut desired);
+    let (signer, keys) = signer_in_txn(connection, key, device).await?;
+    desired.keys = keys;
+    let signed = signer.sign(&desired).map_err(StoreError::Sign)?;
+    let settings = Wanted {
+        learner: desired.learner,
+        log: desired.log,
     };
-    let signed = key.sign(&desired).map_err(StoreError::Sign)?;
     query(
-        "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed, settings) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(device.as_str())
     .bind(int(generation.0))
@@ -183,6 +271,7 @@ pub(super) async fn issue_in_txn(
     .bind(desired.policy.as_ref().map(|policy| &policy.name))
     .bind(desired.policy.as_ref().map(|policy| int(policy.version)))
     .bind(signed)
+    .bind((settings != Wanted::default()).then(|| json(&settings)))
     .execute(connection)
     .await
     .task("keep a desired state")?;
@@ -205,18 +294,17 @@ async fn next_generation_in_txn(connection: &mut Transaction, device: &DeviceId)
     Ok(Generation(uint(last).saturating_add(1)))
 }
 
-/// The learner's settings in the desired state in force: another policy leaves them as they are.
-async fn learner_in_txn(
+/// The desired state in force.
+pub(super) async fn latest_in_txn(
     connection: &mut Transaction,
-    key: &SigningKey,
+    key: &Keyring,
     device: &DeviceId,
-) -> Result<LearnerSettings, StoreError> {
+) -> Result<Option<Desired>, StoreError> {
     let signed: Option<Vec<u8>> =
         query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
             .bind(device.as_str())
             .fetch_optional(connection)
             .await
             .task("read a desired state")?;
-    let desired = signed.and_then(|bytes| key.public().verify::<Desired>(&bytes).ok());
-    Ok(desired.map(|d| d.learner).unwrap_or_default())
+    Ok(signed.and_then(|bytes| key.verify(&bytes)))
 }

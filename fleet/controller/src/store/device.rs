@@ -418,7 +418,8 @@ pub(super) async fn reported_in_txn(
     query(
         "UPDATE devices SET reported_at = CASE WHEN reported_raw = $8 THEN reported_at ELSE $2 END, \
          reported_generation = $3, reported_policy = $4, reported_version = $5, reported_source = $6, \
-         reported_refused = $7, reported_raw = $8, reported_refused_generation = $9 WHERE device = $1",
+         reported_refused = $7, reported_raw = $8, reported_refused_generation = $9, trusts = $10 \
+         WHERE device = $1",
     )
     .bind(reported.device.as_str())
     .bind(int(arrival.at))
@@ -429,6 +430,10 @@ pub(super) async fn reported_in_txn(
     .bind(&reported.refused)
     .bind(&arrival.raw)
     .bind(reported.refused_generation.map(|generation| int(generation.0)))
+    .bind((!reported.trusts.is_empty()).then(|| {
+        let keys: Vec<String> = reported.trusts.iter().map(|key| format!("{key:?}")).collect();
+        json(&keys)
+    }))
     .execute(connection)
     .await
     .task("keep a reported state")?;

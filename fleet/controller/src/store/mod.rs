@@ -21,6 +21,8 @@ mod device;
 mod enrolment;
 mod event;
 mod group;
+mod hours;
+mod keys;
 mod many;
 mod peer;
 mod quarantine;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use offramp_proto::{PublicKey, TenantId};
+use offramp_proto::TenantId;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -50,11 +52,12 @@ pub(crate) use access::{NewToken, Token, TokenCreated, TokenRevoked};
 pub(crate) use arrival::{Arrival, Outcome, Record};
 pub(crate) use artifact::Policy;
 pub(crate) use audit::{AuditEntry, ITSELF};
-pub(crate) use desired::{DesiredState, Draft, Drafted};
+pub(crate) use desired::{Change, DesiredState, Draft, Drafted, Wanted};
 pub(crate) use device::{Device, Model, ReportedState, Run, Unfit};
 pub(crate) use enrolment::{Enrolled, Renewed};
 pub(crate) use event::{Event, EventFilter};
 pub(crate) use group::{Group, Labelled, Labels, Selection, UnknownGroup};
+pub(crate) use keys::{KeyState, Left, Revocation};
 pub(crate) use peer::{Beat, Peer};
 pub(crate) use quarantine::Kept;
 #[cfg(test)]
@@ -159,8 +162,8 @@ pub enum StoreError {
     },
     /// Its desired states were signed with another key.
     #[error(
-        "the desired states in the database were signed with the key {found}, not with {wanted}: devices would refuse \
-         this one; restore the key's file from a backup, or take that of the other controllers"
+        "the fleet's key {found} is not in this controller's file, which has {wanted}: devices would refuse that one; \
+         restore the file from a backup, or copy that of another controller"
     )]
     Key {
         /// The key of the fleet, hexadecimal.
@@ -168,6 +171,9 @@ pub enum StoreError {
         /// That of the file.
         wanted: String,
     },
+    /// The file of keys cannot be read.
+    #[error(transparent)]
+    KeyFile(#[from] crate::key::KeyError),
     /// No PostgreSQL answers there, or not to this user.
     #[error("cannot connect to database {url}: check that it runs there, and the user and password")]
     Connect {
@@ -280,14 +286,14 @@ fn sqlite_migrations() -> Migrator {
     migrations!(
         "sqlite": "0001" "initial", "0002" "guard", "0003" "cameras", "0004" "rollouts", "0005" "access",
         "0006" "traces", "0007" "enrolment", "0009" "groups", "0010" "quarantine", "0011" "certificates",
-        "0012" "renewal", "0013" "insight",
+        "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours",
     )
 }
 
 fn postgres_migrations() -> Migrator {
     migrations!(
         "postgres": "0007" "initial", "0008" "controllers", "0009" "groups", "0010" "quarantine",
-        "0011" "certificates", "0012" "renewal", "0013" "insight",
+        "0011" "certificates", "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours",
     )
 }
 
@@ -413,27 +419,6 @@ impl Store {
             .write(move |connection| Box::pin(async move { claim(connection, &wanted).await }))
             .await?;
         Ok(store)
-    }
-
-    /// Notes the key that signs desired states; refuses another one than before.
-    pub(crate) async fn claim_key(&self, key: PublicKey) -> Result<(), StoreError> {
-        let bytes = key.to_bytes();
-        let noted = self.write(move |connection| {
-            Box::pin(async move { note(connection, "key", &bytes, "tell whose desired states they are").await })
-        });
-        match noted.await? {
-            found if found == bytes => Ok(()),
-            found => match <[u8; 32]>::try_from(found)
-                .ok()
-                .and_then(|found| PublicKey::from_bytes(&found))
-            {
-                Some(found) => Err(StoreError::Key {
-                    found: format!("{found:?}"),
-                    wanted: format!("{key:?}"),
-                }),
-                None => Ok(()),
-            },
-        }
     }
 
     /// Whether other controllers may work on it, too.

@@ -4,12 +4,13 @@
 //! it. So a run that is born again after a later one was born speaks of two; but what a broker sends twice, or has kept,
 //! looks alike, and is not counted, and what is told by chance in another order is rare.
 
-use offramp_proto::{Desired, DeviceId, SigningKey};
+use offramp_proto::DeviceId;
 
 use super::audit::{ITSELF, log_in_txn};
-use super::desired::issue_in_txn;
+use super::desired::{issue_in_txn, latest_in_txn};
 use super::sql::{Transaction, query, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
+use crate::key::Keyring;
 
 /// Returns of an older run within [`SPAN`] that make two devices of one name.
 const RETURNS: u64 = 4;
@@ -61,7 +62,7 @@ impl Store {
     /// Lets a device go. What is desired of it is signed anew, so that it gets it.
     pub(crate) async fn release(
         &self,
-        key: std::sync::Arc<SigningKey>,
+        key: std::sync::Arc<Keyring>,
         device: DeviceId,
         who: String,
         now: u64,
@@ -81,14 +82,8 @@ impl Store {
                 .execute(&mut *connection)
                 .await
                 .task(task)?;
-                let signed: Option<Vec<u8>> =
-                    query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
-                        .bind(device.as_str())
-                        .fetch_optional(&mut *connection)
-                        .await
-                        .task(task)?;
-                if let Some(desired) = signed.and_then(|signed| key.public().verify::<Desired>(&signed).ok()) {
-                    issue_in_txn(connection, &key, &device, desired.policy, now).await?;
+                if latest_in_txn(connection, &key, &device).await?.is_some() {
+                    issue_in_txn(connection, &key, &device, |_| (), now).await?;
                 }
                 log_in_txn(connection, now, &who, "device.release", &format!("device {device}"), "").await?;
                 Ok(Kept::Done)

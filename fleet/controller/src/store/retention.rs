@@ -1,5 +1,6 @@
 //! What is old makes room.
 
+use super::hours::folded_in_txn;
 use super::sql::query;
 use super::{Store, StoreError, Task as _, int};
 
@@ -15,12 +16,21 @@ impl Store {
         let task = "remove what is old";
         self.write(move |connection| {
             Box::pin(async move {
-                let mut removed = 0;
-                // Rows are numbered as they arrive: the oldest are the first, and only those are looked at.
-                for sql in [
+                let folded = folded_in_txn(connection).await?;
+                // Rows are numbered as they arrive: the oldest are the first, and only those are looked at. A summary
+                // stays until it is in its hour.
+                let mut removed = query(
                     "DELETE FROM summaries WHERE rowid IN (SELECT place FROM (SELECT rowid AS place, received_at \
                      FROM summaries ORDER BY rowid LIMIT $2) AS oldest WHERE received_at < $1) \
-                     AND rowid < (SELECT max(rowid) FROM summaries)",
+                     AND rowid <= $3 AND rowid < (SELECT max(rowid) FROM summaries)",
+                )
+                .bind(int(time))
+                .bind(BATCH)
+                .bind(int(folded))
+                .execute(&mut *connection)
+                .await
+                .task(task)?;
+                for sql in [
                     "DELETE FROM events WHERE rowid IN (SELECT place FROM (SELECT rowid AS place, received_at \
                      FROM events ORDER BY rowid LIMIT $2) AS oldest WHERE received_at < $1) \
                      AND rowid < (SELECT max(rowid) FROM events)",

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter, SigningKey};
+use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter};
 
 use super::audit::{ITSELF, log_in_txn};
-use super::desired::issue_in_txn;
+use super::desired::{issue_in_txn, latest_in_txn, to_policy};
 use super::device::{self, Unfit, json, list};
 use super::many::parts;
 use super::peer::on_duty_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
 use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::forecast::Forecast;
+use crate::key::Keyring;
 use crate::named::{name, named};
 use crate::overview::RECENT;
 use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
@@ -444,7 +445,7 @@ impl Store {
     /// Gives whether desired states have changed.
     pub(crate) async fn rollout_apply(
         &self,
-        key: Arc<SigningKey>,
+        key: Arc<Keyring>,
         id: u64,
         seen: State,
         changes: Vec<Change>,
@@ -559,7 +560,7 @@ async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Resul
 
 async fn apply_in_txn(
     connection: &mut Transaction,
-    key: &SigningKey,
+    key: &Keyring,
     id: u64,
     changes: Vec<Change>,
     now: u64,
@@ -694,7 +695,7 @@ async fn policy_in_txn(connection: &mut Transaction, id: u64) -> Result<DesiredP
 /// Gives a device the policy. Nothing where it does not wait for it.
 async fn order_in_txn(
     connection: &mut Transaction,
-    key: &SigningKey,
+    key: &Keyring,
     id: u64,
     device: &str,
     wave: u32,
@@ -736,7 +737,7 @@ async fn order_in_txn(
     if changed == 0 {
         return Ok(());
     }
-    let generation = issue_in_txn(connection, key, &named, policy, now).await?;
+    let generation = issue_in_txn(connection, key, &named, to_policy(policy), now).await?;
     query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
         .bind(device)
@@ -750,35 +751,36 @@ async fn order_in_txn(
 /// Gives a device back what it had before the rollout, unless it has something else by now. Gives whether it did.
 async fn revert_in_txn(
     connection: &mut Transaction,
-    key: &SigningKey,
+    key: &Keyring,
     id: u64,
     device: &str,
     now: u64,
 ) -> Result<bool, StoreError> {
     let task = "give a device back what it had";
-    let row: Option<(Option<Vec<u8>>, i64, i64)> = query_as(
-        "SELECT previous, generation, (SELECT max(generation) FROM desired WHERE device = $2) FROM rollout_devices \
-         WHERE rollout = $1 AND device = $2 AND state IN ('ordered', 'in-force', 'proven', 'failed')",
+    /// What a device had before, and what it was ordered, both signed.
+    type Orders = (Option<Vec<u8>>, Option<Vec<u8>>);
+    let row: Option<Orders> = query_as(
+        "SELECT previous, (SELECT signed FROM desired WHERE device = $2 AND generation = r.generation) \
+         FROM rollout_devices r WHERE rollout = $1 AND device = $2 \
+         AND state IN ('ordered', 'in-force', 'proven', 'failed')",
     )
     .bind(int(id))
     .bind(device)
     .fetch_optional(&mut *connection)
     .await
     .task(task)?;
-    let (Some((previous, generation, latest)), Ok(named)) = (row, DeviceId::new(device)) else {
+    let (Some((previous, ordered)), Ok(named)) = (row, DeviceId::new(device)) else {
         return Ok(false);
     };
-    let is_ours = latest <= generation;
+    let policy = |signed: Option<Vec<u8>>| {
+        let desired = signed.and_then(|signed| key.verify::<Desired>(&signed));
+        desired.and_then(|desired| desired.policy)
+    };
+    // Other settings than at the time of the order change nothing of whose policy it is.
+    let latest = latest_in_txn(connection, key, &named).await?;
+    let is_ours = latest.and_then(|desired| desired.policy) == policy(ordered);
     if is_ours {
-        let previous = previous.and_then(|signed| key.public().verify::<Desired>(&signed).ok());
-        issue_in_txn(
-            connection,
-            key,
-            &named,
-            previous.and_then(|desired| desired.policy),
-            now,
-        )
-        .await?;
+        issue_in_txn(connection, key, &named, to_policy(policy(previous)), now).await?;
     }
     query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))

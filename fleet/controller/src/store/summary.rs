@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use offramp_proto::{BootId, CameraReport, ControlReport, DeviceId, Summary as Message};
 
 use super::device::{self, Run, json, list, source};
@@ -29,7 +31,7 @@ pub(crate) struct Summary {
 }
 
 /// The part of a summary that is counted and drawn.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
     pub(crate) device: String,
     pub(crate) boot: Vec<u8>,
@@ -70,7 +72,7 @@ pub(crate) struct Window {
 }
 
 /// The guard of a device's learner at the end of a window.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Guard {
     /// Confidence from which a frame may leave early, `0..=1.01`.
     pub(crate) threshold: f64,
@@ -97,6 +99,8 @@ macro_rules! window_columns {
          guard_paused, guard_contexts, guard_bytes, classes, policy, policy_version, cameras, engines"
     };
 }
+
+pub(super) use window_columns;
 
 impl FromRow for Window {
     fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
@@ -248,19 +252,7 @@ impl Store {
         .await
         .task(task)?;
         windows.reverse();
-        let mut before = BTreeMap::new();
-        for window in &windows {
-            if !before.contains_key(&window.boot) {
-                let run = device::run_in_txn(&mut snapshot, device, &window.boot).await?;
-                before.insert(window.boot.clone(), run);
-            }
-        }
-        for window in &windows {
-            if let Some(run) = before.get_mut(&window.boot) {
-                run.remove(window);
-            }
-        }
-        Ok(History { windows, before })
+        History::of(&mut snapshot, device, windows).await
     }
 }
 
@@ -271,6 +263,29 @@ pub(crate) struct History {
     pub(crate) windows: Vec<Window>,
     /// Totals of each run, by boot, without those windows: what came before them.
     pub(crate) before: BTreeMap<Vec<u8>, Run>,
+}
+
+impl History {
+    /// Windows in the order of time, and what came before them.
+    pub(super) async fn of(
+        connection: &mut Transaction,
+        device: &str,
+        windows: Vec<Window>,
+    ) -> Result<Self, StoreError> {
+        let mut before = BTreeMap::new();
+        for window in &windows {
+            if !before.contains_key(&window.boot) {
+                let run = device::run_in_txn(connection, device, &window.boot).await?;
+                before.insert(window.boot.clone(), run);
+            }
+        }
+        for window in &windows {
+            if let Some(run) = before.get_mut(&window.boot) {
+                run.remove(window);
+            }
+        }
+        Ok(Self { windows, before })
+    }
 }
 
 impl Window {

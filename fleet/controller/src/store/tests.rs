@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use offramp_proto::{
-    Arm, Audits, Birth, BootId, CameraReport, ClassCount, ControlReport, Cost, Death, DeviceId, Digest,
-    Event as EventMessage, ExitUse, Generation, GuardReport, LearnerReport, ModelFacts, Parameter, PolicyReport,
-    PolicySource, Reported, Sequence, SigningKey, Summary as SummaryMessage, Window as WindowMessage,
+    Arm, Audits, Birth, BootId, CameraReport, ClassCount, ControlReport, Cost, Death, Desired, DeviceId, Digest,
+    Event as EventMessage, ExitUse, Generation, GuardReport, LearnerReport, LogLevel, ModelFacts, Parameter,
+    PolicyReport, PolicySource, PublicKey, Reported, Sequence, Summary as SummaryMessage, Window as WindowMessage,
 };
 use offramp_test_support::Postgres;
 use proptest::prelude::*;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::authority::Issued;
+use crate::key::Keyring;
 
 /// Every device that these tests have.
 const ALL: &[&str] = &["a", "b", "cam", "cam-0", "cam-1", "z"];
@@ -20,6 +21,8 @@ const ALL: &[&str] = &["a", "b", "cam", "cam-0", "cam-1", "z"];
 struct Fixture {
     store: Store,
     place: Place,
+    ring: Arc<Keyring>,
+    _keys: TempDir,
 }
 
 enum Place {
@@ -50,7 +53,18 @@ impl Place {
 impl Fixture {
     async fn new(place: Place) -> Self {
         let store = place.open(&tenant("t")).await.unwrap();
-        Self { store, place }
+        let (ring, keys) = ring();
+        store.claim_keys(&ring, 1).await.unwrap();
+        Self {
+            store,
+            place,
+            ring,
+            _keys: keys,
+        }
+    }
+
+    fn key(&self) -> Arc<Keyring> {
+        Arc::clone(&self.ring)
     }
 
     /// Closes the database, and opens it again for this tenant.
@@ -67,6 +81,13 @@ impl Fixture {
     async fn device(&self, name: &str) -> Device {
         self.store.device_fetch(name).await.unwrap().unwrap()
     }
+}
+
+/// Keys in a file of their own.
+fn ring() -> (Arc<Keyring>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let ring = Keyring::load_or_generate(&folder.path().join("fleet.key")).unwrap();
+    (Arc::new(ring), folder)
 }
 
 /// Runs tests on both databases.
@@ -236,6 +257,7 @@ fn reported(name: &str, generation: u64, refused: Option<&str>) -> Record {
         policy: policy(),
         refused: refused.map(Into::into),
         refused_generation: None,
+        trusts: Vec::new(),
     }))
 }
 
@@ -262,10 +284,6 @@ fn draft(version: u64, bytes: &[u8], devices: Option<&[&str]>) -> Draft {
         who: "ada".into(),
         now: 77,
     }
-}
-
-fn key() -> Arc<SigningKey> {
-    Arc::new(SigningKey::from_seed(&[3; 32]))
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -633,7 +651,7 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone(fixture: Fixt
     let push = |version, devices: Option<&'static [&'static str]>| {
         fixture
             .store
-            .desired_insert(key(), draft(version, &[version as u8], devices))
+            .desired_insert(fixture.key(), draft(version, &[version as u8], devices))
     };
     let first = push(1, None).await.unwrap();
     assert_eq!(
@@ -645,7 +663,7 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone(fixture: Fixt
     let current = fixture.store.desired_list(ALL).await.unwrap();
     let found: Vec<_> = current.iter().map(|d| (d.device.as_str(), d.generation)).collect();
     assert_eq!(found, [("a", 1), ("b", 2)]);
-    let desired: offramp_proto::Desired = key().public().verify(&current[1].signed).unwrap();
+    let desired: Desired = fixture.ring.verify(&current[1].signed).unwrap();
     assert_eq!(desired.device, device("b"));
     assert_eq!(desired.generation, Generation(2));
     assert_eq!(desired.policy.unwrap().version, 2);
@@ -653,7 +671,11 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone(fixture: Fixt
 
 async fn generation_rises_above_what_the_device_reports(fixture: Fixture) {
     fixture.insert(vec![live(reported("cam", 41, None))]).await;
-    let drafted = fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    let drafted = fixture
+        .store
+        .desired_insert(fixture.key(), draft(1, b"x", None))
+        .await
+        .unwrap();
     assert_eq!(drafted, Drafted::Desired(vec![(device("cam"), Generation(42))]));
 }
 
@@ -661,12 +683,12 @@ async fn name_and_version_always_mean_the_same_bytes(fixture: Fixture) {
     fixture.insert(vec![live(birth("cam", 1, 1))]).await;
     fixture
         .store
-        .desired_insert(key(), draft(1, b"one", None))
+        .desired_insert(fixture.key(), draft(1, b"one", None))
         .await
         .unwrap();
     let refused = fixture
         .store
-        .desired_insert(key(), draft(1, b"two", None))
+        .desired_insert(fixture.key(), draft(1, b"two", None))
         .await
         .unwrap();
     assert_eq!(refused, Drafted::Taken(Digest::of(b"one")));
@@ -675,7 +697,7 @@ async fn name_and_version_always_mean_the_same_bytes(fixture: Fixture) {
     // The same bytes again are a new generation, not a new policy.
     fixture
         .store
-        .desired_insert(key(), draft(1, b"one", None))
+        .desired_insert(fixture.key(), draft(1, b"one", None))
         .await
         .unwrap();
     assert_eq!(fixture.store.desired_list(ALL).await.unwrap()[0].generation, 2);
@@ -686,7 +708,7 @@ async fn push_to_an_unknown_device_changes_nothing(fixture: Fixture) {
     fixture.insert(vec![live(birth("a", 1, 1))]).await;
     let drafted = fixture
         .store
-        .desired_insert(key(), draft(1, b"x", Some(&["a", "z"])))
+        .desired_insert(fixture.key(), draft(1, b"x", Some(&["a", "z"])))
         .await
         .unwrap();
     assert_eq!(drafted, Drafted::Unfit(Unfit::Unknown(vec![device("z")])));
@@ -729,18 +751,22 @@ async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fix
     fixture.insert(vec![at(minutes(9010), birth("b", 1, 1))]).await;
     let named = fixture
         .store
-        .desired_insert(key(), draft(1, b"x", Some(&["a", "b"])))
+        .desired_insert(fixture.key(), draft(1, b"x", Some(&["a", "b"])))
         .await
         .unwrap();
     assert_eq!(named, Drafted::Unfit(Unfit::Quarantined(vec![device("a")])));
-    let all = fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    let all = fixture
+        .store
+        .desired_insert(fixture.key(), draft(1, b"x", None))
+        .await
+        .unwrap();
     assert_eq!(all, Drafted::Desired(vec![(device("b"), Generation(1))]));
 
     // What was desired before waits until it is let go, and is then signed anew.
     let release = async || {
         fixture
             .store
-            .release(key(), device("a"), "ada".into(), 5)
+            .release(fixture.key(), device("a"), "ada".into(), 5)
             .await
             .unwrap()
     };
@@ -748,7 +774,7 @@ async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fix
     assert_eq!(release().await, Kept::Already);
     fixture
         .store
-        .desired_insert(key(), draft(1, b"x", Some(&["a"])))
+        .desired_insert(fixture.key(), draft(1, b"x", Some(&["a"])))
         .await
         .unwrap();
     let put = fixture
@@ -785,21 +811,84 @@ async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fix
 }
 
 async fn another_key_than_before_is_refused(fixture: Fixture) {
-    let (ours, theirs) = (
-        SigningKey::from_seed(&[1; 32]).public(),
-        SigningKey::from_seed(&[2; 32]).public(),
-    );
-    fixture.store.claim_key(ours.clone()).await.unwrap();
+    let (ours, (theirs, _folder)) = (fixture.key(), ring());
     let fixture = fixture.reopen(&tenant("t")).await.unwrap();
-    fixture.store.claim_key(ours.clone()).await.unwrap();
-    let error = fixture.store.claim_key(theirs.clone()).await.unwrap_err();
+    fixture.store.claim_keys(&ours, 2).await.unwrap();
+    let error = fixture.store.claim_keys(&theirs, 3).await.unwrap_err();
     assert!(matches!(error, StoreError::Key { .. }), "{error}");
     let said = error.to_string();
     assert!(
-        said.contains(&format!("{ours:?}")) && said.contains(&format!("{theirs:?}")),
+        said.contains(&format!("{:?}", ours.newest())) && said.contains(&format!("{:?}", theirs.newest())),
         "{said}"
     );
     assert!(said.contains("backup"), "{said}");
+}
+
+async fn a_key_is_replaced_device_by_device(fixture: Fixture) {
+    let store = &fixture.store;
+    let ring = fixture.key();
+    let old = ring.newest();
+    fixture
+        .insert(vec![live(birth("a", 1, 1000)), live(birth("b", 1, 1000))])
+        .await;
+    let says = async |name: &str, trusts: &[&PublicKey], at: u64| {
+        let Record::Reported(mut message) = reported(name, at, None) else {
+            unreachable!()
+        };
+        message.trusts = trusts.iter().map(|key| (*key).clone()).collect();
+        let arrival = Arrival {
+            raw: offramp_proto::encode(&*message).unwrap(),
+            ..live(Record::Reported(message))
+        };
+        fixture.insert(vec![arrival]).await;
+    };
+    says("a", &[&old], 1).await;
+    let drafted = store.desired_insert(Arc::clone(&ring), draft(1, b"one", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    let signed_by = async |name: &str, key: &PublicKey| {
+        let state = store.desired_fetch(name).await.unwrap().unwrap();
+        let desired: Desired = key.verify(&state.signed).unwrap();
+        (desired.keys, desired.policy.map(|policy| policy.version))
+    };
+    assert_eq!(signed_by("a", &old).await, (vec![], Some(1)));
+
+    let new = ring.add().unwrap();
+    let told = store
+        .key_introduce(Arc::clone(&ring), new.clone(), "ada".into(), 5)
+        .await;
+    assert_eq!(told.unwrap(), 2);
+    let both = vec![old.clone(), new.clone()];
+    assert_eq!(signed_by("a", &old).await, (both.clone(), Some(1)));
+    says("a", &[&old, &new], 2).await;
+    let revoke = async |key: &PublicKey, force| {
+        let done = store.key_revoke(Arc::clone(&ring), key.clone(), force, "ada".into(), 9);
+        done.await.unwrap()
+    };
+    assert_eq!(revoke(&old, false).await, Revocation::Left(Left(vec!["b".into()])));
+    // Each is spoken to with what it trusts.
+    let drafted = store.desired_insert(Arc::clone(&ring), draft(2, b"two", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    assert_eq!(signed_by("a", &new).await, (both.clone(), Some(2)));
+    assert_eq!(signed_by("b", &old).await, (both, Some(2)));
+    says("b", &[&old, &new], 3).await;
+    let keys = store.key_list().await.unwrap();
+    let trusted: Vec<_> = keys.iter().map(|key| (key.key.clone(), key.trusted_by)).collect();
+    assert_eq!(trusted, [(old.clone(), 2), (new.clone(), 2)]);
+    let done = Revocation::Done {
+        told: 2,
+        left: Left::default(),
+    };
+    assert_eq!(revoke(&old, false).await, done);
+    assert_eq!(revoke(&old, false).await, Revocation::Unknown);
+    assert_eq!(revoke(&new, true).await, Revocation::Last);
+    for name in ["a", "b"] {
+        assert_eq!(signed_by(name, &new).await, (vec![new.clone()], Some(2)));
+    }
+    assert_eq!(store.key_newest().await.unwrap(), Some(new));
+    // Whoever has not got the file of the new key signs nothing.
+    let (stranger, _folder) = self::ring();
+    let error = store.claim_keys(&stranger, 10).await.unwrap_err();
+    assert!(matches!(error, StoreError::Key { .. }), "{error}");
 }
 
 /// Names of the devices that a text means, now being this time.
@@ -910,7 +999,7 @@ async fn artifacts_are_read_in_parts(fixture: Fixture) {
     let bytes: Vec<u8> = (0..offramp_proto::CHUNK + 100).map(|i| i as u8).collect();
     fixture
         .store
-        .desired_insert(key(), draft(1, &bytes, None))
+        .desired_insert(fixture.key(), draft(1, &bytes, None))
         .await
         .unwrap();
     let digest = Digest::of(&bytes);
@@ -926,7 +1015,11 @@ async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs(fixture:
     fixture
         .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
         .await;
-    fixture.store.desired_insert(key(), draft(2, b"x", None)).await.unwrap();
+    fixture
+        .store
+        .desired_insert(fixture.key(), draft(2, b"x", None))
+        .await
+        .unwrap();
     let Record::Reported(mut says) = reported("a", 1, None) else {
         unreachable!()
     };
@@ -941,7 +1034,11 @@ async fn everything_is_there_after_a_restart(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("cam", 1, 1)), live(summarised("cam", 1, 1, 40))])
         .await;
-    fixture.store.desired_insert(key(), draft(1, b"x", None)).await.unwrap();
+    fixture
+        .store
+        .desired_insert(fixture.key(), draft(1, b"x", None))
+        .await
+        .unwrap();
     let fixture = fixture.reopen(&tenant("t")).await.unwrap();
     assert_eq!(
         fixture.store.run_list(ALL).await.unwrap()["cam"][&vec![1; 16]].frames,
@@ -1111,6 +1208,12 @@ async fn what_is_old_goes_and_totals_and_the_last_row_stay(fixture: Fixture) {
             at(1, event("cam", 6000)),
         ])
         .await;
+    assert_eq!(
+        fixture.store.remove_before(4001).await.unwrap(),
+        0,
+        "none is in its hour"
+    );
+    while fixture.store.fold_before(u64::MAX).await.unwrap() > 0 {}
     let mut removed = 0;
     loop {
         let now = fixture.store.remove_before(4001).await.unwrap();
@@ -1186,7 +1289,140 @@ async fn a_certificate_is_renewed_for_the_key_of_one_that_holds(fixture: Fixture
     assert_eq!(renew("cam", 12, issued(13, 13), 6 * DAY).await, Renewed::Quarantined);
 }
 
+async fn settings_change_what_is_named_and_nothing_else(fixture: Fixture) {
+    let key = fixture.key();
+    let store = &fixture.store;
+    fixture
+        .insert(vec![live(birth("a", 1, 1000)), live(birth("b", 1, 1000))])
+        .await;
+    let drafted = store.desired_insert(Arc::clone(&key), draft(1, b"one", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    let change = async |devices: Option<Vec<DeviceId>>, change: Change| {
+        let done = store.desired_change(Arc::clone(&key), devices, change, "ada".into(), 5);
+        done.await.unwrap()
+    };
+    let budget = Change {
+        accuracy_budget: Some(Some(0.02)),
+        log: Some(Some(LogLevel::Debug)),
+        ..Change::default()
+    };
+    let changed = change(None, budget).await.unwrap();
+    assert_eq!(changed, [(device("a"), Generation(2)), (device("b"), Generation(2))]);
+    let off = Change {
+        enabled: Some(Some(false)),
+        log: Some(None),
+        ..Change::default()
+    };
+    change(Some(vec![device("b")]), off).await.unwrap();
+    let desired = async |name: &str| {
+        let state = store.desired_fetch(name).await.unwrap().unwrap();
+        let signed: Desired = key.verify(&state.signed).unwrap();
+        assert_eq!(
+            (state.settings.learner, state.settings.log),
+            (signed.learner, signed.log)
+        );
+        assert_eq!(state.policy, signed.policy.map(|policy| (policy.name, policy.version)));
+        state
+    };
+    let (a, b) = (desired("a").await, desired("b").await);
+    assert_eq!((a.generation, a.settings.log), (2, Some(LogLevel::Debug)));
+    assert_eq!(a.settings.learner.enabled, None);
+    assert_eq!((b.generation, b.settings.log), (3, None));
+    assert_eq!(b.settings.learner.enabled, Some(false));
+    assert_eq!(b.settings.learner.accuracy_budget, Some(0.02));
+    // Another policy leaves them as they are.
+    let drafted = store.desired_insert(Arc::clone(&key), draft(2, b"two", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    let next = desired("b").await;
+    assert_eq!((next.policy.unwrap().1, next.settings), (2, b.settings));
+    let unknown = change(Some(vec![device("z")]), off).await.unwrap_err();
+    assert_eq!(unknown, Unfit::Unknown(vec![device("z")]));
+    let log = store.audit_list(None, 10).await.unwrap();
+    let told = log.iter().find(|entry| entry.subject == "device b").unwrap();
+    assert_eq!(told.detail, r#"{"enabled":false,"log":null}"#);
+}
+
+async fn summaries_are_folded_into_their_hours_once(fixture: Fixture) {
+    const HOUR: u64 = 3600 * 1000;
+    let store = &fixture.store;
+    let at = |minute: u64, boot: u8, sequence: u64, frames: u64| {
+        let mut message = summary("cam", boot, sequence, frames);
+        message.window = WindowMessage {
+            start: minute * 60_000,
+            end: minute * 60_000 + 60_000,
+        };
+        message.classes = vec![ClassCount {
+            class: sequence as u32 % 2,
+            count: frames,
+        }];
+        message.drift = Some(0.25);
+        Arrival {
+            at: minute * 60_000 + 61_000,
+            ..live(Record::Summary(Box::new(message)))
+        }
+    };
+    // Two hours of one run, and one of the next; the clock of the last was far ahead.
+    let mut arrivals: Vec<Arrival> = (0..119).map(|minute| at(minute, 1, minute + 1, 10)).collect();
+    arrivals.extend((120..130).map(|minute| at(minute, 2, minute + 1, 20)));
+    let mut ahead = at(1_000_000, 2, 200, 5);
+    ahead.at = 131 * 60_000;
+    arrivals.push(ahead);
+    for part in arrivals.chunks(50) {
+        fixture.insert(part.to_vec()).await;
+    }
+    let raw = store.history_fetch("cam", u64::MAX >> 12, 10_000).await.unwrap();
+    let frames = |history: &History| history.windows.iter().map(|w| w.frames).sum::<u64>();
+    // Half of them are old, the rest is told window by window.
+    let mut folded = 0;
+    loop {
+        let now = store.fold_before(60 * 60_000).await.unwrap();
+        folded += now;
+        if now == 0 {
+            break;
+        }
+    }
+    assert_eq!(folded, 59, "those that arrived within the first hour");
+    let half = store.history_by_hour("cam", u64::MAX >> 12, 10_000).await.unwrap();
+    assert_eq!((half.windows.len(), frames(&half)), (1 + 130 - 59, frames(&raw)));
+    assert!(
+        half.before
+            .values()
+            .chain(raw.before.values())
+            .all(|run| run.frames == 0)
+    );
+    while store.fold_before(u64::MAX).await.unwrap() > 0 {}
+    let all = store.history_by_hour("cam", u64::MAX >> 12, 10_000).await.unwrap();
+    // Of the first run two hours, of the next one: what was ahead is in the hour in which it arrived.
+    assert_eq!((all.windows.len(), frames(&all)), (3, frames(&raw)));
+    let first = &all.windows[0];
+    assert_eq!((first.start, first.end, first.frames), (0, HOUR - 60_000, 590));
+    assert_eq!(
+        (
+            first.exits.iter().sum::<u64>(),
+            first.classes.iter().map(|c| c.1).sum::<u64>()
+        ),
+        (590, 590)
+    );
+    assert_eq!((first.drift, first.classes.len()), (Some(0.25), 2));
+    let sums = |history: &History| {
+        let windows = history.windows.iter();
+        windows.fold((0, 0, 0), |(macs, full, audits), w| {
+            (macs + w.macs, full + w.full_macs, audits + w.audits)
+        })
+    };
+    assert_eq!(sums(&all), sums(&raw));
+    // They stay when the summaries go.
+    while store.remove_before(u64::MAX).await.unwrap() > 0 {}
+    let after = store.history_by_hour("cam", u64::MAX >> 12, 10_000).await.unwrap();
+    assert_eq!(after.windows, all.windows);
+    assert_eq!(store.hours_remove(HOUR).await.unwrap(), 1);
+    let after = store.history_by_hour("cam", u64::MAX >> 12, 10_000).await.unwrap();
+    assert_eq!(after.windows, all.windows[1..]);
+}
+
 on_both! {
+    summaries_are_folded_into_their_hours_once,
+    settings_change_what_is_named_and_nothing_else,
     a_certificate_is_renewed_for_the_key_of_one_that_holds,
     cameras_engines_and_what_learning_is_worth_are_kept,
     summary_is_kept_as_it_came_with_what_is_unknown_here,
@@ -1215,6 +1451,7 @@ on_both! {
     everything_is_there_after_a_restart,
     database_of_another_tenant_is_refused,
     another_key_than_before_is_refused,
+    a_key_is_replaced_device_by_device,
     selectors_mean_devices_by_label_fact_and_group,
     two_agents_of_one_name_are_kept_apart_and_a_restart_is_not,
 }

@@ -85,7 +85,8 @@ struct Pending {
 pub(super) struct Device {
     id: DeviceId,
     tenant: TenantId,
-    key: PublicKey,
+    /// What it trusts.
+    keys: Vec<PublicKey>,
     boot: BootId,
     boots: u32,
     link: Link,
@@ -130,7 +131,7 @@ impl Device {
         let _ = state.wait_for(|state| matches!(state, State::Connected { .. })).await;
         let mut device = Self {
             tenant: options.tenant.clone(),
-            key: options.key.clone(),
+            keys: vec![options.key.clone()],
             boot,
             boots: 0,
             link,
@@ -237,18 +238,23 @@ impl Device {
             policy: self.policy.clone(),
             refused: self.refused.as_ref().map(|(_, why)| why.clone()),
             refused_generation: self.refused.as_ref().map(|(generation, _)| *generation),
+            trusts: self.keys.clone(),
         };
         self.tell(Kind::Reported, &reported, true).await;
     }
 
     async fn take_desired(&mut self, signed: &[u8]) {
-        let Ok(desired) = self.key.verify::<Desired>(signed) else {
+        let verified = self.keys.iter().find_map(|key| key.verify::<Desired>(signed).ok());
+        let Some(desired) = verified else {
             return tracing::warn!(device = %self.id, "a desired state is not signed by the controller");
         };
         if desired.device != self.id || desired.generation <= self.generation {
             return;
         }
         self.pending = None;
+        if !desired.keys.is_empty() {
+            self.keys.clone_from(&desired.keys);
+        }
         match desired.policy {
             None => {
                 self.generation = desired.generation;

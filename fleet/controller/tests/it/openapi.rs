@@ -126,6 +126,42 @@ async fn every_operation_answers_as_it_is_described() {
         );
     }
     assert_eq!(held.ask(&world, "GET /groups", "/groups", b"").await.status, 200);
+    let first = held.ask(&world, "GET /keys", "/keys", b"").await.json()["keys"][0]["key"].clone();
+    let rotated = held.ask(&world, "POST /keys", "/keys", b"").await;
+    assert_eq!((rotated.status, rotated.json()["devices"].as_u64()), (200, Some(1)));
+    let (revoke, path) = (
+        "POST /keys/{key}/revoke",
+        format!("/keys/{}/revoke", first.as_str().unwrap()),
+    );
+    for (path, body, status) in [
+        (path.as_str(), "{}", 409),
+        ("/keys/none/revoke", "{}", 404),
+        (&path, r#"{"force": 1}"#, 400),
+        (&path, r#"{"force": true}"#, 200),
+        (&path, "{}", 404),
+    ] {
+        let answer = held.ask(&world, revoke, path, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{path} {body}: {answer:?}");
+    }
+    let settings = "POST /settings";
+    for (wanted, status) in [
+        (
+            json!({"devices": ["cam-1"], "settings": {"accuracy_budget": 0.02, "log": null}}),
+            200,
+        ),
+        (json!({"select": "site=north", "settings": {"enabled": false}}), 200),
+        (json!({"all": true, "settings": {"log": "debug"}}), 200),
+        (json!({"settings": {"log": "debug"}}), 400),
+        (json!({"all": true, "settings": {}}), 400),
+        (json!({"all": true, "settings": {"log": "loud"}}), 400),
+        (json!({"all": true, "settings": {"accuracy_budget": 0.9}}), 400),
+        (json!({"devices": ["nobody"], "settings": {"rate": 0.1}}), 404),
+    ] {
+        let answer = held
+            .ask(&world, settings, "/settings", wanted.to_string().as_bytes())
+            .await;
+        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
+    }
     let insight = "GET /insight";
     assert_eq!(held.ask(&world, insight, "/insight", b"").await.status, 200);
     let path = "/insight?select=site%3Dnorth";

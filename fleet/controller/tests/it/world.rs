@@ -237,6 +237,7 @@ impl Device {
             policy,
             refused: refused.map(Into::into),
             refused_generation: None,
+            trusts: Vec::new(),
         }
     }
 

@@ -192,6 +192,7 @@ pub(crate) fn reported() -> Reported {
         policy: policy(),
         refused: Some("generation 4: the policy asks for 4 GiB".into()),
         refused_generation: None,
+        trusts: Vec::new(),
     }
 }
 
@@ -207,6 +208,31 @@ pub(crate) fn desired_of_its_own() -> Desired {
         policy: None,
         own_policy: true,
         ..desired()
+    }
+}
+
+fn keys() -> Vec<PublicKey> {
+    [3, 4].map(|seed| SigningKey::from_seed(&[seed; 32]).public()).into()
+}
+
+pub(crate) fn reported_with_keys() -> Reported {
+    Reported {
+        trusts: keys(),
+        ..reported_with_generation()
+    }
+}
+
+pub(crate) fn desired_with_keys() -> Desired {
+    Desired {
+        keys: keys(),
+        ..desired_with_log()
+    }
+}
+
+pub(crate) fn desired_with_log() -> Desired {
+    Desired {
+        log: Some(LogLevel::Debug),
+        ..desired_with_budget()
     }
 }
 
@@ -236,6 +262,8 @@ pub(crate) fn desired() -> Desired {
             accuracy_budget: None,
             cost_ceiling: None,
         },
+        log: None,
+        keys: Vec::new(),
     }
 }
 

@@ -46,6 +46,9 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold_as("reported", "reported-generation", &sample::reported_with_generation());
     hold("desired", &sample::desired());
     hold_as("desired", "desired-budget", &sample::desired_with_budget());
+    hold_as("desired", "desired-log", &sample::desired_with_log());
+    hold_as("desired", "desired-keys", &sample::desired_with_keys());
+    hold_as("reported", "reported-keys", &sample::reported_with_keys());
     hold_as("desired", "desired-own-policy", &sample::desired_of_its_own());
     hold("policy-statement", &sample::policy_statement());
     hold("request", &sample::request());
