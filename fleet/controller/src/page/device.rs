@@ -5,8 +5,8 @@ use maud::{Markup, html};
 use super::chart::figure;
 use super::format::{bytes, count, iso, macs, percent, percent_round, utc};
 use super::parts::{
-    age, disagreement, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, labels, life, paused,
-    policy, progress, saved_tile,
+    age, disagreement, encoded, events, exit_bar, exit_legend, exit_name, given_up, given_up_bound, labels, life,
+    paused, policy, progress, saved_tile,
 };
 use crate::chart;
 use crate::overview::{DeviceOverview, Progress, RECENT, share};
@@ -62,6 +62,8 @@ pub(super) struct DevicePage {
     /// The last to happen first.
     pub(super) events: Vec<Event>,
     pub(super) range: Range,
+    /// Whether whoever looks may do something to it.
+    pub(super) may_command: bool,
     pub(super) now: u64,
 }
 
@@ -83,8 +85,10 @@ impl DevicePage {
                     p class="banner bad" role="alert" {
                         strong { "Put into quarantine " (age(quarantine.at, self.now)) ": " } (quarantine.reason)
                         ". It is given nothing and counts in no figure of the fleet. When that is settled (a new identity: "
-                        code { "offramp-fleet enrol --device " (device.device) } "), let it go with "
-                        code { "offramp-fleet release " (device.device) } "."
+                        code { "offramp-fleet enrol --device " (device.device) } "), let it go."
+                    }
+                    @if self.may_command {
+                        form method="post" action={ "/devices/" (device.device) "/release" } { button type="submit" { "Let it go" } }
                     }
                 }
                 @if let Progress::Refused(reason) = &self.overview.progress {
@@ -111,6 +115,22 @@ impl DevicePage {
             section id="events" aria-labelledby="events-title" data-live {
                 h2 id="events-title" { "Events" }
                 (events(&self.events, false, self.now))
+            }
+            @if self.may_command && device.quarantine.is_none() { (self.keep_apart()) }
+        }
+    }
+
+    /// The way into quarantine. Not refreshed: somebody may be writing.
+    fn keep_apart(&self) -> Markup {
+        html! {
+            details class="apart" id="apart" {
+                summary { "Keep this device apart" }
+                p class="sub" { "It is then given nothing and counts in no figure of the fleet; what it sends is kept." }
+                form method="post" action={ "/devices/" (self.overview.device.device) "/quarantine" } class="filter" {
+                    label for="reason" { "Reason" }
+                    input id="reason" name="reason" required maxlength="500" autocomplete="off";
+                    button type="submit" class="bad" { "Quarantine" }
+                }
             }
         }
     }
@@ -377,7 +397,7 @@ impl DevicePage {
                 h2 id="facts-title" { "Facts" }
                 dl {
                     @if let Some(model) = &device.model {
-                        dt { "Model" } dd { (model.name) " " (model.version) }
+                        dt { "Model" } dd { a href={ "/models/" (encoded(&model.name)) "/" (model.version) } { (model.name) " " (model.version) } }
                         @if let Some(digest) = model.digest { dt { "Manifest" } dd { code title=(digest) { (digest.short()) } } }
                         dt { "Stages" } dd {
                             @for (i, stage) in model.stage_macs.iter().enumerate() { @if i > 0 { " + " } (macs(*stage)) }

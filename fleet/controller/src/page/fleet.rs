@@ -210,26 +210,7 @@ impl FleetPage {
                             "Start a device with this broker, " code { (self.broker) } ", and it appears here."
                         }
                     } @else {
-                        div class="scroll" {
-                            table role="table" {
-                                caption class="hidden" {
-                                    "Devices; cost, exits, disagreement and accuracy given up over the latest " (RECENT) " windows of each"
-                                }
-                                thead { tr role="row" {
-                                    th role="columnheader" scope="col" { "Device" }
-                                    th role="columnheader" scope="col" { "Last seen" }
-                                    th role="columnheader" scope="col" { "Model" }
-                                    th role="columnheader" scope="col" { "Policy" }
-                                    th role="columnheader" scope="col" class="number" { abbr title="Generation of the desired state: reported, and desired where it differs" { "Gen." } }
-                                    th role="columnheader" scope="col" class="number" { "Frames" }
-                                    th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
-                                    th role="columnheader" scope="col" { "Exits" }
-                                    th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
-                                    th role="columnheader" scope="col" class="number" { abbr title="Accuracy given up against the last exit, in expectation, and its upper bound (95 %); negative where the exits do better" { "Given up" } }
-                                } }
-                                tbody { @for device in devices { (self.row(device)) } }
-                            }
-                        }
+                        (device_table(devices, self.now))
                         (self.pages())
                     }
                 }
@@ -286,50 +267,6 @@ impl FleetPage {
         }
     }
 
-    fn row(&self, overview: &DeviceOverview) -> Markup {
-        let device = &overview.device;
-        let reported = device.reported.as_ref().map(|r| r.generation);
-        let desired = overview.desired.as_ref().map(|d| d.generation);
-        html! {
-            tr role="row" {
-                th role="rowheader" scope="row" class="name" {
-                    a href={ "/devices/" (device.device) } { (device.device) }
-                    (life(overview.life))
-                    @if overview.is_paused() { (paused()) }
-                    (labels(&device.labels))
-                }
-                td role="cell" data-label="Last seen" {
-                    @if device.last_seen > 0 { (age(device.last_seen, self.now)) } @else { span class="none" { "never" } }
-                }
-                td role="cell" class="model" data-label="Model" {
-                    @match &device.model {
-                        Some(model) => { (model.name) " " span class="version" { (model.version) } },
-                        None => span class="none" { "not born yet" },
-                    }
-                }
-                td role="cell" class="runs" data-label="Policy" { (policy_cell(overview)) }
-                td role="cell" class="number" data-label="Generation" {
-                    @match (reported, desired) {
-                        (None, None) => span class="none" { "–" },
-                        (Some(reported), Some(desired)) if desired > reported => { (reported) " → " (desired) },
-                        (Some(reported), _) => (reported),
-                        (None, Some(desired)) => { "→ " (desired) },
-                    }
-                }
-                td role="cell" class="number" data-label="Frames" { (count(overview.frames)) }
-                td role="cell" class="number" data-label="Cost" {
-                    @match overview.recent.cost() {
-                        Some(cost) => (percent(cost)),
-                        None => span class="none" { "–" },
-                    }
-                }
-                td role="cell" class="bar" data-label="Exits" { (exit_bar(&overview.recent)) }
-                td role="cell" class="number" data-label="Disagreement" { (disagreement(overview.disagreement)) }
-                td role="cell" class="number" data-label="Given up" { (loss(overview.loss())) }
-            }
-        }
-    }
-
     fn policies(&self) -> Markup {
         html! {
             section id="policies" aria-labelledby="policies-title" data-live {
@@ -349,7 +286,9 @@ impl FleetPage {
                         } }
                         tbody { @for p in &self.policies {
                             tr {
-                                th scope="row" title=[p.digest.map(|d| format!("sha256 {d}"))] { (policy(&p.name, p.version)) }
+                                th scope="row" title=[p.digest.map(|d| format!("sha256 {d}"))] {
+                                    a href={ "/policies/" (p.name) "/" (p.version) } { (policy(&p.name, p.version)) }
+                                }
                                 td { (age(p.added_at, self.now)) }
                                 td class="number" { (bytes(p.size)) }
                                 td class="number" { (count(p.desired)) }
@@ -382,5 +321,75 @@ fn policy_cell(overview: &DeviceOverview) -> Markup {
         }
         @if let Some((name, version)) = overview.wanted() { " → " (policy(name, version)) }
         " " (progress(&overview.progress, running.and_then(|r| r.source.as_deref())))
+    }
+}
+
+/// Devices with what they do now.
+pub(super) fn device_table(devices: &[DeviceOverview], now: u64) -> Markup {
+    html! {
+        div class="scroll" {
+            table role="table" {
+                caption class="hidden" {
+                    "Devices; cost, exits, disagreement and accuracy given up over the latest " (RECENT) " windows of each"
+                }
+                thead { tr role="row" {
+                    th role="columnheader" scope="col" { "Device" }
+                    th role="columnheader" scope="col" { "Last seen" }
+                    th role="columnheader" scope="col" { "Model" }
+                    th role="columnheader" scope="col" { "Policy" }
+                    th role="columnheader" scope="col" class="number" { abbr title="Generation of the desired state: reported, and desired where it differs" { "Gen." } }
+                    th role="columnheader" scope="col" class="number" { "Frames" }
+                    th role="columnheader" scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's on the same frames" { "Cost" } }
+                    th role="columnheader" scope="col" { "Exits" }
+                    th role="columnheader" scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's: estimate and upper bound (95 %)" { "Disagreement" } }
+                    th role="columnheader" scope="col" class="number" { abbr title="Accuracy given up against the last exit, in expectation, and its upper bound (95 %); negative where the exits do better" { "Given up" } }
+                } }
+                tbody { @for device in devices { (row(device, now)) } }
+            }
+        }
+    }
+}
+
+fn row(overview: &DeviceOverview, now: u64) -> Markup {
+    let device = &overview.device;
+    let reported = device.reported.as_ref().map(|r| r.generation);
+    let desired = overview.desired.as_ref().map(|d| d.generation);
+    html! {
+        tr role="row" {
+            th role="rowheader" scope="row" class="name" {
+                a href={ "/devices/" (device.device) } { (device.device) }
+                (life(overview.life))
+                @if overview.is_paused() { (paused()) }
+                (labels(&device.labels))
+            }
+            td role="cell" data-label="Last seen" {
+                @if device.last_seen > 0 { (age(device.last_seen, now)) } @else { span class="none" { "never" } }
+            }
+            td role="cell" class="model" data-label="Model" {
+                @match &device.model {
+                    Some(model) => { (model.name) " " span class="version" { (model.version) } },
+                    None => span class="none" { "not born yet" },
+                }
+            }
+            td role="cell" class="runs" data-label="Policy" { (policy_cell(overview)) }
+            td role="cell" class="number" data-label="Generation" {
+                @match (reported, desired) {
+                    (None, None) => span class="none" { "–" },
+                    (Some(reported), Some(desired)) if desired > reported => { (reported) " → " (desired) },
+                    (Some(reported), _) => (reported),
+                    (None, Some(desired)) => { "→ " (desired) },
+                }
+            }
+            td role="cell" class="number" data-label="Frames" { (count(overview.frames)) }
+            td role="cell" class="number" data-label="Cost" {
+                @match overview.recent.cost() {
+                    Some(cost) => (percent(cost)),
+                    None => span class="none" { "–" },
+                }
+            }
+            td role="cell" class="bar" data-label="Exits" { (exit_bar(&overview.recent)) }
+            td role="cell" class="number" data-label="Disagreement" { (disagreement(overview.disagreement)) }
+            td role="cell" class="number" data-label="Given up" { (loss(overview.loss())) }
+        }
     }
 }

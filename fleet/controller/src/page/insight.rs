@@ -24,19 +24,20 @@ impl InsightPage {
     pub(super) fn render(&self) -> Markup {
         let figures = &self.figures;
         let version = |(name, version): &(String, u64)| format!("{name} {version}");
-        let policies = figures.policies.iter().map(|(key, totals)| {
-            let select = format!("policy={},policy-version={}", key.0, key.1);
-            (version(key), select, totals)
-        });
-        let models = figures.models.iter().map(|(key, totals)| {
-            let select = format!("model={},model-version={}", key.0, key.1);
-            (version(key), select, totals)
-        });
+        let page = |kind, (name, version): &(String, u64)| format!("/{kind}/{}/{version}", encoded(name));
+        let select = |text: &str| format!("/?select={}#devices", encoded(text));
+        let policies = figures.policies.iter();
+        let policies = policies.map(|(key, totals)| (version(key), page("policies", key), totals));
+        let models = figures.models.iter();
+        let models = models.map(|(key, totals)| (version(key), page("models", key), totals));
         let groups = self.groups.iter().map(|(group, figures)| {
-            let select = format!("group={}", group.name);
-            (group.name.clone(), select, &figures.all)
+            let link = select(&format!("group={}", group.name));
+            (group.name.clone(), link, &figures.all)
         });
-        let labels = figures.labels().map(|(label, totals)| (label.clone(), label, totals));
+        let labels = figures.labels().map(|(label, totals)| {
+            let link = select(&label);
+            (label, link, totals)
+        });
         html! {
             h1 { "What specialization is worth" }
             section id="answers" class="tiles" aria-label="The fleet now" data-live {
@@ -81,7 +82,7 @@ fn table<'a>(title: &str, id: &str, empty: &str, parts: impl Iterator<Item = (St
                             th scope="col" class="number" { "Given up" }
                             th scope="col" { "Sees mostly" }
                         } }
-                        tbody { @for (name, select, totals) in &parts { (row(name, select, totals)) } }
+                        tbody { @for (name, link, totals) in &parts { (row(name, link, totals)) } }
                     }
                 }
             }
@@ -89,13 +90,13 @@ fn table<'a>(title: &str, id: &str, empty: &str, parts: impl Iterator<Item = (St
     }
 }
 
-fn row(name: &str, select: &str, totals: &Totals) -> Markup {
+fn row(name: &str, link: &str, totals: &Totals) -> Markup {
     let dash = || html! { span class="none" { "–" } };
     let saving = totals.saving();
     let classes = totals.classes(CLASSES);
     html! {
         tr {
-            th scope="row" { a href={ "/?select=" (encoded(select)) "#devices" } { (name) } }
+            th scope="row" { a href=(link) { (name) } }
             td class="number" { (count(totals.devices)) }
             td class="number" { @match totals.cost() { Some(cost) => (percent(cost)), None => (dash()) } }
             td class="number" {

@@ -12,23 +12,24 @@ mod layout;
 pub(crate) mod login;
 mod parts;
 mod rollout;
+mod version;
 
 use std::sync::{Arc, LazyLock};
 
-use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use axum::{Form, Router};
 use maud::Markup;
-use offramp_proto::Digest;
+use offramp_proto::{DeviceId, Digest};
 use serde::Deserialize;
 
 use crate::access::{Identity, Role};
 use crate::api::{ApiError, selection};
 use crate::controller::Shared;
 use crate::named::named;
-use crate::store::{Act, Commanded, EventFilter, Selection, StoreError, now, subject};
+use crate::store::{Act, Commanded, EventFilter, Kept, Selection, StoreError, now, subject};
 use crate::web::Fleet;
 
 pub use format::utc;
@@ -38,6 +39,7 @@ use fleet::FleetPage;
 use insight::InsightPage;
 use layout::{Frame, layout};
 use rollout::RolloutPage;
+use version::{Of, VersionPage};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
@@ -53,6 +55,10 @@ const MOST_POLICIES: u32 = 20;
 const MOST_ROLLOUTS: u32 = 3;
 /// Entries of the log on a rollout's page.
 const MOST_ENTRIES: u32 = 100;
+/// Devices on the page of a version.
+const MOST_OF_VERSION: u32 = 50;
+/// Characters of a reason.
+const MOST_REASON: usize = 500;
 /// Windows behind the charts of a page.
 const MOST_WINDOWS: u32 = 20_000;
 
@@ -64,6 +70,10 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .route("/", get(fleet))
         .route("/insight", get(insight))
         .route("/devices/{device}", get(device))
+        .route("/devices/{device}/quarantine", post(quarantine))
+        .route("/devices/{device}/release", post(release))
+        .route("/policies/{name}/{version}", get(policy))
+        .route("/models/{name}/{version}", get(model))
         .route("/rollouts/{id}", get(rollout))
         .route("/rollouts/{id}/{act}", post(command))
         .route("/login", get(login::form).post(login::enter))
@@ -167,6 +177,7 @@ async fn device(
         events: shared.store.event_list(filter).await?,
         overview,
         range,
+        may_command: identity.role >= Role::Operator,
         now,
     };
     Ok(layout(&Frame::of(&shared, identity), Some(&device), &page.render()))
@@ -185,6 +196,108 @@ async fn rollout(State(shared): Fleet, identity: Identity, Path(id): Path<String
     };
     let title = format!("Rollout {id}");
     Ok(layout(&Frame::of(&shared, identity), Some(&title), &page.render()))
+}
+
+async fn policy(
+    State(shared): Fleet,
+    identity: Identity,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Markup, PageError> {
+    let unknown = || PageError::NotFound("There is no such policy.");
+    let version: u64 = version.parse().map_err(|_| unknown())?;
+    let is_it = |other: &str, number: u64| other == name && number == version;
+    let mut kept = shared.store.policy_list(u32::MAX).await?;
+    kept.retain(|policy| is_it(&policy.name, policy.version));
+    let mut rollouts = shared.store.rollout_list(MOST_ENTRIES).await?;
+    rollouts.retain(|rollout| is_it(&rollout.policy, rollout.version));
+    let known = !kept.is_empty();
+    let of = Of::Policy(kept.pop(), rollouts);
+    let select = format!("policy={name},policy-version={version}");
+    let page = version_page(&shared, (name, version), of, select).await?;
+    if !known && page.devices.devices.is_empty() {
+        return Err(unknown());
+    }
+    let title = format!("{} {version}", page.name);
+    Ok(layout(&Frame::of(&shared, identity), Some(&title), &page.render()))
+}
+
+async fn model(
+    State(shared): Fleet,
+    identity: Identity,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Markup, PageError> {
+    let unknown = || PageError::NotFound("No device has told of such a model.");
+    let version: u64 = version.parse().map_err(|_| unknown())?;
+    let select = format!("model={name},model-version={version}");
+    let page = version_page(&shared, (name, version), Of::Model, select).await?;
+    if page.devices.devices.is_empty() {
+        return Err(unknown());
+    }
+    let title = format!("{} {version}", page.name);
+    Ok(layout(&Frame::of(&shared, identity), Some(&title), &page.render()))
+}
+
+async fn version_page(
+    shared: &Shared,
+    (name, version): (String, u64),
+    of: Of,
+    select: String,
+) -> Result<VersionPage, PageError> {
+    let unknown = |_| PageError::NotFound("There is no such version.");
+    let selection = selection(shared, Some(&select)).await.map_err(unknown)?;
+    let now = now();
+    Ok(VersionPage {
+        totals: shared.totals.fetch(&shared.store, &selection).await?.all.clone(),
+        devices: shared
+            .store
+            .overview_fetch(&selection, "", MOST_OF_VERSION, now)
+            .await?,
+        name,
+        version,
+        of,
+        select,
+        now,
+    })
+}
+
+#[derive(Deserialize)]
+struct Apart {
+    reason: String,
+}
+
+/// The form of a device's page.
+async fn quarantine(
+    State(shared): Fleet,
+    identity: Identity,
+    Path(device): Path<String>,
+    Form(Apart { reason }): Form<Apart>,
+) -> Result<Response, PageError> {
+    let unknown = || PageError::NotFound("This device has never been heard of.");
+    let id = DeviceId::new(device).map_err(|_| unknown())?;
+    let reason: String = reason.trim().chars().take(MOST_REASON).collect();
+    let reason = if reason.is_empty() {
+        "no reason was given".into()
+    } else {
+        reason
+    };
+    match shared
+        .store
+        .quarantine(id.clone(), reason, identity.name, now())
+        .await?
+    {
+        Kept::Unknown => Err(unknown()),
+        Kept::Done | Kept::Already => Ok(Redirect::to(&format!("/devices/{id}")).into_response()),
+    }
+}
+
+/// The button of a device's page.
+async fn release(State(shared): Fleet, identity: Identity, Path(device): Path<String>) -> Result<Response, PageError> {
+    let unknown = || PageError::NotFound("This device has never been heard of.");
+    let id = DeviceId::new(device).map_err(|_| unknown())?;
+    match shared.release(id.clone(), identity.name).await? {
+        Kept::Unknown => Err(unknown()),
+        Kept::Done | Kept::Already => Ok(Redirect::to(&format!("/devices/{id}")).into_response()),
+    }
 }
 
 /// A button of the page of a rollout.

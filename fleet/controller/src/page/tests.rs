@@ -321,6 +321,7 @@ fn device_page(text: &str, windows: Vec<Window>) -> String {
         },
         events: vec![event(text)],
         range: Range::named(None),
+        may_command: true,
         now: 70_000,
     };
     let frame = Frame {
@@ -353,6 +354,44 @@ fn insight_page(text: &str) -> String {
         identity: crate::access::Identity::local(),
     };
     layout(&frame, Some("Insight"), &page.render()).into_string()
+}
+
+/// The page of a version that one device has.
+fn version_page(text: &str, of: Of) -> String {
+    let devices = vec![overview("cam-1", text)];
+    let page = VersionPage {
+        name: text.into(),
+        version: 3,
+        of,
+        totals: figures(&devices).all.clone(),
+        devices: Overview { devices, cut: false },
+        select: format!("model={text}"),
+        now: 70_000,
+    };
+    let frame = Frame {
+        tenant: "acme".into(),
+        trouble: None,
+        refused: 0,
+        identity: crate::access::Identity::local(),
+    };
+    layout(&frame, Some("version"), &page.render()).into_string()
+}
+
+#[test]
+fn a_version_has_its_figures_rollouts_and_devices() {
+    let page = version_page("shoes", Of::Policy(None, vec![rollout("shoes")]));
+    for part in [
+        "shoes 3",
+        "25.0\u{202f}%",
+        "41.0\u{202f}%",
+        "href=\"/devices/cam-1\"",
+        "/rollouts/",
+        "boot",
+    ] {
+        assert!(page.contains(part), "{part} is missing: {page}");
+    }
+    let page = version_page("shoes", Of::Model);
+    assert!(page.contains("Stages") && !page.contains("Rollouts"), "{page}");
 }
 
 #[test]
@@ -460,6 +499,8 @@ fn nothing_that_a_device_says_becomes_markup() {
         device_page(HOSTILE, swap),
         rollout_page(HOSTILE),
         insight_page(HOSTILE),
+        version_page(HOSTILE, Of::Model),
+        version_page(HOSTILE, Of::Policy(None, vec![rollout(HOSTILE)])),
     ];
     for page in pages {
         assert!(page.contains("&lt;script&gt;alert"));

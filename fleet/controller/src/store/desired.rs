@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
 use super::device::{Unfit, json, target_in_txn};
-use super::keys::signer_in_txn;
+use super::keys::Signer;
 use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 use crate::key::Keyring;
@@ -179,10 +179,11 @@ impl Store {
                 };
                 let detail = json(&change);
                 log_in_txn(connection, now, &who, "settings.change", &subject, &detail).await?;
+                let signer = Signer::of(connection, &key).await?;
                 let mut generations = Vec::with_capacity(devices.len());
                 for device in devices {
                     let changed = |desired: &mut Desired| change.apply(desired);
-                    let generation = issue_in_txn(connection, &key, &device, changed, now).await?;
+                    let generation = issue_in_txn(connection, &signer, &device, changed, now).await?;
                     generations.push((device, generation));
                 }
                 Ok(Ok(generations))
@@ -225,9 +226,10 @@ async fn insert_in_txn(connection: &mut Transaction, key: &Keyring, draft: Draft
         count => ("policy.push", format!("to {count} devices")),
     };
     log_in_txn(connection, draft.now, &draft.who, what, &subject, &detail).await?;
+    let signer = Signer::of(connection, key).await?;
     let mut generations = Vec::with_capacity(devices.len());
     for device in devices {
-        let generation = issue_in_txn(connection, key, &device, to_policy(Some(policy.clone())), draft.now).await?;
+        let generation = issue_in_txn(connection, &signer, &device, to_policy(Some(policy.clone())), draft.now).await?;
         generations.push((device, generation));
     }
     Ok(Drafted::Desired(generations))
@@ -244,19 +246,18 @@ pub(super) fn to_policy(policy: Option<DesiredPolicy>) -> impl FnOnce(&mut Desir
 /// Signs the next generation of a device's desired state and keeps it: what is in force, with a change.
 pub(super) async fn issue_in_txn(
     connection: &mut Transaction,
-    key: &Keyring,
+    signer: &Signer<'_>,
     device: &DeviceId,
     change: impl FnOnce(&mut Desired),
     now: u64,
 ) -> Result<Generation, StoreError> {
-    let generation = next_generation_in_txn(connection, device).await?;
-    let latest = latest_in_txn(connection, key, device).await?;
+    let (generation, trusts) = next_generation_in_txn(connection, device).await?;
+    let latest = latest_in_txn(connection, signer.ring, device).await?;
     let mut desired = latest.unwrap_or_else(|| Desired::new(device.clone(), generation, now));
     (desired.generation, desired.issued_at) = (generation, now);
     change(&mut desired);
-    let (signer, keys) = signer_in_txn(connection, key, device).await?;
-    desired.keys = keys;
-    let signed = signer.sign(&desired).map_err(StoreError::Sign)?;
+    desired.keys = signer.keys();
+    let signed = signer.for_device(trusts)?.sign(&desired).map_err(StoreError::Sign)?;
     let settings = Wanted {
         learner: desired.learner,
         log: desired.log,
@@ -278,20 +279,24 @@ pub(super) async fn issue_in_txn(
     Ok(generation)
 }
 
-/// One more than any generation that this device was ever given or reports.
+/// One more than any generation that this device was ever given or reports; and the keys that it says it trusts.
 ///
 /// What it reports counts too: a controller whose database was lost would otherwise begin again with
 /// generations that the device refuses as old.
-async fn next_generation_in_txn(connection: &mut Transaction, device: &DeviceId) -> Result<Generation, StoreError> {
-    let last: i64 = query_scalar(
-        "SELECT coalesce(max(generation), 0) FROM (SELECT max(generation) AS generation FROM desired WHERE device = $1 \
+async fn next_generation_in_txn(
+    connection: &mut Transaction,
+    device: &DeviceId,
+) -> Result<(Generation, Option<String>), StoreError> {
+    let (last, trusts): (i64, Option<String>) = query_as(
+        "SELECT coalesce(max(generation), 0), (SELECT trusts FROM devices WHERE device = $1) \
+         FROM (SELECT max(generation) AS generation FROM desired WHERE device = $1 \
          UNION ALL SELECT reported_generation FROM devices WHERE device = $1) AS given",
     )
     .bind(device.as_str())
     .fetch_one(connection)
     .await
     .task("number a desired state")?;
-    Ok(Generation(uint(last).saturating_add(1)))
+    Ok((Generation(uint(last).saturating_add(1)), trusts))
 }
 
 /// The desired state in force.

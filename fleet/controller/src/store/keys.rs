@@ -128,8 +128,9 @@ impl Store {
                 add_in_txn(connection, &key, &who, now).await?;
                 log_in_txn(connection, now, &who, "key.rotate", &format!("key {key:?}"), "").await?;
                 let devices = everyone(connection).await?;
+                let signer = Signer::of(connection, &ring).await?;
                 for device in &devices {
-                    issue_in_txn(connection, &ring, device, |_| (), now).await?;
+                    issue_in_txn(connection, &signer, device, |_| (), now).await?;
                 }
                 Ok(devices.len() as u64)
             })
@@ -178,8 +179,9 @@ impl Store {
                     count => format!("{count} devices are left behind"),
                 };
                 log_in_txn(connection, now, &who, "key.revoke", &format!("key {key:?}"), &detail).await?;
+                let signer = Signer::of(connection, &ring).await?;
                 for device in &told {
-                    issue_in_txn(connection, &ring, device, |_| (), now).await?;
+                    issue_in_txn(connection, &signer, device, |_| (), now).await?;
                 }
                 Ok(Revocation::Done {
                     told: told.len() as u64,
@@ -191,32 +193,46 @@ impl Store {
     }
 }
 
-/// The key with which to speak to a device, and those that it is to trust: none where there was never another.
-pub(super) async fn signer_in_txn(
-    connection: &mut Transaction,
-    ring: &Keyring,
-    device: &DeviceId,
-) -> Result<(Arc<SigningKey>, Vec<PublicKey>), StoreError> {
-    let keys = in_force(connection).await?;
-    let trusted = trusted(&keys, trusts(connection, device).await?);
-    // Whoever trusts none of them will refuse any.
-    let Some(chosen) = trusted.last().or(keys.first()) else {
-        return Err(StoreError::Key {
-            found: "of its first start".into(),
-            wanted: format!("{:?}", ring.newest()),
-        });
-    };
-    let Some(key) = ring.find(chosen)? else {
-        return Err(StoreError::Key {
-            found: format!("{chosen:?}"),
-            wanted: format!("{:?}", ring.newest()),
-        });
-    };
-    let made: i64 = query_scalar("SELECT count(*) FROM keys")
-        .fetch_one(connection)
-        .await
-        .task("count keys")?;
-    Ok((key, if made > 1 { keys } else { Vec::new() }))
+/// What a transaction signs with.
+pub(super) struct Signer<'a> {
+    pub(super) ring: &'a Keyring,
+    /// In force, the oldest first.
+    keys: Vec<PublicKey>,
+    /// Whether devices must be told of them: there was once another.
+    told: bool,
+}
+
+impl<'a> Signer<'a> {
+    pub(super) async fn of(connection: &mut Transaction, ring: &'a Keyring) -> Result<Self, StoreError> {
+        let keys = in_force(connection).await?;
+        let made: i64 = query_scalar("SELECT count(*) FROM keys")
+            .fetch_one(connection)
+            .await
+            .task("count keys")?;
+        Ok(Self {
+            ring,
+            keys,
+            told: made > 1,
+        })
+    }
+
+    /// The key with which to speak to a device that says that it trusts these.
+    pub(super) fn for_device(&self, trusts: Option<String>) -> Result<Arc<SigningKey>, StoreError> {
+        let trusted = trusted(&self.keys, trusts.map(|told| list(Some(told))));
+        // Whoever trusts none of them will refuse any.
+        let chosen = trusted.last().or(self.keys.first());
+        let lacking = || StoreError::Key {
+            found: chosen.map_or_else(String::new, |key| format!("{key:?}")),
+            wanted: format!("{:?}", self.ring.newest()),
+        };
+        let key = chosen.map(|chosen| self.ring.find(chosen)).transpose()?;
+        key.flatten().ok_or_else(lacking)
+    }
+
+    /// The keys that a device is to trust from now on; none where there was never another.
+    pub(super) fn keys(&self) -> Vec<PublicKey> {
+        if self.told { self.keys.clone() } else { Vec::new() }
+    }
 }
 
 /// Of the keys in force those that a device trusts. One that does not tell trusts the first.

@@ -8,6 +8,7 @@ use offramp_proto::DeviceId;
 
 use super::audit::{ITSELF, log_in_txn};
 use super::desired::{issue_in_txn, latest_in_txn};
+use super::keys::Signer;
 use super::sql::{Transaction, query, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 use crate::key::Keyring;
@@ -83,7 +84,8 @@ impl Store {
                 .await
                 .task(task)?;
                 if latest_in_txn(connection, &key, &device).await?.is_some() {
-                    issue_in_txn(connection, &key, &device, |_| (), now).await?;
+                    let signer = Signer::of(connection, &key).await?;
+                    issue_in_txn(connection, &signer, &device, |_| (), now).await?;
                 }
                 log_in_txn(connection, now, &who, "device.release", &format!("device {device}"), "").await?;
                 Ok(Kept::Done)

@@ -8,6 +8,7 @@ use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter}
 use super::audit::{ITSELF, log_in_txn};
 use super::desired::{issue_in_txn, latest_in_txn, to_policy};
 use super::device::{self, Unfit, json, list};
+use super::keys::Signer;
 use super::many::parts;
 use super::peer::on_duty_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
@@ -565,6 +566,7 @@ async fn apply_in_txn(
     changes: Vec<Change>,
     now: u64,
 ) -> Result<bool, StoreError> {
+    let signer = Signer::of(connection, key).await?;
     let mut policy = None;
     let mut issued = 0_u64;
     for change in changes {
@@ -573,10 +575,12 @@ async fn apply_in_txn(
                 if policy.is_none() {
                     policy = Some(policy_in_txn(connection, id).await?);
                 }
-                order_in_txn(connection, key, id, &device, wave, policy.clone(), now).await?;
+                order_in_txn(connection, &signer, id, &device, wave, policy.clone(), now).await?;
                 issued += 1;
             }
-            Change::Revert { device } => issued += u64::from(revert_in_txn(connection, key, id, &device, now).await?),
+            Change::Revert { device } => {
+                issued += u64::from(revert_in_txn(connection, &signer, id, &device, now).await?);
+            }
             Change::Settle { device, state, why } => {
                 query(
                     "UPDATE rollout_devices SET state = $3, why = $4, \
@@ -695,7 +699,7 @@ async fn policy_in_txn(connection: &mut Transaction, id: u64) -> Result<DesiredP
 /// Gives a device the policy. Nothing where it does not wait for it.
 async fn order_in_txn(
     connection: &mut Transaction,
-    key: &Keyring,
+    signer: &Signer<'_>,
     id: u64,
     device: &str,
     wave: u32,
@@ -737,7 +741,7 @@ async fn order_in_txn(
     if changed == 0 {
         return Ok(());
     }
-    let generation = issue_in_txn(connection, key, &named, to_policy(policy), now).await?;
+    let generation = issue_in_txn(connection, signer, &named, to_policy(policy), now).await?;
     query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
         .bind(device)
@@ -751,7 +755,7 @@ async fn order_in_txn(
 /// Gives a device back what it had before the rollout, unless it has something else by now. Gives whether it did.
 async fn revert_in_txn(
     connection: &mut Transaction,
-    key: &Keyring,
+    signer: &Signer<'_>,
     id: u64,
     device: &str,
     now: u64,
@@ -773,14 +777,14 @@ async fn revert_in_txn(
         return Ok(false);
     };
     let policy = |signed: Option<Vec<u8>>| {
-        let desired = signed.and_then(|signed| key.verify::<Desired>(&signed));
+        let desired = signed.and_then(|signed| signer.ring.verify::<Desired>(&signed));
         desired.and_then(|desired| desired.policy)
     };
     // Other settings than at the time of the order change nothing of whose policy it is.
-    let latest = latest_in_txn(connection, key, &named).await?;
+    let latest = latest_in_txn(connection, signer.ring, &named).await?;
     let is_ours = latest.and_then(|desired| desired.policy) == policy(ordered);
     if is_ours {
-        issue_in_txn(connection, key, &named, to_policy(policy(previous)), now).await?;
+        issue_in_txn(connection, signer, &named, to_policy(policy(previous)), now).await?;
     }
     query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
