@@ -257,6 +257,8 @@ impl Shared {
 pub struct Controller {
     shared: Arc<Shared>,
     link: Link,
+    /// The link over which the controller speaks.
+    voice: Link,
     stop: watch::Sender<bool>,
     parts: JoinSet<&'static str>,
     /// Who waits for the duty must not take its end for an answer.
@@ -321,10 +323,19 @@ impl Controller {
         if let Some(name) = &name {
             peers::join(&store, name, &address.to_string()).await?;
         }
-        let (link, inbox) = Link::connect(&config).map_err(|source| StartError::Link {
-            broker: options.broker.clone(),
-            source,
-        })?;
+        let connect = |config: &Config| {
+            Link::connect(config).map_err(|source| StartError::Link {
+                broker: options.broker.clone(),
+                source,
+            })
+        };
+        let (link, inbox) = connect(&config)?;
+        // What is said has a connection of its own: its confirmations do not wait behind what thousands of devices say.
+        let mut speaking = config.clone();
+        speaking.client_id.push_str("-out");
+        speaking.subscriptions.clear();
+        speaking.backlog = usize::from(WINDOW);
+        let (voice, _) = connect(&speaking)?;
 
         let (stop, stopped) = watch::channel(false);
         let (statistics, statistics_receiver) = watch::channel(Statistics::default());
@@ -390,7 +401,7 @@ impl Controller {
         let artifacts = Artifacts {
             tenant: options.tenant.clone(),
             store: store.clone(),
-            link: link.clone(),
+            link: voice.clone(),
             statistics: statistics.clone(),
             held: Held::default(),
         };
@@ -398,13 +409,13 @@ impl Controller {
             tenant: options.tenant.clone(),
             store: store.clone(),
             authority,
-            link: link.clone(),
+            link: voice.clone(),
             statistics: statistics.clone(),
         };
         let publisher = Publisher {
             tenant: options.tenant,
             store,
-            link: link.clone(),
+            link: voice.clone(),
             wake: Arc::clone(&shared.wake),
             statistics,
             duty: on_duty,
@@ -448,6 +459,7 @@ impl Controller {
         Ok(Self {
             shared,
             link,
+            voice,
             stop,
             parts,
             _duty: duty,
@@ -536,7 +548,7 @@ impl Controller {
     /// Ends everything in order: says goodbye to the broker, keeps what has arrived, closes the database.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        self.link.shutdown().await;
+        tokio::join!(self.link.shutdown(), self.voice.shutdown());
         let all_ended = async { while self.parts.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, all_ended).await.is_err() {
             tracing::warn!(parts = self.parts.len(), "stopped although not everything had ended");
