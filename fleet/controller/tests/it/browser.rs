@@ -76,6 +76,24 @@ async fn an_operator_logs_in_sees_news_and_logs_out() {
         picture(&mut browser, "device");
         assert_eq!(browser.run("document.cookie"), "", "no script sees the session");
 
+        // Kept apart by button, and let go.
+        browser.click("#apart summary");
+        browser.click("#reason");
+        browser.type_text("lost on the way");
+        browser.press("Enter");
+        browser.until("document.querySelector('.banner.bad')?.textContent.includes('lost on the way')");
+        picture(&mut browser, "quarantine");
+        browser.click("form[action$='/release'] button");
+        browser.until("document.querySelector('#apart') && !document.querySelector('.banner.bad')");
+
+        // From the insight to a model's version.
+        browser.open(&format!("http://{address}/insight"));
+        browser.until("document.querySelector('#by-model tbody th a')");
+        picture(&mut browser, "insight");
+        browser.click("#by-model tbody th a");
+        browser.until("location.pathname.startsWith('/models/') && document.querySelector('#devices tbody th a')");
+        picture(&mut browser, "model");
+
         browser.open(&format!("http://{address}/"));
         browser.until("document.querySelector('#live').dataset.state === 'on'");
         picture(&mut browser, "fleet");
