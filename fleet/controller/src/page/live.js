@@ -17,6 +17,13 @@
     return selection && !selection.isCollapsed && part.contains(selection.anchorNode);
   };
 
+  // And while a button of the mouse is down: what is pressed must be there when it is let go.
+  let pressed = false;
+  document.addEventListener("pointerdown", () => (pressed = true), true);
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => (pressed = false), true);
+  }
+
   const replace = (part, fresh) => {
     for (const open of part.querySelectorAll("details[open][id]")) {
       const same = fresh.querySelector("#" + CSS.escape(open.id));
@@ -26,8 +33,13 @@
     const focused = part.contains(document.activeElement) && document.activeElement;
     const href = focused && focused.getAttribute("href");
     const action = focused && focused.form?.getAttribute("action");
+    const details = focused && focused.matches("summary") && focused.parentElement.id;
     part.replaceChildren(...fresh.childNodes);
-    const same = href ? `[href="${CSS.escape(href)}"]` : action && `form[action="${CSS.escape(action)}"] button`;
+    const same = href
+      ? `[href="${CSS.escape(href)}"]`
+      : details
+        ? `#${CSS.escape(details)} > summary`
+        : action && `form[action="${CSS.escape(action)}"] button`;
     if (same) part.querySelector(same)?.focus({ preventScroll: true });
   };
 
@@ -46,7 +58,9 @@
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
         for (const part of document.querySelectorAll("[data-live]")) {
           const fresh = page.getElementById(part.id);
-          if (fresh && !selecting(part)) replace(part, fresh);
+          if (!fresh || selecting(part)) continue;
+          if (pressed) stale = true;
+          else replace(part, fresh);
         }
       }
     } catch {

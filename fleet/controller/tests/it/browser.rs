@@ -190,7 +190,8 @@ async fn the_first_screen_answers_and_a_rollout_is_told_what_to_do() {
         let hidden =
             format!("document.querySelector(\"form[action='/rollouts/{id}/roll-back'] button\").checkVisibility()");
         assert_eq!(browser.run(&hidden), false);
-        browser.click("#careful-roll-back summary");
+        browser.run("document.querySelector('#careful-roll-back summary').focus()");
+        browser.press("Enter");
         browser.until(&hidden);
         picture(&mut browser, "rollout-careful");
         browser.click(&format!("form[action='/rollouts/{id}/roll-back'] button"));
