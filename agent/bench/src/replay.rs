@@ -2,8 +2,6 @@
 
 use offramp_core::{Core, Effect, Event, Facts, Micros, Prediction, SplitMix64, Verdict};
 
-use offramp_proto::ControlReport;
-
 use crate::features::Features;
 use crate::stream::{Shown, chance};
 
@@ -44,8 +42,8 @@ pub struct Tally {
     pub audit_macs: u64,
     /// Times that the guard, or a bound, took heads back.
     pub rollbacks: u64,
-    /// What the core says that learning is worth, at the end.
-    pub control: ControlReport,
+    /// What learned and frozen heads would cost by the core's audits, at the end; none without audits.
+    pub control: Option<[f32; 2]>,
 }
 
 impl Tally {
@@ -89,7 +87,8 @@ pub(crate) fn replay(
     let window = core.close_window();
     let cost = window.cost;
     tally.rollbacks = window.learner.rollbacks;
-    tally.control = window.control;
+    let control = window.control;
+    tally.control = (control.audits > 0).then_some([control.learned.cost, control.frozen.cost]);
     tally.audit_macs = cost.audit_macs;
     tally.learning_macs = cost.macs.saturating_sub(tally.macs + cost.audit_macs);
     tally

@@ -242,12 +242,11 @@ impl Study<'_> {
         let all: Vec<usize> = (0..self.test.len()).collect();
         let adapted_members = Opinions::of(&core, self.test, &members);
         let adapted_all = Opinions::of(&core, self.test, &all);
-        let control = tally.control;
-        let saving = (control.audits > 0).then(|| {
-            let target = before.accuracy_at(f64::from(control.frozen.cost));
+        let saving = tally.control.map(|[learned, frozen]| {
+            let target = before.accuracy_at(f64::from(frozen));
             let after = adapted_members.curve(costs).cost_at(target);
             Saving {
-                told: 1.0 - f64::from(control.learned.cost / control.frozen.cost),
+                told: 1.0 - f64::from(learned / frozen),
                 found: 1.0 - after.unwrap_or(1.0) / before.cost_at(target).unwrap_or(1.0),
             }
         });

@@ -62,6 +62,15 @@ pub(super) fn ago(then: u64, now: u64) -> String {
     }
 }
 
+/// A short stretch of time, which may be negative: `1.25 ms`, `4.5 µs`.
+pub(super) fn milliseconds(ms: f64) -> String {
+    if ms.abs() < 0.1 {
+        format!("{:.1}{THIN}µs", ms * 1e3)
+    } else {
+        format!("{ms:.2}{THIN}ms")
+    }
+}
+
 /// A time of day and a date, for machines: `2026-07-14T09:05:03Z`.
 pub(super) fn iso(ms: u64) -> String {
     let (year, month, day) = date(ms / 86_400_000);
@@ -93,6 +102,12 @@ fn date(day: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_times_have_a_fitting_unit() {
+        assert_eq!(milliseconds(1.25), "1.25\u{202f}ms");
+        assert_eq!(milliseconds(-0.0045), "-4.5\u{202f}µs");
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

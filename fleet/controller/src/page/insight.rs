@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use maud::{Markup, html};
 
-use super::format::{count, percent, percent_round};
+use super::format::{count, milliseconds, percent, percent_round};
 use super::parts::{encoded, given_up, saved_tile};
 use crate::store::Group;
 use crate::totals::{Figures, Named, Totals};
@@ -76,7 +76,7 @@ fn table<'a>(title: &str, id: &str, empty: &str, parts: impl Iterator<Item = (St
                             th scope="col" class="number" { abbr title="Multiply-adds spent, as a share of the full network's, audits and learning included" { "Cost" } }
                             th scope="col" class="number" { abbr title="Cost with learned heads and with frozen ones, at the accuracy budget" { "Learned / frozen" } }
                             th scope="col" class="number" { "Saved" }
-                            th scope="col" class="number" { abbr title="Milliseconds of a stage's time a frame" { "ms" } }
+                            th scope="col" class="number" { abbr title="Time of stages, a frame" { "Time" } }
                             th scope="col" class="number" { abbr title="Millijoules a frame" { "mJ" } }
                             th scope="col" class="number" { abbr title="Share of frames whose prediction differs from the last exit's" { "Disagree" } }
                             th scope="col" class="number" { "Given up" }
@@ -108,7 +108,7 @@ fn row(name: &str, link: &str, totals: &Totals) -> Markup {
                     None => (dash()),
                 }
             }
-            td class="number" { @match saving.and_then(|s| s.ms) { Some(ms) => (format!("{ms:.2}")), None => (dash()) } }
+            td class="number" { @match saving.and_then(|s| s.ms) { Some(ms) => (milliseconds(ms)), None => (dash()) } }
             td class="number" { @match saving.and_then(|s| s.mj) { Some(mj) => (format!("{mj:.1}")), None => (dash()) } }
             td class="number" { @match totals.disagreement() { Some(share) => (percent(share)), None => (dash()) } }
             td class="number" { @match totals.loss() { Some(loss) => (given_up(loss)), None => (dash()) } }

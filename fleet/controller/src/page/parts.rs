@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::format::{ago, iso, percent, percent_round, utc};
+use super::format::{ago, iso, milliseconds, percent, percent_round, utc};
 use crate::chart::step;
 use crate::overview::{Disagreement, Life, Loss, Progress, Recent, Saving, share};
 use crate::store::{Event, Labels};
@@ -156,7 +156,7 @@ pub(super) fn saved_tile(saving: Option<Saving>) -> Markup {
                 @match saving {
                     Some(saving) => {
                         "≥\u{202f}" (percent(saving.bounds().0)) " (95\u{202f}%)"
-                        @if let Some(ms) = saving.ms { ", " (format!("{ms:.2}")) "\u{202f}ms" }
+                        @if let Some(ms) = saving.ms { ", " (milliseconds(ms)) }
                         @if let Some(mj) = saving.mj { ", " (format!("{mj:.1}")) "\u{202f}mJ" }
                         @if saving.ms.is_some() { " a frame" }
                     },
