@@ -160,7 +160,7 @@ fn main() -> ExitCode {
     let set_log = move |level: Option<LogLevel>| {
         let filter = match level {
             // Of libraries what may go wrong.
-            Some(level) => EnvFilter::new(format!("warn,offramp={0},offramp_link={0}", name(level))),
+            Some(level) => EnvFilter::new(format!("warn,offramp={0},offramp_link={0}", level.name())),
             None => EnvFilter::try_new(&started).unwrap_or_else(|_| EnvFilter::new("info")),
         };
         if let Err(error) = handle.reload(filter) {
@@ -178,16 +178,6 @@ fn main() -> ExitCode {
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Cli {
     Cli::parse_from(arguments)
-}
-
-fn name(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
 }
 
 /// An agent that runs by itself logs what happens; a tool in somebody's hands only what is wrong.

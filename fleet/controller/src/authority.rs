@@ -5,7 +5,7 @@
 //! several has a listener for each, which trusts one.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use offramp_proto::{DeviceId, Digest, MAX_CERTIFICATE, RenewalRequest, TenantId};
@@ -16,7 +16,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::key::write_new;
+use crate::key::{replace, write_new};
 use crate::store::beside;
 
 /// Common name of the controller's certificate. No device may have it.
@@ -345,15 +345,7 @@ fn mode(path: &Path) -> Result<u32, AuthorityError> {
 /// # Errors
 /// When it cannot be written.
 pub fn write_private(path: &Path, text: &str) -> Result<(), AuthorityError> {
-    let write = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|source| AuthorityError::Write {
+    replace(path, text.as_bytes()).map_err(|source| AuthorityError::Write {
         path: path.into(),
         source,
     })

@@ -334,7 +334,6 @@ impl Controller {
         let mut speaking = config.clone();
         speaking.client_id.push_str("-out");
         speaking.subscriptions.clear();
-        speaking.backlog = usize::from(WINDOW);
         let (voice, _) = connect(&speaking)?;
 
         let (stop, stopped) = watch::channel(false);

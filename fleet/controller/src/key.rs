@@ -163,8 +163,8 @@ fn write_error(path: &Path, source: io::Error) -> KeyError {
     }
 }
 
-/// Writes a file in the place of another, whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file, which only its owner may read, in the place of another, whole or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder(path);
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;

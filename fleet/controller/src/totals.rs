@@ -219,11 +219,13 @@ impl Totals {
         }
         let names = overview.device.model.as_ref().map_or(&[][..], |model| &model.classes);
         for (class, frames) in &recent.classes {
-            if let Some(name) = names.get(*class as usize)
-                && (self.classes.len() < CLASSES || self.classes.contains_key(name))
-            {
-                let sum = self.classes.entry(name.clone()).or_default();
+            let Some(name) = names.get(*class as usize) else {
+                continue;
+            };
+            if let Some(sum) = self.classes.get_mut(name) {
                 *sum = sum.saturating_add(*frames);
+            } else if self.classes.len() < CLASSES {
+                self.classes.insert(name.clone(), *frames);
             }
         }
     }

@@ -437,6 +437,19 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// Its name, as it is on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 /// Settings of the learner; what is absent is as the device's configuration has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnerSettings {

@@ -94,14 +94,15 @@ impl Renewal {
         certificate.is_of(key) && certificate.name == self.device.as_str()
     }
 
-    fn wait(&mut self) -> Result<(), RenewalError> {
+    /// Waits for the last third of the certificate in use. Gives its end.
+    fn wait(&mut self) -> Result<String, RenewalError> {
         let (_, certificate) = identity::read(&self.file)?;
         let certificate = certificate.ok_or_else(|| IdentityError::Certificate {
             path: self.file.clone(),
         })?;
         let due = due(&certificate, &self.device);
         self.next = Next::Later { due };
-        Ok(())
+        Ok(certificate.end)
     }
 
     fn want(&mut self, key: KeyPair) -> Result<(), RenewalError> {
@@ -179,9 +180,7 @@ impl Renewal {
             path: self.file.clone(),
             source,
         })?;
-        self.wait()?;
-        let (_, certificate) = identity::read(&self.file)?;
-        Ok(certificate.map_or_else(String::new, |certificate| certificate.end))
+        self.wait()
     }
 }
 

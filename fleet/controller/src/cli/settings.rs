@@ -29,16 +29,16 @@ pub(super) struct Set {
     learning: Option<Setting<Switch>>,
     /// Learning rate, 0 to below 4.
     #[arg(long, value_name = "NUMBER|own")]
-    rate: Option<Setting<f32>>,
+    rate: Option<Setting<f64>>,
     /// Share of frames that are audited, 0 to 1.
     #[arg(long, value_name = "SHARE|own")]
-    audit_rate: Option<Setting<f32>>,
+    audit_rate: Option<Setting<f64>>,
     /// Accuracy that may be given up against the last exit, 0 to 0.5.
     #[arg(long, value_name = "SHARE|own")]
-    accuracy_budget: Option<Setting<f32>>,
+    accuracy_budget: Option<Setting<f64>>,
     /// Share of the whole network that a frame may cost on average, above 0 to 1.
     #[arg(long, value_name = "SHARE|own")]
-    cost_ceiling: Option<Setting<f32>>,
+    cost_ceiling: Option<Setting<f64>>,
     /// What is logged: error, warn, info, debug, trace or own.
     #[arg(long, value_name = "LEVEL|own")]
     log: Option<Setting<String>>,
@@ -106,8 +106,7 @@ impl Set {
             self.all || self.select.is_some() || !self.devices.is_empty(),
             "name devices, or use --select or --all"
         );
-        // Numbers go as they were written: 0.01 is no round number of 32 bits.
-        let number = |number: f32| json!(number.to_string().parse::<f64>().unwrap_or_default());
+        let number = |number: f64| json!(number);
         let settings: Map<String, Value> = [
             ("enabled", self.learning.map(|s| s.json(|Switch(on)| json!(on)))),
             ("rate", self.rate.map(|s| s.json(number))),
@@ -150,8 +149,8 @@ mod tests {
     #[test]
     fn a_setting_is_a_value_or_the_devices_own() {
         assert_eq!("own".parse(), Ok(Setting::<f32>::Own));
-        assert_eq!("0.01".parse(), Ok(Setting::Is(0.01f32)));
+        assert_eq!("0.01".parse(), Ok(Setting::Is(0.01)));
         assert_eq!("off".parse(), Ok(Setting::Is(Switch(false))));
-        assert!("maybe".parse::<Setting<Switch>>().is_err() && "x".parse::<Setting<f32>>().is_err());
+        assert!("maybe".parse::<Setting<Switch>>().is_err() && "x".parse::<Setting<f64>>().is_err());
     }
 }

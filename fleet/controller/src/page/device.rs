@@ -460,7 +460,7 @@ fn settings_in_words(Wanted { learner, log }: &Wanted) -> String {
         learner
             .cost_ceiling
             .map(|ceiling| format!("cost ceiling {}", share(ceiling))),
-        log.map(|level| format!("log {level:?}").to_lowercase()),
+        log.map(|level| format!("log {}", level.name())),
     ]
     .into_iter()
     .flatten()

@@ -134,7 +134,7 @@ impl Store {
                     .execute(&mut *connection)
                     .await
                     .task(task)?;
-                issue_in_txn(connection, &device, &issued, now).await?;
+                certify_in_txn(connection, &device, &issued, now).await?;
                 set_in_txn(connection, &device, &labels).await?;
                 let subject = format!("device {device}");
                 log_in_txn(connection, now, device.as_str(), "device.enrol", &subject, "").await?;
@@ -194,7 +194,7 @@ impl Store {
                 if today >= MOST_RENEWALS {
                     return Ok(Renewed::TooMany);
                 }
-                issue_in_txn(connection, &device, &issued, now).await?;
+                certify_in_txn(connection, &device, &issued, now).await?;
                 let subject = format!("device {device}");
                 log_in_txn(connection, now, device.as_str(), "certificate.renew", &subject, "").await?;
                 Ok(Renewed::Done)
@@ -263,7 +263,7 @@ impl Store {
 }
 
 /// Notes a certificate that a device is given.
-async fn issue_in_txn(
+async fn certify_in_txn(
     connection: &mut Transaction,
     device: &DeviceId,
     issued: &Issued,
