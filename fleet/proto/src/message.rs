@@ -11,8 +11,10 @@ use crate::{BootId, DeviceId, Digest, Generation, Message, PublicKey, Sequence};
 
 /// Bytes of an artifact in one chunk, the last one excepted.
 pub const CHUNK: usize = 32 * 1024;
-/// Largest artifact that travels in chunks, in bytes.
-pub const MAX_ARTIFACT: u64 = 64 * 1024 * 1024;
+/// Most chunks that are asked for at once.
+pub const MAX_CHUNKS: u64 = 16;
+/// Largest artifact in bytes: a model package of 120 million weights and what goes with it.
+pub const MAX_ARTIFACT: u64 = 512 * 1024 * 1024;
 /// Largest piece of a trace in bytes.
 pub const MAX_TRACE: usize = 48 * 1024;
 
@@ -421,6 +423,22 @@ pub struct DesiredPolicy {
     pub parameters: BTreeMap<String, Parameter>,
 }
 
+/// The model that a device should run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredModel {
+    /// Its name, as its manifest has it.
+    pub name: String,
+    /// Its version, as its manifest has it.
+    pub version: u64,
+    /// Digest of the package as one file.
+    pub digest: Digest,
+    /// Size of that file in bytes.
+    pub size: u64,
+    /// Where else the file is, `https://…`; what comes from there is held to digest and size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
 /// What a device writes into its log at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -486,6 +504,9 @@ pub struct Desired {
     /// keep the one in force.
     #[serde(default, skip_serializing_if = "is_false")]
     pub own_policy: bool,
+    /// The model; none for that of the device's own configuration. Older agents keep the one that they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<DesiredModel>,
     /// Settings of the learner.
     #[serde(default)]
     pub learner: LearnerSettings,
@@ -506,6 +527,7 @@ impl Desired {
             issued_at,
             policy: None,
             own_policy: false,
+            model: None,
             learner: LearnerSettings::default(),
             log: None,
             keys: Vec::new(),
@@ -520,6 +542,18 @@ pub struct ArtifactRequest {
     pub digest: Digest,
     /// First byte wanted; a multiple of [`CHUNK`].
     pub offset: u64,
+    /// Chunks wanted from there on, 1 to [`MAX_CHUNKS`], each in a message of its own; older agents ask for one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub chunks: u64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks for it
+fn is_one(n: &u64) -> bool {
+    *n == 1
 }
 
 /// A part of an artifact.
@@ -747,9 +781,16 @@ impl Message for Desired {
                         }
                 })
         });
+        let model = self.model.as_ref().is_none_or(|model| {
+            let url = model.url.as_ref();
+            text(&model.name)
+                && model.size <= MAX_ARTIFACT
+                && url.is_none_or(|url| text(url) && url.starts_with("https://"))
+        });
         check(&[
             (policy, "policy"),
             (!(self.own_policy && self.policy.is_some()), "own_policy"),
+            (model, "model"),
             (self.keys.len() <= MAX_KEYS, "keys"),
             (
                 self.learner.rate.is_none_or(|r| (0.0..4.0).contains(&r)),
@@ -774,10 +815,13 @@ impl Message for Desired {
 impl Message for ArtifactRequest {
     const NAME: &'static str = "artifact request";
     fn check(&self) -> Result<(), &'static str> {
-        check(&[(
-            self.offset < MAX_ARTIFACT && self.offset.is_multiple_of(CHUNK as u64),
-            "offset",
-        )])
+        check(&[
+            (
+                self.offset < MAX_ARTIFACT && self.offset.is_multiple_of(CHUNK as u64),
+                "offset",
+            ),
+            ((1..=MAX_CHUNKS).contains(&self.chunks), "chunks"),
+        ])
     }
 }
 

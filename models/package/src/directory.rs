@@ -1,4 +1,4 @@
-//! Packages in directories.
+//! Packages in files and directories.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -7,15 +7,20 @@ use std::path::Path;
 use std::string::ToString as _;
 use std::vec::Vec;
 
+use crate::archive::read_whole;
 use crate::error::{PackageError, Problem};
 use crate::package::Package;
 
 impl Package {
-    /// Reads a package from a directory and checks all of it.
+    /// Reads a package from a directory, or from one file ([`Package::pack`]), and checks all of it.
     ///
     /// # Errors
     /// What is wrong, and with which part; see [`Problem`].
     pub fn open(directory: &Path) -> Result<Package, PackageError> {
+        if directory.is_file() {
+            let bytes = read_whole(directory)?;
+            return Package::unpack(&directory.display().to_string(), &bytes);
+        }
         Package::read_bounded(&directory.display().to_string(), |name, limit| {
             match read_file(&directory.join(name), limit) {
                 Ok(bytes) => bytes.map(|bytes| Some(Cow::Owned(bytes))),
@@ -28,7 +33,7 @@ impl Package {
 
 /// Reads at most `limit` bytes. The size is judged before the content is read,
 /// and again while it is: a file may grow, and a device has no size.
-fn read_file(path: &Path, limit: usize) -> io::Result<Result<Vec<u8>, Problem>> {
+pub(crate) fn read_file(path: &Path, limit: usize) -> io::Result<Result<Vec<u8>, Problem>> {
     // Opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {

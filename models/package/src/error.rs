@@ -52,6 +52,14 @@ pub enum Problem {
     #[cfg(feature = "std")]
     #[error("cannot be read; check that it is a file and its permissions")]
     Io(#[source] std::io::Error),
+    /// Not a package as one file.
+    #[cfg(feature = "std")]
+    #[error("is no tar archive of a package; make one with `offramp model pack`")]
+    Archive(#[source] std::io::Error),
+    /// A file in an archive that cannot belong to a package.
+    #[cfg(feature = "std")]
+    #[error("is {0}; a package holds plain files, each once and with a plain name: pack it again")]
+    Stray(&'static str),
     /// The manifest is not UTF-8.
     #[error("is not a text file; export the package again")]
     NotText(#[source] core::str::Utf8Error),

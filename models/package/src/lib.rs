@@ -12,6 +12,9 @@
 //! vectors.safetensors   optional: images and the logits they must give
 //! ```
 //!
+//! The same files in one, as a package travels and is kept: an uncompressed tar
+//! archive, in which nothing else lies.
+//!
 //! **Terms.** A *stage* is the part of the network between two exits. It reads
 //! the image or the *state* tensors of the stage before, and gives the state
 //! for the next one and the *features* `u` of its *exit*: C numbers. The exit's
@@ -36,12 +39,14 @@
 //! a change that an old reader must not ignore gets a new format number.
 //!
 //! The crate is `no_std` with `alloc`; the feature `std` adds
-//! `Package::open`, which reads a directory.
+//! `Package::open`, which reads a directory or one file, and `Package::pack`.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+#[cfg(feature = "std")]
+mod archive;
 #[cfg(feature = "std")]
 mod directory;
 mod error;

@@ -9,6 +9,8 @@ pub const MANIFEST_BYTES: usize = 256 << 10;
 pub const PART_BYTES: usize = 256 << 20;
 /// Bytes of all parts together.
 pub const PACKAGE_BYTES: usize = 512 << 20;
+/// Bytes of a package as one file.
+pub const FILE_BYTES: usize = 512 << 20;
 /// Parts listed in the manifest.
 pub const PARTS: usize = 64;
 /// Bytes of a file name, and of the package's name.

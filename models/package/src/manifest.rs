@@ -346,16 +346,19 @@ fn tensor_names(field: &str, names: &[String]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A name that stays inside the package's directory on every system.
-fn file_name(field: &str, name: &str) -> Result<(), Problem> {
-    let plain = (1..=limits::NAME_BYTES).contains(&name.len())
+/// Whether a name stays inside the package's directory on every system.
+pub(crate) fn is_part(name: &str) -> bool {
+    (1..=limits::NAME_BYTES).contains(&name.len())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         && !name.starts_with('.')
         && !name.ends_with('.')
-        && name != MANIFEST;
-    rule(field, &name, plain, || {
+        && name != MANIFEST
+}
+
+fn file_name(field: &str, name: &str) -> Result<(), Problem> {
+    rule(field, &name, is_part(name), || {
         format!(
             "a plain file name: at most {} letters, digits, `-`, `_` and `.`, no dot at either end, not {MANIFEST}",
             limits::NAME_BYTES

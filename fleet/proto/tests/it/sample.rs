@@ -236,6 +236,19 @@ pub(crate) fn desired_with_log() -> Desired {
     }
 }
 
+pub(crate) fn desired_with_model() -> Desired {
+    Desired {
+        model: Some(DesiredModel {
+            name: "revcol-fashion".into(),
+            version: 2,
+            digest: Digest::of(b"package"),
+            size: 1_234_567,
+            url: Some("https://models.example/revcol-fashion-2.tar".into()),
+        }),
+        ..desired_with_keys()
+    }
+}
+
 pub(crate) fn desired() -> Desired {
     Desired {
         device: device(),
@@ -255,6 +268,7 @@ pub(crate) fn desired() -> Desired {
             .into(),
         }),
         own_policy: false,
+        model: None,
         learner: LearnerSettings {
             enabled: Some(true),
             rate: Some(0.25),
@@ -281,7 +295,12 @@ pub(crate) fn request() -> ArtifactRequest {
     ArtifactRequest {
         digest: Digest::of(b"component"),
         offset: CHUNK as u64,
+        chunks: 1,
     }
+}
+
+pub(crate) fn request_of_several() -> ArtifactRequest {
+    ArtifactRequest { chunks: 16, ..request() }
 }
 
 pub(crate) fn chunk() -> ArtifactChunk {

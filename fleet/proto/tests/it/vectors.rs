@@ -48,10 +48,12 @@ fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold_as("desired", "desired-budget", &sample::desired_with_budget());
     hold_as("desired", "desired-log", &sample::desired_with_log());
     hold_as("desired", "desired-keys", &sample::desired_with_keys());
+    hold_as("desired", "desired-model", &sample::desired_with_model());
     hold_as("reported", "reported-keys", &sample::reported_with_keys());
     hold_as("desired", "desired-own-policy", &sample::desired_of_its_own());
     hold("policy-statement", &sample::policy_statement());
     hold("request", &sample::request());
+    hold_as("request", "request-several", &sample::request_of_several());
     hold("chunk", &sample::chunk());
     hold("trace-sample", &sample::trace_sample());
     hold("renewal-request", &sample::renewal_request());

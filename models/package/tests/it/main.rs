@@ -1,5 +1,6 @@
 //! Packages that are read, and packages that are refused.
 
+mod archive;
 mod draft;
 mod reading;
 mod refusals;
