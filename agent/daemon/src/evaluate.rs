@@ -4,9 +4,12 @@ use std::time::Instant;
 
 use offramp_camera::ImageSet;
 use offramp_core::{Facts, Prediction};
+use offramp_engine::{Engine, RunError};
+use offramp_model::{Head, Package, PackageError};
 use serde::Serialize;
 
 use crate::lane::{FrameError, Judge, Single};
+use crate::terminal::percent;
 
 /// What a run over labelled images showed, under one policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -176,3 +179,115 @@ pub fn exits_alone(
         start.elapsed().as_secs_f64() * 1e3 / n,
     ))
 }
+/// What an engine computed of a package's reference vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Compared {
+    /// Largest difference between a probability and its reference; infinite where there was a NaN.
+    pub worst: f32,
+    /// Share of them in which the same class is at the top, ties aside.
+    pub agree: f64,
+    /// Vectors: images times exits.
+    pub vectors: u64,
+}
+
+/// Why reference vectors could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// The vectors cannot be read.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// A stage failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} reference vectors: worst difference {:.1e}, same class in {}",
+            self.vectors,
+            self.worst,
+            percent(self.agree)
+        )
+    }
+}
+
+impl Compared {
+    /// Largest difference between a probability and its reference, for engines that compute in 32 bits.
+    pub const TOLERANCE: f32 = 1e-3;
+    /// Classes whose reference probabilities are closer than this are tied: rounding decides between them.
+    const TIE: f32 = 1e-5;
+
+    /// Runs the images of a package's reference vectors, where it has some.
+    ///
+    /// # Errors
+    /// When the vectors are damaged, or a stage fails.
+    pub fn of(engine: &mut Engine, package: &Package) -> Result<Option<Self>, CompareError> {
+        let manifest = package.manifest();
+        let Some(vectors) = package.vectors()? else {
+            return Ok(None);
+        };
+        let (mut worst, mut agree, mut seen) = (0f32, 0u64, 0u64);
+        let (mut frame, mut pixels) = (engine.frame(), vec![0.0; manifest.input.values()]);
+        for (i, image) in vectors.images.chunks_exact(pixels.len()).enumerate() {
+            manifest.input.normalize(image, &mut pixels);
+            engine.start(&mut frame, &pixels)?;
+            for (stage, head) in package.heads().iter().enumerate() {
+                let got = softmax(&logits(head, engine.run_stage(stage, &mut frame)?));
+                let reference = softmax(vectors.logits.at(i, stage));
+                for (got, reference) in got.iter().zip(&reference) {
+                    let apart = (got - reference).abs();
+                    // `max` would pass over a NaN.
+                    worst = if apart.is_nan() {
+                        f32::INFINITY
+                    } else {
+                        worst.max(apart)
+                    };
+                }
+                let behind = top(&reference).zip(top(&got)).map(|(a, b)| reference[a] - reference[b]);
+                agree += u64::from(behind.is_some_and(|behind| behind <= Self::TIE));
+                seen += 1;
+            }
+        }
+        Ok(Some(Self {
+            worst,
+            agree: agree as f64 / seen.max(1) as f64,
+            vectors: seen,
+        }))
+    }
+
+    /// Whether they are as they should be, where this engine computes in 32 bits.
+    pub fn is_sound(&self) -> bool {
+        self.holds(Self::TOLERANCE)
+    }
+
+    /// Whether they are within a tolerance.
+    pub fn holds(&self, tolerance: f32) -> bool {
+        self.worst <= tolerance && self.agree >= Self::least(tolerance)
+    }
+
+    /// In how many of the vectors the same class must be at the top: where arithmetic is coarser, classes that are
+    /// nearly tied may change places.
+    pub fn least(tolerance: f32) -> f64 {
+        if tolerance > Self::TOLERANCE { 0.99 } else { 0.999 }
+    }
+}
+
+fn logits(head: &Head, features: &[f32]) -> Vec<f32> {
+    let rows = head.weight.chunks_exact(head.features).zip(&head.bias);
+    rows.map(|(row, bias)| row.iter().zip(features).map(|(w, u)| w * u).sum::<f32>() + bias)
+        .collect()
+}
+
+fn softmax(z: &[f32]) -> Vec<f32> {
+    let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let e: Vec<f32> = z.iter().map(|z| (z - max).exp()).collect();
+    let sum: f32 = e.iter().sum();
+    e.iter().map(|e| e / sum).collect()
+}
+
+fn top(p: &[f32]) -> Option<usize> {
+    (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]))
+}
+

@@ -24,6 +24,18 @@ pub struct Roles {
     pub pending: Option<Digest>,
 }
 
+/// The models that must stay in the [`Depot`](crate::Depot), beside the one that is on its way there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModelRoles {
+    /// In use; none where it is the model of the device's own configuration.
+    pub active: Option<Digest>,
+    /// In use before, and known to work; none as above.
+    pub last_good: Option<Digest>,
+}
+
+const MODEL: &str = "model active";
+const LAST_MODEL: &str = "model last good";
+
 impl Roles {
     fn rows(&self) -> [(&'static str, Option<Digest>); 3] {
         [
@@ -150,6 +162,38 @@ impl Store {
                 }
             }
             Ok(Change::Made(()))
+        })
+    }
+
+    /// Says which models must stay in the depot beside the store.
+    ///
+    /// # Errors
+    /// A failure of the medium.
+    pub fn set_model_roles(&self, roles: &ModelRoles) -> Result<(), StoreError> {
+        self.write("set the roles of models", |transaction| {
+            let mut rows = transaction.open_table(ROLES)?;
+            for (name, digest) in [(MODEL, roles.active), (LAST_MODEL, roles.last_good)] {
+                match digest {
+                    Some(digest) => rows.insert(name, &digest.0)?.is_some(),
+                    None => rows.remove(name)?.is_some(),
+                };
+            }
+            Ok(Change::Made(()))
+        })
+    }
+
+    /// The roles of models last set.
+    ///
+    /// # Errors
+    /// A failure of the medium.
+    pub fn model_roles(&self) -> Result<ModelRoles, StoreError> {
+        self.read("read the roles of models", |transaction| {
+            let rows = transaction.open_table(ROLES)?;
+            let role = |name| Ok::<_, Stop>(rows.get(name)?.map(|digest| Digest(*digest.value())));
+            Ok(ModelRoles {
+                active: role(MODEL)?,
+                last_good: role(LAST_MODEL)?,
+            })
         })
     }
 

@@ -10,8 +10,8 @@ use crate::open::{Change, Store};
 
 /// Checkpoints kept: the last one and the one before, in case the last turns out to be unusable.
 const KEPT: usize = 2;
-/// Longest name of a camera in bytes.
-const MAX_NAME: u64 = 64;
+/// Longest name of a camera in bytes, with that of a model behind it.
+const MAX_NAME: u64 = 96;
 
 /// A checkpoint of the learner's heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] above [`Limits::checkpoint_bytes`](crate::Limits::checkpoint_bytes), or for a
-    /// name of more than 64 bytes; a failure of the medium.
+    /// name of more than 96 bytes; a failure of the medium.
     pub fn save_checkpoint(&self, camera: &str, heads: &[u8]) -> Result<u64, StoreError> {
         let limit = self.limits.checkpoint_bytes;
         check_size("a checkpoint", heads.len(), limit)?;

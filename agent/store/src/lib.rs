@@ -44,7 +44,7 @@
 //! | `desired` | generation | the signed message as received; the newest |
 //! | `artifacts` | SHA-256 | age, size |
 //! | `artifact contents` | SHA-256 | bytes |
-//! | `artifact roles` | `active`, `last good`, `pending` | SHA-256 |
+//! | `artifact roles` | `active`, `last good`, `pending`; of models `model active`, `model last good` | SHA-256 |
 //! | `outbox` | sequence | topic suffix, payload |
 //! | `values` | key | bytes |
 //!
@@ -65,10 +65,11 @@
 //!
 //! Reading a newer format after a downgrade (the file is set aside), more than one device per file,
 //! secrets (nothing is encrypted), and content larger than a [limit](Limits): model packages are
-//! files of their own.
+//! files of their own, in a [`Depot`] beside the store.
 
 mod artifact;
 mod checkpoint;
+mod depot;
 mod desired;
 mod error;
 mod layout;
@@ -79,8 +80,9 @@ mod outbox;
 mod tests;
 mod value;
 
-pub use artifact::Roles;
+pub use artifact::{ModelRoles, Roles};
 pub use checkpoint::Checkpoint;
+pub use depot::{Depot, DepotError, PIECE, Part};
 pub use desired::{Desired, DesiredChange};
 pub use error::{OpenError, StoreError};
 pub use limits::Limits;

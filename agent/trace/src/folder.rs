@@ -59,13 +59,11 @@ impl Folder {
             Some(writer) => writer,
             None => {
                 self.make_room()?;
-                let path = self.folder.join(format!("{}-{:0DIGITS$}.trace", self.name, self.next));
-                self.next += 1;
+                let file = self.create()?;
                 let header = Header {
                     started_at: now,
                     ..self.header.clone()
                 };
-                let file = File::options().write(true).create_new(true).open(path)?;
                 self.open.insert(Writer::new(BufWriter::new(file), header)?)
             }
         };
@@ -90,6 +88,19 @@ impl Folder {
     /// When what waits cannot be written.
     pub fn finish(&mut self) -> Result<(), TraceError> {
         self.open.take().map_or(Ok(()), |writer| writer.finish().map(drop))
+    }
+
+    /// Makes the next file. Where the model has changed, what was recorded of the one before may still be written, and
+    /// have taken a number.
+    fn create(&mut self) -> io::Result<File> {
+        loop {
+            let path = self.folder.join(format!("{}-{:0DIGITS$}.trace", self.name, self.next));
+            self.next += 1;
+            match File::options().write(true).create_new(true).open(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+        }
     }
 
     /// Removes the oldest files, so that there is room for one more.

@@ -27,9 +27,9 @@ pub use digest::{Digest, InvalidDigest};
 pub use id::{BootId, DeviceId, Generation, InvalidId, Sequence, TenantId};
 pub use message::{
     Arm, ArtifactChunk, ArtifactRequest, Audits, Birth, CHUNK, CameraReport, ClassCount, ControlReport, Cost, Death,
-    Desired, DesiredModel, DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport, LearnerSettings, LogLevel,
-    MAX_ARTIFACT, MAX_CERTIFICATE, MAX_CHUNKS, MAX_KEYS, MAX_TRACE, ModelFacts, Parameter, PolicyReport, PolicySource,
-    PolicyStatement, RenewalAnswer, RenewalRequest, Reported, Summary, TraceSample, Window,
+    Desired, DesiredModel, DesiredPolicy, Event, ExitUse, GuardReport, InvalidParameter, LearnerReport,
+    LearnerSettings, LogLevel, MAX_ARTIFACT, MAX_CERTIFICATE, MAX_CHUNKS, MAX_KEYS, MAX_TRACE, ModelFacts, Parameter,
+    PolicyReport, PolicySource, PolicyStatement, RenewalAnswer, RenewalRequest, Reported, Summary, TraceSample, Window,
 };
 pub use sign::{InvalidKey, PublicKey, SignError, SigningKey, VerifyError};
 pub use topic::{Kind, Topic, TopicError};

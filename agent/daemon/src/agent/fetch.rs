@@ -1,82 +1,226 @@
-//! Fetching an artifact from the controller, chunk by chunk.
+//! Fetching an artifact: from its address, where it has one, or from the controller, chunk by chunk. What is here stays
+//! here, whatever breaks, and the rest is fetched.
 
-use offramp_proto::{ArtifactChunk, ArtifactRequest, CHUNK, Digest};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use offramp_proto::{ArtifactChunk, ArtifactRequest, CHUNK, Digest, MAX_CHUNKS};
+use offramp_store::{Depot, DepotError, Part};
+use tokio::sync::mpsc;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::judge::chain;
+
+/// Pieces of an address that wait to be written.
+const AHEAD: usize = 4;
+/// Bytes of such a piece.
+const PIECE: usize = 64 * 1024;
+/// How long an address may take to connect, to answer, and to send a piece.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// An artifact on its way here.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    digest: Digest,
-    size: u64,
-    data: Vec<u8>,
+    part: Part,
+    route: Route,
+    /// Up to here chunks were asked for.
+    asked: u64,
 }
 
-/// What a chunk brought.
+/// Where it comes from.
+#[derive(Debug)]
+enum Route {
+    /// The controller, over the broker.
+    Broker,
+    /// An address.
+    Address(mpsc::Receiver<Result<Vec<u8>, String>>),
+}
+
+/// What a piece brought.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Not for us, or here already.
-    Ignored,
-    /// Ask for the next one.
+    /// Not for us, or here already; or more is on its way.
+    Waiting,
+    /// Ask for what comes next.
     More,
-    /// All is here, and it is what was asked for.
-    Complete(Vec<u8>),
+    /// All is here.
+    Whole,
     /// It cannot be had.
     Failed(String),
 }
 
 impl Fetch {
-    /// An artifact of which the signed desired state tells digest and size.
-    pub(crate) fn new(digest: Digest, size: u64) -> Self {
+    /// Goes on with a part, or begins it: from the controller.
+    pub(crate) fn over_broker(part: Part) -> Self {
         Self {
-            digest,
-            size,
-            data: Vec::new(),
+            asked: part.have(),
+            part,
+            route: Route::Broker,
         }
     }
 
-    /// What to ask for next; also after a silence.
-    pub(crate) fn request(&self) -> ArtifactRequest {
+    /// Goes on with a part, or begins it: from an address. Must be called within a runtime. `ca` are certificates that
+    /// are trusted where those of the web do not do.
+    pub(crate) fn from_address(part: Part, url: String, ca: Option<PathBuf>) -> Self {
+        let (to_fetch, pieces) = mpsc::channel(AHEAD);
+        let (have, size) = (part.have(), part.size());
+        tokio::task::spawn_blocking(move || {
+            if let Err(why) = download(&url, ca, have, size, &to_fetch) {
+                let _ = to_fetch.blocking_send(Err(why));
+            }
+        });
+        Self {
+            asked: part.have(),
+            part,
+            route: Route::Address(pieces),
+        }
+    }
+
+    /// The artifact.
+    pub(crate) fn digest(&self) -> Digest {
+        self.part.digest()
+    }
+
+    /// Whether it comes from an address.
+    pub(crate) fn has_address(&self) -> bool {
+        matches!(self.route, Route::Address(_))
+    }
+
+    /// Waits for a piece from the address; for ever where there is none.
+    pub(crate) async fn piece(&mut self) -> Result<Vec<u8>, String> {
+        match &mut self.route {
+            Route::Address(pieces) => match pieces.recv().await {
+                Some(piece) => piece,
+                None => Err("it has ended early".into()),
+            },
+            Route::Broker => std::future::pending().await,
+        }
+    }
+
+    /// What to ask for next; after a silence from what is here on.
+    pub(crate) fn request(&mut self) -> ArtifactRequest {
+        let left = (self.part.size() - self.part.have()).div_ceil(CHUNK as u64);
+        let chunks = left.clamp(1, MAX_CHUNKS);
+        self.asked = self.part.have() + chunks * CHUNK as u64;
         ArtifactRequest {
-            digest: self.digest,
-            offset: self.data.len() as u64,
+            digest: self.part.digest(),
+            offset: self.part.have(),
+            chunks,
         }
     }
 
     /// Takes a chunk, whose own hash has been checked when it was decoded.
     pub(crate) fn take(&mut self, chunk: &ArtifactChunk) -> Progress {
-        if chunk.digest != self.digest || chunk.offset != self.data.len() as u64 {
-            return Progress::Ignored;
+        let digest = self.part.digest();
+        if self.has_address() || chunk.digest != digest {
+            return Progress::Waiting;
         }
         if chunk.data.is_empty() {
-            return Progress::Failed(format!("the controller does not have artifact {}", self.digest.short()));
+            return Progress::Failed(format!("the controller does not have artifact {}", digest.short()));
         }
-        if chunk.total != self.size {
-            let (digest, total, size) = (self.digest.short(), chunk.total, self.size);
+        if chunk.offset != self.part.have() {
+            return Progress::Waiting;
+        }
+        if chunk.total != self.part.size() {
+            let (digest, total, size) = (digest.short(), chunk.total, self.part.size());
             return Progress::Failed(format!("artifact {digest} has {total} bytes where {size} were signed"));
         }
-        self.data.extend_from_slice(&chunk.data);
-        if (self.data.len() as u64) < self.size {
-            return if self.data.len().is_multiple_of(CHUNK) {
-                Progress::More
-            } else {
-                Progress::Failed(format!(
-                    "artifact {} came in a chunk that is too short",
-                    self.digest.short()
-                ))
-            };
+        let is_last = chunk.offset + chunk.data.len() as u64 == chunk.total;
+        if !is_last && chunk.data.len() != CHUNK {
+            return Progress::Failed(format!("artifact {} came in a chunk that is too short", digest.short()));
         }
-        if Digest::of(&self.data) == self.digest {
-            Progress::Complete(std::mem::take(&mut self.data))
-        } else {
-            Progress::Failed(format!(
-                "artifact {} is not what was signed: its digest differs",
-                self.digest.short()
-            ))
+        self.append(&chunk.data)
+    }
+
+    /// Adds what comes next.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Progress {
+        match self.part.append(bytes) {
+            Err(error) => Progress::Failed(chain(&error)),
+            Ok(()) if self.part.is_whole() => Progress::Whole,
+            Ok(()) if !self.has_address() && self.part.have() >= self.asked => Progress::More,
+            Ok(()) => Progress::Waiting,
         }
     }
+
+    /// Takes in what is whole.
+    pub(crate) fn finish(self, depot: &Depot) -> Result<Vec<u8>, DepotError> {
+        depot.finish(self.part)
+    }
+}
+
+/// Sends what an address has from a byte on.
+fn download(
+    url: &str,
+    ca: Option<PathBuf>,
+    have: u64,
+    size: u64,
+    to_fetch: &mpsc::Sender<Result<Vec<u8>, String>>,
+) -> Result<(), String> {
+    let ask = |roots: RootCerts| {
+        let config = ureq::Agent::config_builder()
+            .https_only(true)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .timeout_connect(Some(SILENCE))
+            .timeout_recv_response(Some(SILENCE))
+            // At 4 KiB a second it takes longer than anybody waits.
+            .timeout_recv_body(Some(SILENCE.max(Duration::from_secs(size / 4096))));
+        let agent: ureq::Agent = config.build().into();
+        let request = agent.get(url);
+        let request = match have {
+            0 => request,
+            have => request.header("range", format!("bytes={have}-")),
+        };
+        request.call().map_err(|error| chain(&error))
+    };
+    let mut answer = match (ask(RootCerts::WebPki), ca) {
+        (Err(_), Some(ca)) => ask(roots(&ca)?)?,
+        (answer, _) => answer?,
+    };
+    let skip = match answer.status().as_u16() {
+        206 => 0,
+        // It does not know how to go on: what is here is passed over.
+        200 => have,
+        status => return Err(format!("it answers with status {status}")),
+    };
+    let mut body = answer.body_mut().as_reader();
+    let skipped = std::io::copy(&mut body.by_ref().take(skip), &mut std::io::sink());
+    if skipped.map_err(|error| error.to_string())? < skip {
+        return Err("it is shorter than what was signed".into());
+    }
+    let mut left = size - have;
+    while left > 0 {
+        let mut piece = Vec::with_capacity(PIECE);
+        let read = body.by_ref().take(left.min(PIECE as u64)).read_to_end(&mut piece);
+        // What has come counts, also where the rest does not.
+        left -= piece.len() as u64;
+        let ended = piece.is_empty();
+        if !ended && to_fetch.blocking_send(Ok(piece)).is_err() {
+            return Ok(()); // something else is wanted by now
+        }
+        read.map_err(|error| error.to_string())?;
+        if ended {
+            return Err("it is shorter than what was signed".into());
+        }
+    }
+    Ok(())
+}
+
+/// The certificates of a file.
+fn roots(path: &std::path::Path) -> Result<RootCerts, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let of_file = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let all: Vec<Certificate<'static>> = of_file.collect();
+    Ok(RootCerts::from(all))
 }
 
 #[cfg(test)]
 mod tests {
+    use offramp_test_support::temp_dir;
+
     use super::*;
 
     fn chunk_of(artifact: &[u8], offset: usize) -> ArtifactChunk {
@@ -90,39 +234,56 @@ mod tests {
         }
     }
 
+    fn fetch(depot: &Depot, artifact: &[u8], size: usize) -> Fetch {
+        Fetch::over_broker(depot.begin(Digest::of(artifact), size as u64, &[]).unwrap())
+    }
+
     #[test]
     fn chunks_in_order_make_the_artifact_and_repeats_do_no_harm() {
-        let artifact: Vec<u8> = (0..2 * CHUNK + 5).map(|i| i as u8).collect();
-        let mut fetch = Fetch::new(Digest::of(&artifact), artifact.len() as u64);
-        assert_eq!(fetch.take(&chunk_of(&artifact, CHUNK)), Progress::Ignored);
-        assert_eq!(fetch.take(&chunk_of(&artifact, 0)), Progress::More);
-        assert_eq!(fetch.take(&chunk_of(&artifact, 0)), Progress::Ignored);
-        assert_eq!(fetch.request().offset, CHUNK as u64);
-        assert_eq!(fetch.take(&chunk_of(&artifact, CHUNK)), Progress::More);
-        assert_eq!(
-            fetch.take(&chunk_of(&artifact, 2 * CHUNK)),
-            Progress::Complete(artifact)
-        );
+        let folder = temp_dir();
+        let depot = Depot::new(folder.path().into(), 1 << 30);
+        let artifact: Vec<u8> = (0..40 * CHUNK + 5).map(|i| (i * i) as u8).collect();
+        let mut fetch = fetch(&depot, &artifact, artifact.len());
+        let request = fetch.request();
+        assert_eq!((request.offset, request.chunks), (0, 16));
+        assert_eq!(fetch.take(&chunk_of(&artifact, CHUNK)), Progress::Waiting, "not that yet");
+        for chunk in 0..16 {
+            let expected = if chunk == 15 { Progress::More } else { Progress::Waiting };
+            assert_eq!(fetch.take(&chunk_of(&artifact, chunk * CHUNK)), expected);
+            assert_eq!(fetch.take(&chunk_of(&artifact, chunk * CHUNK)), Progress::Waiting, "again");
+        }
+        for chunk in 16..40 {
+            if chunk % 16 == 0 {
+                let request = fetch.request();
+                let left = if chunk == 32 { 9 } else { 16 };
+                assert_eq!((request.offset, request.chunks), ((chunk * CHUNK) as u64, left));
+            }
+            fetch.take(&chunk_of(&artifact, chunk * CHUNK));
+        }
+        assert_eq!(fetch.take(&chunk_of(&artifact, 40 * CHUNK)), Progress::Whole);
+        assert_eq!(fetch.finish(&depot).unwrap(), artifact);
     }
 
     #[test]
     fn an_artifact_that_is_not_what_was_signed_is_refused() {
+        let folder = temp_dir();
+        let depot = Depot::new(folder.path().into(), 1 << 30);
         let (good, evil) = (vec![1; 100], vec![2; 100]);
-        let mut fetch = Fetch::new(Digest::of(&good), 100);
         let forged = ArtifactChunk {
             digest: Digest::of(&good),
             ..chunk_of(&evil, 0)
         };
-        assert!(matches!(fetch.take(&forged), Progress::Failed(why) if why.contains("digest differs")));
-        let mut fetch = Fetch::new(Digest::of(&good), 99);
-        assert!(matches!(fetch.take(&chunk_of(&good, 0)), Progress::Failed(why) if why.contains("99 were signed")));
+        let mut taken = fetch(&depot, &good, 100);
+        assert_eq!(taken.take(&forged), Progress::Whole);
+        assert!(matches!(taken.finish(&depot), Err(DepotError::WrongDigest { .. })));
+        let mut taken = fetch(&depot, &good, 99);
+        assert!(matches!(taken.take(&chunk_of(&good, 0)), Progress::Failed(why) if why.contains("99 were signed")));
         let missing = ArtifactChunk {
             data: vec![],
             hash: Digest::of(b""),
             ..chunk_of(&good, 0)
         };
-        assert!(
-            matches!(Fetch::new(Digest::of(&good), 100).take(&missing), Progress::Failed(why) if why.contains("does not have"))
-        );
+        let mut taken = fetch(&depot, &good, 100);
+        assert!(matches!(taken.take(&missing), Progress::Failed(why) if why.contains("does not have")));
     }
 }

@@ -15,6 +15,7 @@ mod context;
 mod engines;
 mod fetch;
 mod film;
+mod fit;
 mod keeper;
 mod pool;
 mod queue;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use offramp_camera::{Camera, Frame};
 use offramp_core::{Core, Prediction, Settings};
-use offramp_engine::{Engine, Offload};
+use offramp_engine::Offload;
 use offramp_link::{BrokerUrl, Credentials};
 use offramp_model::Package;
 use offramp_policy::LadderRules;
@@ -43,9 +44,11 @@ use offramp_proto::{
 use tokio::sync::{mpsc, watch};
 
 use crate::judge::{Chosen, PolicySource, SetUpError as PolicyError, Step};
-use crate::lane::{Lane, SetUpError};
+use crate::lane::SetUpError;
 use board::Board;
-use pool::Pool;
+use fit::Fitter;
+use keeper::Keeper;
+use pool::{Exchange, Pool, Replacement};
 use seat::{Seat, Service};
 use windows::Whole;
 
@@ -91,7 +94,18 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Changes what is logged, and back without a level; none where nobody can.
     pub log: Option<SetLog>,
+    /// How the heads of a model that comes from the fleet specialize; none: as `settings` say.
+    pub tune: Option<Tune>,
+    /// Opens the model of the configuration again, when the fleet's is to go; none: it is kept in memory.
+    pub reopen: Option<Reopen>,
+    /// Bytes of model packages that come from the fleet and are kept, all together.
+    pub packages_bytes: u64,
 }
+
+/// How a model's heads specialize.
+pub type Tune = Arc<dyn Fn(&Package) -> Settings + Send + Sync>;
+/// Opens a model package, or says why it cannot.
+pub type Reopen = Arc<dyn Fn() -> Result<Package, String> + Send + Sync>;
 
 /// Changes what is logged.
 pub type SetLog = Box<dyn Fn(Option<LogLevel>) + Send>;
@@ -117,9 +131,15 @@ impl Options {
             trace: None,
             seed: None,
             log: None,
+            tune: None,
+            reopen: None,
+            packages_bytes: PACKAGES_BYTES,
         }
     }
 }
+
+/// Bytes of model packages that are kept where nothing else is said: one in use, one to go back to, one on its way.
+pub const PACKAGES_BYTES: u64 = 1 << 30;
 
 /// Frames that are run at a time where nothing else is said.
 pub const BATCH: usize = 8;
@@ -233,8 +253,9 @@ pub enum StartError {
     },
 }
 
-/// Gets each prediction as it is made, with the frame it is about.
-pub type Listener = Box<dyn FnMut(&Prediction, &Frame) + Send>;
+/// Gets each prediction as it is made, with the frame it is about and the names of the classes, which change where the
+/// fleet gives the device another model.
+pub type Listener = Box<dyn FnMut(&Prediction, &Frame, &[String]) + Send>;
 
 /// From the seats to the keeper.
 pub(crate) enum Report {
@@ -242,6 +263,14 @@ pub(crate) enum Report {
     Window { whole: Box<Whole>, span: Window },
     /// The heads of a camera as they are.
     Checkpoint { camera: usize, heads: Vec<u8> },
+    /// Another model runs from now on: the last window of the one before, the heads of its cameras, and who decides now,
+    /// from about which frame on.
+    Replaced {
+        window: Option<(Box<Whole>, Window)>,
+        heads: Vec<(usize, Vec<u8>)>,
+        policy: Option<PolicyReport>,
+        frame: u64,
+    },
     /// Who decides for a camera has changed with this frame.
     Policy {
         camera: usize,
@@ -301,8 +330,8 @@ pub struct Agent {
     stop: Arc<AtomicBool>,
     counters: watch::Receiver<Counters>,
     lanes: JoinHandle<Outcome>,
-    keeper: JoinHandle<()>,
-    recording: Option<JoinHandle<()>>,
+    /// Gives who writes the traces of the model that ran last.
+    keeper: JoinHandle<Option<JoinHandle<()>>>,
 }
 
 impl Agent {
@@ -312,93 +341,82 @@ impl Agent {
     /// # Errors
     /// See [`StartError`].
     pub fn start(options: Options, package: &Package, sources: Vec<Source>) -> Result<Self, StartError> {
-        check(&sources, package)?;
+        check(&sources)?;
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(StartError::Random)?;
         let boot = BootId(boot);
         let drawn = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
-        let seed = options.seed.unwrap_or(drawn);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or(cores.min(sources.len())).max(1);
         let workers = threads.min(sources.len());
-        let engine = Engine::load(package).map_err(SetUpError::Engine)?;
-        let mut engine = engine.with_threads(threads - workers + 1).map_err(StartError::Thread)?;
-        if let Some(offload) = options.offload.clone()
-            && let Err(problem) = engine.offload(package, offload)
-        {
-            let remedy = problem.remedy();
-            tracing::error!(%problem, remedy, "stages are not offloaded: our own kernels run them");
-        }
-
         let (reports, from_seats) = mpsc::channel(64);
         let stop = Arc::new(AtomicBool::new(false));
+        let exchange = Arc::new(Exchange::default());
+        let fitter = Fitter {
+            cameras: sources
+                .iter()
+                .map(|source| (source.name.clone(), source.camera.shape()))
+                .collect(),
+            threads: threads - workers + 1,
+            offload: options.offload.clone(),
+            seed: options.seed.unwrap_or(drawn),
+            trace: options.trace.clone(),
+            reports: reports.clone(),
+        };
         let board = Board::watch(&options.board, Arc::clone(&stop)).map_err(StartError::Thread)?;
-        let now = Instant::now();
+        let (orders_to, orders): (Vec<_>, Vec<_>) = sources.iter().map(|_| std::sync::mpsc::channel()).unzip();
         let (window_every, batch, checkpoint_every) = (options.summary_every, options.batch, options.checkpoint_every);
-        let configured = options.settings;
-        let mut cameras = Vec::with_capacity(sources.len());
-        let mut films = Vec::with_capacity(sources.len());
-        for (number, source) in sources.into_iter().enumerate() {
-            let mut lane = Lane::new(package, options.settings, seed.wrapping_add(number as u64))?;
-            let (orders_to, orders) = std::sync::mpsc::channel();
-            let watched = source.context.watch(orders_to.clone(), Arc::clone(&stop));
-            lane.context = watched.map_err(StartError::Thread)?;
-            films.push((source.camera, source.frame_every));
-            let service = Service {
-                drop: source.drop,
-                deadline: source.deadline,
-            };
-            cameras.push((source.name, lane, service, source.listener, orders_to, orders));
-        }
-        let mut recording = None;
-        if let Some(wanted) = &options.trace {
-            let names: Vec<String> = cameras.iter().map(|(name, ..)| name.clone()).collect();
-            let header = trace::header(package, &cameras[0].1.core, wanted.features);
-            let (recorders, thread) = trace::start(wanted, &header, &names, seed, reports.clone())?;
-            for ((_, lane, ..), recorder) in cameras.iter_mut().zip(recorders) {
-                lane.recorder = Some(recorder);
-            }
-            recording = Some(thread);
-        }
-        let restored = cameras.iter_mut().map(|(name, lane, .., orders_to, _)| keeper::Kept {
-            name: name.clone(),
-            core: &mut lane.core,
-            orders: orders_to.clone(),
-        });
-        let (keeper, judges) = keeper::Keeper::open(
+        let (keeper, first) = Keeper::open(
             options,
             boot,
             package,
-            engine.clone(),
+            fitter,
             Arc::clone(&board),
-            restored.collect(),
+            orders_to.clone(),
+            Arc::clone(&exchange),
         )?;
-        let seats = cameras.into_iter().zip(judges).enumerate();
-        let seats = seats.map(|(camera, ((name, lane, service, listener, _, orders), judge))| Seat {
-            camera,
-            name,
-            service,
-            lane,
-            board: Arc::clone(&board),
-            judge,
-            listener,
-            orders,
-            reports: reports.clone(),
-            configured,
-            checkpoint_every,
-            checkpoint_due: now + checkpoint_every,
-            unsaved: false,
-            latency: None,
-            current: None,
-            tended: now,
-            windows: 0,
-            arrived: 0,
-            predicted: 0,
-            dropped: 0,
-            hurried: 0,
-        });
-        let seats: Vec<Seat> = seats.collect();
-        let names: Vec<String> = seats.iter().map(|seat| seat.name.clone()).collect();
+        let Replacement {
+            engine,
+            classes,
+            settings: configured,
+            lanes,
+        } = first;
+        let now = Instant::now();
+        let mut seats = Vec::with_capacity(sources.len());
+        let mut films = Vec::with_capacity(sources.len());
+        let parts = sources.into_iter().zip(lanes).zip(orders_to).zip(orders);
+        for (camera, (((source, (mut lane, judge)), orders_to), orders)) in parts.enumerate() {
+            let watched = source.context.watch(orders_to, Arc::clone(&stop));
+            lane.context = watched.map_err(StartError::Thread)?;
+            films.push((source.camera, source.name.clone(), source.frame_every));
+            seats.push(Seat {
+                camera,
+                name: source.name,
+                service: Service {
+                    drop: source.drop,
+                    deadline: source.deadline,
+                },
+                lane,
+                board: Arc::clone(&board),
+                judge,
+                listener: source.listener,
+                classes: Arc::clone(&classes),
+                orders,
+                reports: reports.clone(),
+                configured,
+                checkpoint_every,
+                checkpoint_due: now + checkpoint_every,
+                unsaved: false,
+                latency: None,
+                current: None,
+                tended: now,
+                windows: 0,
+                arrived: 0,
+                predicted: 0,
+                dropped: 0,
+                hurried: 0,
+            });
+        }
 
         let counters = keeper.counters();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -412,9 +430,18 @@ impl Agent {
         let keeper = spawn("offramp-keeper")
             .spawn(move || runtime.block_on(keeper.run(from_seats)))
             .map_err(StartError::Thread)?;
-        let pool = Pool::new(engine, seats, workers, batch, window_every, reports, Arc::clone(&stop));
-        for (number, ((camera, every), name)) in films.into_iter().zip(&names).enumerate() {
-            film::start(camera, number, name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
+        let pool = Pool::new(
+            engine,
+            seats,
+            workers,
+            batch,
+            window_every,
+            reports,
+            Arc::clone(&stop),
+            exchange,
+        );
+        for (number, (camera, name, every)) in films.into_iter().enumerate() {
+            film::start(camera, number, &name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
         }
         let lanes = spawn("offramp-worker")
             .spawn(move || pool.run())
@@ -425,7 +452,6 @@ impl Agent {
             counters,
             lanes,
             keeper,
-            recording,
         })
     }
 
@@ -443,43 +469,26 @@ impl Agent {
     /// short time to empty.
     pub fn join(self) -> Outcome {
         // Where frames have ended in a panic, nobody tells the keeper to end.
-        let ended = self
-            .lanes
-            .join()
-            .and_then(|outcome| self.keeper.join().map(|()| outcome));
-        // With the cameras, all recorders are gone.
-        let written = self.recording.map_or(Ok(()), JoinHandle::join);
-        let ended = ended.and_then(|outcome| written.map(|()| outcome));
+        let ended = self.lanes.join().and_then(|outcome| {
+            // With the cameras, all recorders are gone.
+            let recording = self.keeper.join()?;
+            recording.map_or(Ok(()), JoinHandle::join).map(|()| outcome)
+        });
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-/// Whether cameras can be told apart, and fit the model.
-fn check(sources: &[Source], package: &Package) -> Result<(), StartError> {
+/// Whether cameras can be told apart.
+fn check(sources: &[Source]) -> Result<(), StartError> {
     let mut names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     if !(1..=MAX_CAMERAS).contains(&sources.len()) || names.len() < sources.len() {
         return Err(StartError::Cameras);
     }
-    let input = &package.manifest().input;
-    for source in sources {
-        let camera = source.camera.shape();
-        if (camera.height(), camera.width(), camera.channels()) != (input.height, input.width, input.channels) {
-            return Err(StartError::Shape {
-                name: source.name.clone(),
-                camera,
-                model: package.manifest().name.clone(),
-                height: input.height,
-                width: input.width,
-                channels: input.channels,
-            });
-        }
-    }
     Ok(())
 }
 
-/// Changes what a desired state names of the learner.
 /// Settings of the configuration, and over them what the fleet wants.
 pub(crate) fn apply_learner(core: &mut Core, configured: &Settings, wanted: LearnerSettings) {
     let mut settings = *configured;

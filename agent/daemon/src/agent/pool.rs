@@ -9,10 +9,11 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use offramp_camera::Frame;
+use offramp_core::Settings;
 use offramp_engine::{Engine, Frame as Staged};
 use offramp_proto::Window;
 use tokio::sync::mpsc;
@@ -21,9 +22,10 @@ use tracing::warn;
 use crate::agent::film::Delivered;
 use crate::agent::queue::Queue;
 use crate::agent::seat::{Seat, Service};
-use crate::agent::windows::{Part, Sums};
+use crate::agent::windows::{Part, Sums, Whole};
 use crate::agent::{DropPolicy, Ended, Outcome, Report};
-use crate::lane::Next;
+use crate::judge::PolicyJudge;
+use crate::lane::{Lane, Next};
 
 /// How often somebody looks up who waits for frames: the switch may have been turned, or a window ended.
 const LOOK_UP: Duration = Duration::from_millis(200);
@@ -52,6 +54,41 @@ pub(crate) struct Shared {
     windows: AtomicU64,
     /// Frames that are run at a time.
     batch: usize,
+    exchange: Arc<Exchange>,
+    /// Models that took the place of another.
+    replaced: AtomicU64,
+}
+
+/// Between the keeper, who has a model ready, and the pool, which takes it up between two frames.
+#[derive(Default)]
+pub(crate) struct Exchange {
+    wanted: AtomicBool,
+    next: Mutex<Option<Box<Replacement>>>,
+}
+
+/// A model that is to take the place of the one that runs.
+pub(crate) struct Replacement {
+    pub(crate) engine: Engine,
+    pub(crate) classes: Arc<[String]>,
+    pub(crate) settings: Settings,
+    /// In the order of the cameras.
+    pub(crate) lanes: Vec<(Lane, PolicyJudge)>,
+}
+
+impl Exchange {
+    pub(crate) fn offer(&self, replacement: Replacement) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(replacement));
+        self.wanted.store(true, Ordering::Release);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    fn take(&self) -> Option<Box<Replacement>> {
+        self.wanted.store(false, Ordering::Release);
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 struct State {
@@ -64,6 +101,11 @@ struct State {
     /// Workers that have nothing to do.
     resting: usize,
     round: Round,
+    /// Runs the stages.
+    engine: Engine,
+    /// Seats that begin no frame until all are here and another model takes over, and room at the keeper to tell of it.
+    parked: Vec<Box<Seat>>,
+    room: Option<mpsc::OwnedPermit<Report>>,
 }
 
 /// Between a camera and its seat.
@@ -93,16 +135,18 @@ struct Round {
 
 impl Round {
     /// What was closed and not told yet, as one window.
-    fn report(&mut self) -> Report {
+    fn close(&mut self) -> (Box<Whole>, Window) {
         let end = unix_ms().max(self.start);
         let span = Window {
             start: mem::replace(&mut self.start, end),
             end,
         };
-        Report::Window {
-            whole: Box::new(self.sums.join(mem::take(&mut self.parts))),
-            span,
-        }
+        (Box::new(self.sums.join(mem::take(&mut self.parts))), span)
+    }
+
+    fn report(&mut self) -> Report {
+        let (whole, span) = self.close();
+        Report::Window { whole, span }
     }
 
     /// Takes in the window of a seat, which may be the one that the round waits for. The last one's ends the round.
@@ -145,6 +189,7 @@ impl Pool {
         window_every: Duration,
         reports: mpsc::Sender<Report>,
         stop: Arc<AtomicBool>,
+        exchange: Arc<Exchange>,
     ) -> Self {
         let mail = seats.iter().map(|seat| Mail {
             service: seat.service,
@@ -169,6 +214,9 @@ impl Pool {
                 parts: Vec::new(),
                 open: None,
             },
+            engine: engine.clone(),
+            parked: Vec::new(),
+            room: None,
         };
         // So many that every thread has its share.
         let batch = batch.min(state.mail.len().div_ceil(threads)).max(1);
@@ -180,6 +228,8 @@ impl Pool {
             broken: AtomicBool::new(false),
             windows: AtomicU64::new(0),
             batch,
+            exchange,
+            replaced: AtomicU64::new(0),
         };
         Self {
             shared: Arc::new(shared),
@@ -297,7 +347,11 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 let mut seats: Vec<_> = state.idle.iter_mut().filter_map(Option::take).collect();
                 state.queue.take_unbegun(&mut seats);
+                seats.append(&mut state.parked);
                 seats.into_iter().for_each(|seat| state.end(seat, windows));
+            }
+            if self.exchange.is_wanted() {
+                self.make_way(&mut state);
             }
             let now = Instant::now();
             state.open_round(now, &self.windows);
@@ -329,6 +383,25 @@ impl Shared {
             state = waited.expect("a thread that panics ends the agent").0;
             state.resting -= 1;
         }
+    }
+
+    /// Lets no frame begin any more; once all that were on their way are over, another model takes over.
+    fn make_way(&self, state: &mut State) {
+        if state.room.is_none() {
+            state.room = state.round.reports.clone().try_reserve_owned().ok();
+        }
+        let Some(room) = state.room.take() else { return };
+        let (idle, parked) = (&mut state.idle, &mut state.parked);
+        parked.extend(idle.iter_mut().filter_map(Option::take));
+        state.queue.take_unbegun(parked);
+        if parked.len() + state.ended.len() < state.mail.len() {
+            state.room = Some(room);
+            return;
+        }
+        let Some(replacement) = self.exchange.take() else { return };
+        room.send(state.replace(*replacement, self.windows.load(Ordering::Relaxed)));
+        self.replaced.fetch_add(1, Ordering::Release);
+        self.work.notify_all();
     }
 
     /// Puts frames back that need another stage.
@@ -388,6 +461,53 @@ impl State {
         }
     }
 
+    /// Gives every parked seat its lane of another model. Gives what there is to tell of the one before.
+    fn replace(&mut self, replacement: Replacement, windows: u64) -> Report {
+        let Replacement {
+            engine,
+            classes,
+            settings,
+            lanes,
+        } = replacement;
+        let mut parked = mem::take(&mut self.parked);
+        // A window is of one model.
+        for seat in &mut parked {
+            let awaited = seat.windows < windows;
+            let part = seat.window();
+            seat.windows = windows;
+            self.round.add(part, awaited);
+        }
+        let window = (!self.round.parts.is_empty()).then(|| self.round.close());
+        // What was audited was audited of the model before.
+        self.round.sums = Sums::default();
+        self.queue = Queue::new(engine.stages());
+        self.engine = engine;
+        let mut lanes: Vec<_> = lanes.into_iter().map(Some).collect();
+        let (mut heads, mut policy, mut frame) = (Vec::new(), None, 0);
+        for mut seat in parked {
+            if let Some((lane, judge)) = lanes.get_mut(seat.camera).and_then(Option::take) {
+                heads.push((seat.camera, seat.lane.core.checkpoint()));
+                policy.get_or_insert_with(|| judge.report(0));
+                seat.take_model(lane, judge, settings, Arc::clone(&classes));
+            }
+            frame = frame.max(seat.arrived);
+            let mail = &self.mail[seat.camera];
+            match &mail.waiting {
+                Some(next) => self.queue.push(0, mail.service.due(next.at), seat),
+                None => {
+                    let camera = seat.camera;
+                    self.idle[camera] = Some(seat);
+                }
+            }
+        }
+        Report::Replaced {
+            window,
+            heads,
+            policy,
+            frame,
+        }
+    }
+
     /// The seat's camera has ended: it closes its last window.
     fn end(&mut self, mut seat: Box<Seat>, windows: u64) {
         let awaited = seat.windows < windows;
@@ -426,6 +546,8 @@ struct Worker<'a> {
     engine: Engine,
     /// What each stage is expected to take, in milliseconds.
     expected_ms: Vec<f32>,
+    /// Models that it has seen replaced.
+    replaced: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -434,6 +556,16 @@ impl<'a> Worker<'a> {
             shared,
             expected_ms: vec![0.0; engine.stages() + 1],
             engine,
+            replaced: 0,
+        }
+    }
+
+    /// Takes up the engine of another model, if one has taken over.
+    fn look_up_engine(&mut self) {
+        let replaced = self.shared.replaced.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.replaced, replaced) != replaced {
+            self.engine = self.shared.lock().engine.clone();
+            self.expected_ms = vec![0.0; self.engine.stages() + 1];
         }
     }
 
@@ -443,6 +575,7 @@ impl<'a> Worker<'a> {
         loop {
             match self.shared.next(&mut batch) {
                 Job::Run { stage, waiting } => {
+                    self.look_up_engine();
                     if stage == 0 {
                         over.extend(batch.extract_if(.., |seat| !seat.begin(&self.engine, waiting)));
                     }

@@ -43,6 +43,8 @@ pub(crate) struct Seat {
     pub(crate) board: Arc<Board>,
     pub(crate) judge: PolicyJudge,
     pub(crate) listener: Listener,
+    /// Names of the model's classes.
+    pub(crate) classes: Arc<[String]>,
     pub(crate) orders: Receiver<Order>,
     pub(crate) reports: mpsc::Sender<Report>,
     /// As the device's configuration has them.
@@ -123,6 +125,7 @@ impl Seat {
             next_ms,
         };
         let (listener, predicted, latency) = (&mut self.listener, &mut self.predicted, &mut self.latency);
+        let classes = &self.classes;
         let emit = |prediction: &Prediction| {
             *predicted += 1;
             *latency = Some(current.at.elapsed().as_secs_f32() * 1e3);
@@ -131,7 +134,7 @@ impl Seat {
                 latency_us: current.at.elapsed().as_micros() as u64,
                 ..*prediction
             };
-            listener(&prediction, &current.frame);
+            listener(&prediction, &current.frame, classes);
         };
         match self.lane.go_on(took, time, &mut self.judge, emit) {
             Ok(next) => next,
@@ -167,6 +170,17 @@ impl Seat {
     pub(crate) fn tend(&mut self) {
         self.take_orders();
         self.save_if_due();
+    }
+
+    /// Takes up another model. The context stays the one that the camera is in.
+    pub(crate) fn take_model(&mut self, lane: Lane, judge: PolicyJudge, settings: Settings, classes: Arc<[String]>) {
+        let context = self.lane.context;
+        self.lane = lane;
+        self.lane.context = context;
+        self.judge = judge;
+        self.configured = settings;
+        self.classes = classes;
+        self.unsaved = false;
     }
 
     fn save_if_due(&mut self) {

@@ -307,7 +307,7 @@ fn watch_stream(scene: &Scene, half_way: oneshot::Sender<()>) -> (ProgressBar, L
     let mut recent = std::collections::VecDeque::with_capacity(RECENT);
     let mut half_way = Some(half_way);
     let mut seen = 0;
-    let listener = move |prediction: &Prediction, _: &offramp_camera::Frame| {
+    let listener = move |prediction: &Prediction, _: &offramp_camera::Frame, _: &[String]| {
         if recent.len() == RECENT {
             recent.pop_front();
         }

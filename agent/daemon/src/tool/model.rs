@@ -7,20 +7,14 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use offramp_core::Core;
 use offramp_engine::{Engine, Offload, Progress, Provider, RunBy, StageState};
-use offramp_model::{Head, Package};
+use offramp_model::Package;
 use serde_json::json;
 
 use super::bench;
-use crate::evaluate::{self, Tally};
+use crate::evaluate::{self, Compared, Tally};
 use crate::lane::{BuiltIn, Single};
 use crate::terminal::{self, Table, macs, percent};
 use crate::{package, tool};
-
-/// Largest difference between a probability and its reference, for engines that compute in 32 bits.
-const TOLERANCE: f32 = 1e-3;
-
-/// Classes whose reference probabilities are closer than this are tied: rounding decides between them.
-const TIE: f32 = 1e-5;
 
 /// Which engine a package is checked on.
 #[derive(Args, Debug)]
@@ -157,60 +151,25 @@ fn tolerance(states: &[StageState], half: bool) -> f32 {
         RunBy::OnnxRuntime(provider) => provider.tolerance(half),
         RunBy::Fused | RunBy::Tract => 0.0,
     });
-    each.fold(TOLERANCE, f32::max)
+    each.fold(Compared::TOLERANCE, f32::max)
 }
 
 /// Holds what the stages compute against the package's reference vectors.
 fn compare(engine: &mut Engine, package: &Package, tolerance: f32) -> anyhow::Result<()> {
-    let manifest = package.manifest();
-    let Some(vectors) = package.vectors()? else {
+    let Some(compared) = Compared::of(engine, package)? else {
         return Ok(terminal::line(
             "  no reference vectors: what the stages compute was not compared",
         )?);
     };
-    let (mut worst, mut agree, mut seen) = (0f32, 0u64, 0u64);
-    let (mut frame, mut pixels) = (engine.frame(), vec![0.0; manifest.input.values()]);
-    for (i, image) in vectors.images.chunks_exact(pixels.len()).enumerate() {
-        manifest.input.normalize(image, &mut pixels);
-        engine.start(&mut frame, &pixels)?;
-        for (stage, head) in package.heads().iter().enumerate() {
-            let got = softmax(&logits(head, engine.run_stage(stage, &mut frame)?));
-            let reference = softmax(vectors.logits.at(i, stage));
-            for (got, reference) in got.iter().zip(&reference) {
-                let apart = (got - reference).abs();
-                // `max` would pass over a NaN.
-                worst = if apart.is_nan() {
-                    f32::INFINITY
-                } else {
-                    worst.max(apart)
-                };
-            }
-            let behind = top(&reference).zip(top(&got)).map(|(a, b)| reference[a] - reference[b]);
-            agree += u64::from(behind.is_some_and(|behind| behind <= TIE));
-            seen += 1;
-        }
-    }
-    let share = agree as f64 / seen.max(1) as f64;
-    terminal::line(&format!(
-        "  {seen} reference vectors: worst difference {worst:.1e}, same class in {}",
-        percent(share)
-    ))?;
-    // Where arithmetic is coarser, classes that are nearly tied may change places.
-    let least = if tolerance > TOLERANCE { 0.99 } else { 0.999 };
-    if worst > tolerance || share < least {
+    terminal::line(&format!("  {compared}"))?;
+    if !compared.holds(tolerance) {
         bail!(
             "the stages do not compute what they should on this machine: at most {tolerance:.0e} apart and the same \
              class in {} are asked for",
-            percent(least)
+            percent(Compared::least(tolerance))
         );
     }
     Ok(())
-}
-
-fn logits(head: &Head, features: &[f32]) -> Vec<f32> {
-    let rows = head.weight.chunks_exact(head.features).zip(&head.bias);
-    rows.map(|(row, bias)| row.iter().zip(features).map(|(w, u)| w * u).sum::<f32>() + bias)
-        .collect()
 }
 
 /// Milliseconds of each stage in our own kernels and in the engine: medians of rounds that take turns.
@@ -248,17 +207,6 @@ fn times(mut own: Engine, mut engine: Engine, package: &Package) -> anyhow::Resu
         ]);
     }
     Ok(table.to_string().trim_end().to_owned())
-}
-
-fn softmax(z: &[f32]) -> Vec<f32> {
-    let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let e: Vec<f32> = z.iter().map(|z| (z - max).exp()).collect();
-    let sum: f32 = e.iter().sum();
-    e.iter().map(|e| e / sum).collect()
-}
-
-fn top(p: &[f32]) -> Option<usize> {
-    (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]))
 }
 
 /// Prints what a package says of itself.

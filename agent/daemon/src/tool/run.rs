@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::agent::{Agent, Fleet, Listener, Options, SetLog, Source};
 use crate::config::{self, Config, Trace};
-use crate::judge::PolicySource;
+use crate::judge::{PolicySource, chain};
 use crate::package;
 use crate::tool::policy::{public_key, verify};
 
@@ -34,13 +34,12 @@ pub fn run(path: &Path, forget: bool, set_log: SetLog) -> anyhow::Result<()> {
     let package = package::open(&config.model.package)?;
     let input = &package.manifest().input;
     let shape = FrameShape::new(input.height, input.width, input.channels)?;
-    let classes = Arc::new(package.manifest().classes.clone());
     let mut sources = Vec::new();
     for (name, camera) in config.all_cameras() {
         let context = camera.context.as_ref().unwrap_or(&config.context);
         sources.push(Source {
             name: name.to_owned(),
-            listener: printer(name, Arc::clone(&classes)),
+            listener: printer(name),
             camera: open(camera, shape)?,
             context: context.source(),
             drop: camera.drop,
@@ -48,9 +47,18 @@ pub fn run(path: &Path, forget: bool, set_log: SetLog) -> anyhow::Result<()> {
             frame_every: camera.frame_every(),
         });
     }
+    let (name, learner) = (config.model.package.clone(), config.learner.clone());
+    let contexts = config.remembered();
+    let tuned = move |package: &Package| Settings {
+        contexts,
+        ..learner.over(package::settings(package))
+    };
     let options = Options {
         forget,
         log: Some(set_log),
+        tune: Some(Arc::new(tuned)),
+        // Its bytes need not stay in memory.
+        reopen: Some(Arc::new(move || package::open(&name).map_err(|error| chain(&error)))),
         ..options(config, &package)?
     };
     #[cfg(unix)]
@@ -136,9 +144,9 @@ impl Signals {
 }
 
 /// Writes predictions as JSON lines.
-fn printer(camera: &str, classes: Arc<Vec<String>>) -> Listener {
+fn printer(camera: &str) -> Listener {
     let camera = Some(camera.to_owned()).filter(|name| !name.is_empty());
-    Box::new(move |prediction, frame| {
+    Box::new(move |prediction, frame, classes| {
         let mut line = json!({
             "frame": prediction.frame,
             "name": frame.name,

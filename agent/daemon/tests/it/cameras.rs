@@ -73,7 +73,7 @@ fn every_camera_gets_what_it_would_get_alone_in_order() {
     let (told, heard) = channel();
     let sources = (0..5).map(|camera: u32| {
         let told: Sender<(u32, Prediction, u64)> = told.clone();
-        let listener = move |prediction: &Prediction, frame: &Frame| {
+        let listener = move |prediction: &Prediction, frame: &Frame, _: &[String]| {
             told.send((camera, *prediction, frame.id)).unwrap();
         };
         Source {
@@ -190,7 +190,7 @@ fn under_overload_the_newest_frame_is_served_and_the_others_are_counted() {
     };
     let (told, heard) = channel();
     let mut overload = Some((asked, go_tx.clone()));
-    let listener = move |_: &Prediction, frame: &Frame| {
+    let listener = move |_: &Prediction, frame: &Frame, _: &[String]| {
         told.send(frame.id).unwrap();
         // While the first frame is being served five more come, one by one, and then no more.
         if let Some((asked, go)) = overload.take() {
@@ -222,7 +222,7 @@ fn a_panic_ends_the_agent_whoever_else_works() {
     let package = package::open(package::EMBEDDED).unwrap();
     let images = sample::stream().unwrap();
     let sources = (0..3).map(|camera: u32| {
-        let listener = move |prediction: &Prediction, _: &Frame| {
+        let listener = move |prediction: &Prediction, _: &Frame, _: &[String]| {
             assert!(camera != 1 || prediction.frame < 5, "as it should");
         };
         Source {

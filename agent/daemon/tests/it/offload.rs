@@ -43,7 +43,7 @@ async fn run_until(folder: &Path, offload: Offload, reached: impl Fn(&Counters) 
     };
     let seen = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&seen);
-    let listener = move |prediction: &Prediction, _: &Frame| told.lock().unwrap().push(*prediction);
+    let listener = move |prediction: &Prediction, _: &Frame, _: &[String]| told.lock().unwrap().push(*prediction);
     let options = Options {
         offload: Some(offload),
         ..options(folder, settings(&package), 1)

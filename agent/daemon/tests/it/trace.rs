@@ -32,7 +32,7 @@ fn record(folder: &Path, trace: TraceOptions) -> Vec<Prediction> {
     let images = sample::stream().unwrap();
     let camera = Playback::new(images.into(), (0..FRAMES).collect()).unwrap();
     let (told, heard) = channel();
-    let listener = move |prediction: &Prediction, _: &Picture| told.send(*prediction).unwrap();
+    let listener = move |prediction: &Prediction, _: &Picture, _: &[String]| told.send(*prediction).unwrap();
     let options = Options {
         trace: Some(trace),
         // Learning goes on: a trace holds what was seen at the time.

@@ -300,7 +300,10 @@ pub(crate) fn request() -> ArtifactRequest {
 }
 
 pub(crate) fn request_of_several() -> ArtifactRequest {
-    ArtifactRequest { chunks: 16, ..request() }
+    ArtifactRequest {
+        chunks: 16,
+        ..request()
+    }
 }
 
 pub(crate) fn chunk() -> ArtifactChunk {

@@ -17,7 +17,11 @@ fn directory() -> tempfile::TempDir {
 fn a_package_is_the_same_as_a_directory_and_as_one_file() {
     let directory = directory();
     let file = Package::pack(directory.path()).unwrap();
-    assert_eq!(file, Package::pack(directory.path()).unwrap(), "the same bytes each time");
+    assert_eq!(
+        file,
+        Package::pack(directory.path()).unwrap(),
+        "the same bytes each time"
+    );
     let (packed, open) = (
         Package::unpack("packed", &file).unwrap(),
         Package::open(directory.path()).unwrap(),
@@ -100,7 +104,11 @@ fn a_damaged_archive_is_refused() {
         spoilt[at] ^= 0x40;
         // Between the files lies nothing that counts.
         if let Ok(package) = Package::unpack("spoilt", &spoilt) {
-            assert_eq!(package.digest(), Package::open(directory.path()).unwrap().digest(), "{at}");
+            assert_eq!(
+                package.digest(),
+                Package::open(directory.path()).unwrap().digest(),
+                "{at}"
+            );
         }
     }
     assert!(Package::unpack("text", b"not a tar archive").is_err());

@@ -158,7 +158,7 @@ impl Scene {
                 go: go.take(),
             };
             let measured = Arc::clone(&measured);
-            let listener = move |prediction: &Prediction, _: &Frame| {
+            let listener = move |prediction: &Prediction, _: &Frame, _: &[String]| {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
                 let now = now.map_or(0, |since| since.as_micros() as u64);
                 let mut measured = measured.lock().expect("no listener panics");

@@ -1,20 +1,24 @@
 //! The keeper: durable state, and everything that goes to and comes from the fleet.
 
+mod desired;
+mod models;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use offramp_core::Core;
-use offramp_engine::{Engine, Progress};
+use offramp_engine::Progress;
 use offramp_link::{Config, Delivery, Inbox, Link, Publication, State, Will};
 use offramp_model::Package;
+use offramp_policy::LadderRules;
 use offramp_proto::{
-    ArtifactChunk, Birth, BootId, ClassCount, Death, Desired, DesiredPolicy, DeviceId, Event, Generation, Kind,
-    Message, ModelFacts, PolicyReport, PolicySource as Deciding, Reported, Sequence, Summary, TenantId, Topic,
-    TraceSample, decode, encode,
+    Birth, BootId, ClassCount, Death, DesiredModel, DesiredPolicy, DeviceId, Digest, Event, Generation, Kind, Message,
+    ModelFacts, PolicyReport, Reported, Sequence, Summary, TenantId, Topic, TraceSample, Window, decode, encode,
 };
-use offramp_store::{Limits, Opened, Roles, Store};
+use offramp_store::{Depot, Limits, Opened, Roles, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -22,14 +26,15 @@ use tracing::{debug, error, info, warn};
 
 use crate::agent::board::Board;
 use crate::agent::engines::{Engines, capabilities};
-use crate::agent::fetch::{Fetch, Progress as Fetched};
-use crate::agent::pool::unix_ms;
+use crate::agent::fit::Fitter;
+use crate::agent::pool::{Exchange, Replacement, unix_ms};
 use crate::agent::renewal::{self, Renewal, RenewalError, Todo};
 use crate::agent::trust::Trust;
 use crate::agent::windows::Whole;
-use crate::agent::{Options, Order, Report, SetLog, StartError, apply_learner};
-use crate::judge::{Chosen, PolicyJudge, PolicySource, Step, Workshop, chain};
-use crate::package;
+use crate::agent::{Options, Order, Report, SetLog, StartError};
+use crate::judge::{PolicyJudge, PolicySource, Step, Workshop, chain};
+use desired::{Pending, next_piece};
+use models::{First, Models, Ready, Staged, TRIAL};
 
 /// Records that are on their way to the broker at a time.
 const BATCH: usize = 16;
@@ -39,6 +44,9 @@ const BATCH_BYTES: u64 = 128 * 1024;
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// How long an agent that ends gives its outbox to empty.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Largest checkpoint of a camera: heads of every context, as they are and as they were found good. A model whose heads
+/// take more is not for a device.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Most classes in a message.
 const MAX_CLASSES: usize = 1024;
 
@@ -59,6 +67,8 @@ pub struct Counters {
     pub swaps: Vec<Swap>,
     /// What runs each stage, and how its offload stands.
     pub engines: Vec<String>,
+    /// Name and version of the model that runs.
+    pub model: String,
 }
 
 /// A policy that took over between two frames.
@@ -86,21 +96,6 @@ impl Identity {
     }
 }
 
-/// A desired state that is being made real.
-struct Pending {
-    desired: Desired,
-    signed: Vec<u8>,
-    delivery: Delivery,
-    fetch: Fetch,
-}
-
-/// A camera as it is set up: its heads are restored.
-pub(crate) struct Kept<'a> {
-    pub(crate) name: String,
-    pub(crate) core: &'a mut Core,
-    pub(crate) orders: Sender<Order>,
-}
-
 /// A camera that runs.
 struct Camera {
     /// Empty where there is one only.
@@ -111,6 +106,10 @@ struct Camera {
 pub(crate) struct Keeper {
     identity: Identity,
     model: ModelFacts,
+    /// The fleet's model that runs; none: that of the configuration.
+    model_in_force: Option<DesiredModel>,
+    /// Whether nobody has seen it work yet.
+    on_trial: bool,
     started_at: u64,
     trust: Option<Trust>,
     config: Option<Config>,
@@ -121,8 +120,11 @@ pub(crate) struct Keeper {
     engines: Engines,
     board: Arc<Board>,
     cameras: Vec<Camera>,
+    /// The newest desired state that was accepted, and the one in force: another model takes a moment.
     generation: Generation,
+    told: Generation,
     policy: PolicyReport,
+    rules: LadderRules,
     /// The fleet's policy that decides, unless it has failed.
     in_force: Option<DesiredPolicy>,
     roles: Roles,
@@ -130,7 +132,16 @@ pub(crate) struct Keeper {
     refused: Option<(Option<Generation>, String)>,
     /// The policy of the configuration.
     own: PolicySource,
+    models: Arc<Models>,
+    exchange: Arc<Exchange>,
+    /// A model that is about to take over, and a desired state that waits for that.
+    staged: Option<Staged>,
+    postponed: Option<Delivery>,
+    /// Writes the traces of the model that runs.
+    recording: Option<JoinHandle<()>>,
     pending: Option<Pending>,
+    /// Models that are made ready.
+    fitting: JoinSet<(Generation, Result<Box<Ready>, String>)>,
     sending: JoinSet<Vec<u64>>,
     telling: JoinSet<()>,
     proving: JoinSet<Result<(), RenewalError>>,
@@ -140,61 +151,64 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Opens the store and takes up what it holds: heads into the cores, the policy into a judge for each.
+    /// Opens the store and takes up what it holds: the model, the heads, the policy. Gives what runs first, too.
     pub(crate) fn open(
-        options: Options,
+        mut options: Options,
         boot: BootId,
-        package: &Package,
-        engine: Engine,
+        own: &Package,
+        fitter: Fitter,
         board: Arc<Board>,
-        mut cameras: Vec<Kept<'_>>,
-    ) -> Result<(Self, Vec<PolicyJudge>), StartError> {
-        let (store, opened) = Store::open(&options.state, limits(&options, &cameras))?;
+        orders: Vec<Sender<Order>>,
+        exchange: Arc<Exchange>,
+    ) -> Result<(Self, Replacement), StartError> {
+        let limits = Limits {
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            // The heads of two models each.
+            cameras: 2 * Limits::default().cameras,
+            ..Limits::default()
+        };
+        let (store, opened) = Store::open(&options.state, limits)?;
         match &opened {
             Opened::Replaced { reason, kept } => {
                 warn!(reason, kept = %kept.display(), "the store was unusable; a new one was made");
             }
             other => debug!(?other, "store"),
         }
-        for camera in &mut cameras {
-            if options.forget {
-                forget_heads(&store, &camera.name)?;
-            } else {
-                restore_heads(&store, camera)?;
-            }
-        }
-
-        let workshop = Workshop::new(package)?;
-        let mut chosen = workshop.prepare_for(&options.policy, cameras.len())?;
         let trust = options.fleet.as_ref().map(|fleet| Trust::open(&store, &fleet.key));
         let trust = trust.transpose()?;
-        let mut generation = Generation(0);
-        let mut roles = Roles::default();
-        let mut in_force = None;
-        if let (Some(trust), Some(stored)) = (&trust, store.desired()?) {
-            match trust.verify(&stored.signed) {
-                Ok(desired) => {
-                    let stored = desired.policy.as_ref().map(|policy| {
-                        roles.active = Some(policy.digest);
-                        stored_policy(&store, &workshop, policy, cameras.len())
-                    });
-                    match stored.transpose() {
-                        Ok(stored) => {
-                            generation = desired.generation;
-                            chosen = stored.unwrap_or(chosen);
-                            in_force.clone_from(&desired.policy);
-                        }
-                        // The generation stays 0: the broker's copy of the desired state brings the policy again.
-                        Err(why) => warn!(why, "the stored policy cannot decide; it will be fetched again"),
-                    }
-                    for camera in &mut cameras {
-                        apply_learner(camera.core, &options.settings, desired.learner);
-                    }
-                    if let Some(set) = &options.log {
-                        set(desired.log);
-                    }
-                }
-                Err(error) => warn!(%error, "the stored desired state is ignored"),
+        let mut folder = options.state.clone().into_os_string();
+        folder.push(".packages");
+        let models = Models {
+            store: Arc::new(store),
+            depot: Arc::new(Depot::new(folder.into(), options.packages_bytes)),
+            fitter,
+            tune: options.tune.clone().unwrap_or_else(|| {
+                let settings = options.settings;
+                Arc::new(move |_| settings)
+            }),
+            reopen: options.reopen.take().unwrap_or_else(|| {
+                // Without a fleet, no other model ever comes.
+                let kept = options.fleet.is_some().then(|| own.clone());
+                Arc::new(move || kept.clone().ok_or_else(|| "it was not kept".into()))
+            }),
+            own_settings: options.settings,
+            ca: options.fleet.as_ref().and_then(|fleet| fleet.ca.clone()),
+        };
+        let First {
+            mut fitted,
+            chosen,
+            generation,
+            in_force,
+            model,
+        } = models.first(&options, trust.as_ref(), own)?;
+        let names: Vec<String> = models.fitter.cameras.iter().map(|(name, _)| name.clone()).collect();
+        let store = Arc::clone(&models.store);
+        for (name, lane) in names.iter().zip(&mut fitted.lanes) {
+            let slot = slot(name, model.as_ref().map(|model| model.digest));
+            if options.forget {
+                forget_heads(&store, &slot)?;
+            } else {
+                restore_heads(&store, &slot, &mut lane.core)?;
             }
         }
 
@@ -230,37 +244,46 @@ impl Keeper {
         let rules = options.policy_rules;
         let judges = chosen.into_iter().map(|chosen| PolicyJudge::with_rules(chosen, rules));
         let judges: Vec<PolicyJudge> = judges.collect();
-        let cameras = cameras
-            .into_iter()
-            .map(|Kept { name, orders, .. }| Camera { name, orders });
-        let mut model = package::facts(package);
-        model.classes.truncate(MAX_CLASSES);
-        let engines = Engines::of(engine);
+        let policy = judges[0].report(0);
+        let cameras = names.into_iter().zip(orders);
+        let engines = Engines::of(fitted.engine.clone());
         let counters = Counters {
             generation: generation.0,
             engines: engines.in_short(),
+            model: format!("{} {}", fitted.facts.name, fitted.facts.version),
             ..Counters::default()
         };
+        let roles = store.roles()?;
         let keeper = Self {
             identity,
-            model,
+            model: fitted.facts,
+            model_in_force: model,
             started_at: unix_ms(),
             trust,
             config,
             renewal,
             link: None,
-            store: Arc::new(store),
-            workshop,
+            on_trial: store.value(TRIAL)?.is_some(),
+            store,
+            workshop: fitted.workshop,
             engines,
             board,
-            cameras: cameras.collect(),
+            cameras: cameras.map(|(name, orders)| Camera { name, orders }).collect(),
             generation,
-            policy: judges[0].report(0),
+            told: generation,
+            policy,
+            rules,
             in_force,
             roles,
             refused: None,
             own: options.policy,
+            models: Arc::new(models),
+            exchange,
+            staged: None,
+            postponed: None,
+            recording: fitted.recording,
             pending: None,
+            fitting: JoinSet::new(),
             sending: JoinSet::new(),
             telling: JoinSet::new(),
             proving: JoinSet::new(),
@@ -268,7 +291,13 @@ impl Keeper {
             summaries: BTreeMap::new(),
             counters: watch::Sender::new(counters),
         };
-        Ok((keeper, judges))
+        let first = Replacement {
+            engine: fitted.engine,
+            classes: fitted.classes,
+            settings: fitted.settings,
+            lanes: fitted.lanes.into_iter().zip(judges).collect(),
+        };
+        Ok((keeper, first))
     }
 
     pub(crate) fn counters(&self) -> watch::Receiver<Counters> {
@@ -285,15 +314,16 @@ impl Keeper {
     }
 
     /// Works until the cameras have ended.
-    pub(crate) async fn run(mut self, mut from_seats: mpsc::Receiver<Report>) {
+    /// Gives who writes the traces.
+    pub(crate) async fn run(mut self, mut from_seats: mpsc::Receiver<Report>) -> Option<JoinHandle<()>> {
         let Some((mut link, mut inbox)) = self.link.take() else {
             while let Some(report) = from_seats.recv().await {
                 if matches!(report, Report::Ended) {
-                    return;
+                    break;
                 }
                 self.take_report(None, report);
             }
-            return;
+            return self.recording;
         };
         let mut state = link.state();
         let mut tick = interval(ASK_AGAIN);
@@ -317,6 +347,14 @@ impl Keeper {
                 }
                 Some(sent) = self.sending.join_next() => self.sent(&sent.unwrap_or_default()),
                 Some(_) = self.telling.join_next() => {}
+                piece = next_piece(&mut self.pending) => {
+                    asked = Instant::now();
+                    self.take_piece(&link, piece);
+                }
+                Some(ready) = self.fitting.join_next() => match ready {
+                    Ok((generation, ready)) => self.take_ready(&link, generation, ready),
+                    Err(error) => error!(%error, "a model could not be made ready"),
+                },
                 Some(proof) = self.proving.join_next() => {
                     let proof = proof.unwrap_or_else(|error| Err(RenewalError::Unproven(error.to_string())));
                     if self.take_proof(proof) && let Some(config) = &self.config {
@@ -329,15 +367,15 @@ impl Keeper {
                 _ = tick.tick() => {
                     self.watch_engines();
                     self.renew(&link);
-                    if let Some(pending) = &self.pending && asked.elapsed() >= ASK_AGAIN {
+                    if asked.elapsed() >= ASK_AGAIN {
                         asked = Instant::now();
-                        let request = pending.fetch.request();
-                        self.ask(&link, &request);
+                        self.ask(&link);
                     }
                 }
             }
         }
         self.leave(&link).await;
+        self.recording
     }
 
     /// Empties the outbox as far as a short time allows, then says goodbye.
@@ -368,15 +406,7 @@ impl Keeper {
             State::Connected { session_resumed } => {
                 info!(session_resumed, "connected to the broker");
                 // A broker that took us for dead has published our will: it must hear that we live.
-                let birth = Birth {
-                    device: self.identity.device.clone(),
-                    boot: self.identity.boot,
-                    started_at: self.started_at,
-                    agent: env!("CARGO_PKG_VERSION").into(),
-                    model: self.model.clone(),
-                    capabilities: capabilities(),
-                };
-                self.tell(link, Kind::Birth, &birth, true);
+                self.tell_birth(link);
                 self.tell_reported(link);
             }
             State::Disconnected { reason, retry_in } => {
@@ -386,6 +416,18 @@ impl Keeper {
         }
         let connected = matches!(state, State::Connected { .. });
         self.counters.send_modify(|counters| counters.connected = connected);
+    }
+
+    fn tell_birth(&mut self, link: &Link) {
+        let birth = Birth {
+            device: self.identity.device.clone(),
+            boot: self.identity.boot,
+            started_at: self.started_at,
+            agent: env!("CARGO_PKG_VERSION").into(),
+            model: self.model.clone(),
+            capabilities: capabilities(),
+        };
+        self.tell(link, Kind::Birth, &birth, true);
     }
 
     // From the cameras.
@@ -407,13 +449,47 @@ impl Keeper {
         self.watch_engines();
         match report {
             Report::Sample(trace) => self.share(link, trace),
-            Report::Window { whole, span } => {
-                let Whole {
-                    report,
-                    hurried,
-                    policy,
-                    cameras,
-                } = *whole;
+            Report::Window { whole, span } => self.take_window(*whole, span),
+            Report::Replaced {
+                window,
+                heads,
+                policy,
+                frame,
+            } => {
+                if let Some((whole, span)) = window {
+                    self.take_window(*whole, span);
+                }
+                for (camera, heads) in heads {
+                    self.save_heads(camera, &heads);
+                }
+                self.take_over(link, policy, frame);
+            }
+            Report::Checkpoint { camera, heads } => self.save_heads(camera, &heads),
+            Report::Policy {
+                camera,
+                step,
+                policy,
+                frame,
+            } => {
+                self.take_step(camera, step, &policy, frame);
+                self.policy = policy;
+                if let Some(link) = link {
+                    self.tell_reported(link);
+                }
+            }
+            Report::Told { kind, message } => self.event(kind, message, &[]),
+            Report::Ended => {}
+        }
+    }
+
+    fn take_window(&mut self, whole: Whole, span: Window) {
+        let Whole {
+            report,
+            hurried,
+            policy,
+            cameras,
+        } = whole;
+        let frames = report.frames;
                 self.policy = PolicyReport {
                     faults: 0,
                     ..policy.clone()
@@ -425,7 +501,7 @@ impl Keeper {
                     boot: self.identity.boot,
                     sequence: Sequence(0),
                     window: span,
-                    generation: self.generation,
+                    generation: self.told,
                     frames: report.frames,
                     dropped: report.dropped,
                     hurried,
@@ -449,31 +525,20 @@ impl Keeper {
                     self.summaries.insert(sequence, ());
                     self.counters.send_modify(|counters| counters.summaries += 1);
                 }
-            }
-            Report::Checkpoint { camera, heads } => {
-                let name = &self.cameras[camera].name;
-                if let Err(error) = self.store.save_checkpoint(name, &heads) {
-                    error!(
-                        camera = name,
-                        error = &error as &dyn std::error::Error,
-                        "the heads were not saved"
-                    );
-                }
-            }
-            Report::Policy {
-                camera,
-                step,
-                policy,
-                frame,
-            } => {
-                self.take_step(camera, step, &policy, frame);
-                self.policy = policy;
-                if let Some(link) = link {
-                    self.tell_reported(link);
-                }
-            }
-            Report::Told { kind, message } => self.event(kind, message, &[]),
-            Report::Ended => {}
+        if self.on_trial && frames > 0 && self.staged.is_none() {
+            self.on_trial = false;
+            self.models.passed();
+        }
+    }
+
+    fn save_heads(&self, camera: usize, heads: &[u8]) {
+        let slot = slot(&self.cameras[camera].name, self.model_in_force.as_ref().map(|model| model.digest));
+        if let Err(error) = self.store.save_checkpoint(&slot, heads) {
+            error!(
+                camera = slot,
+                error = &error as &dyn std::error::Error,
+                "the heads were not saved"
+            );
         }
     }
 
@@ -655,7 +720,7 @@ impl Keeper {
             device: self.identity.device.clone(),
             boot: self.identity.boot,
             at: unix_ms(),
-            generation: self.generation,
+            generation: self.told,
             policy: self.policy.clone(),
             refused: self.refused.clone().map(|(_, why)| clip(why)),
             refused_generation: self.refused.as_ref().and_then(|(generation, _)| *generation),
@@ -668,8 +733,14 @@ impl Keeper {
         self.tell(link, Kind::Reported, &reported, true);
     }
 
-    fn ask(&mut self, link: &Link, request: &offramp_proto::ArtifactRequest) {
-        let Ok(payload) = encode(request) else { return };
+    /// Asks the controller for what comes next of what is fetched from it.
+    fn ask(&mut self, link: &Link) {
+        let fetch = self.pending.as_mut().and_then(|pending| pending.fetch.as_mut());
+        let Some(fetch) = fetch.filter(|fetch| !fetch.has_address()) else {
+            return;
+        };
+        let request = fetch.request();
+        let Ok(payload) = encode(&request) else { return };
         let publication = Publication::new(self.identity.topic(Kind::Request), payload)
             .answer_to(self.identity.topic(Kind::Chunk))
             .correlated_by(request.digest.0.to_vec());
@@ -770,191 +841,6 @@ impl Keeper {
             }
         }
     }
-
-    fn take_desired(&mut self, link: &Link, delivery: Delivery) {
-        let signed = delivery.message.payload.to_vec();
-        let Some(trust) = &self.trust else {
-            return delivery.acknowledge();
-        };
-        let desired = match trust.verify(&signed) {
-            Ok(desired) if desired.device == self.identity.device => desired,
-            Ok(desired) => {
-                let why = format!("the desired state is signed for device {}", desired.device);
-                delivery.acknowledge();
-                return self.refuse(link, None, why);
-            }
-            Err(error) => {
-                delivery.acknowledge();
-                return self.refuse(link, None, format!("the desired state is refused: {error}"));
-            }
-        };
-        if desired.generation == self.generation {
-            return delivery.acknowledge(); // told again at every connect
-        }
-        if desired.generation < self.generation {
-            delivery.acknowledge();
-            let (old, new) = (desired.generation, self.generation);
-            let why = format!("generation {old} is older than {new}, which is in force");
-            return self.refuse(link, Some(old), why);
-        }
-        info!(generation = %desired.generation, "a new desired state");
-        let Some(policy) = &desired.policy else {
-            if desired.own_policy {
-                let own = self.own.clone();
-                self.install(link, &desired, &signed, &own, None);
-            } else {
-                self.accept(link, &desired, &signed, None);
-            }
-            return delivery.acknowledge();
-        };
-        // Other settings, or keys, are no reason to begin a policy anew that decides.
-        if self.in_force.as_ref() == Some(policy) && self.policy.source == Deciding::Desired {
-            self.accept(link, &desired, &signed, None);
-            return delivery.acknowledge();
-        }
-        let fetch = Fetch::new(policy.digest, policy.size);
-        match self.store.artifact(policy.digest) {
-            Ok(Some(bytes)) => {
-                let source = source(policy, bytes);
-                self.install(link, &desired, &signed, &source, Some(&source.bytes));
-                delivery.acknowledge();
-            }
-            Ok(None) => {
-                let request = fetch.request();
-                // What was pending is superseded: its delivery is dealt with.
-                if let Some(old) = self.pending.replace(Pending {
-                    desired,
-                    signed,
-                    delivery,
-                    fetch,
-                }) {
-                    old.delivery.acknowledge();
-                }
-                self.ask(link, &request);
-            }
-            Err(error) => error!(error = &error as &dyn std::error::Error, "the store cannot be read"),
-        }
-    }
-
-    fn take_chunk(&mut self, link: &Link, payload: &[u8]) {
-        let chunk = match decode::<ArtifactChunk>(payload) {
-            Ok(chunk) => chunk,
-            Err(error) => return warn!(%error, "a chunk is refused and will be asked for again"),
-        };
-        let Some(mut pending) = self.pending.take() else { return };
-        match pending.fetch.take(&chunk) {
-            Fetched::Ignored => self.pending = Some(pending),
-            Fetched::More => {
-                let request = pending.fetch.request();
-                self.pending = Some(pending);
-                self.ask(link, &request);
-            }
-            Fetched::Complete(bytes) => {
-                if let Some(policy) = &pending.desired.policy {
-                    let source = source(policy, bytes);
-                    self.install(link, &pending.desired, &pending.signed, &source, Some(&source.bytes));
-                }
-                pending.delivery.acknowledge();
-            }
-            Fetched::Failed(why) => {
-                pending.delivery.acknowledge();
-                let generation = pending.desired.generation;
-                self.refuse(link, Some(generation), format!("generation {generation}: {why}"));
-            }
-        }
-    }
-
-    /// Compiles and configures a policy; only one that stands goes into the store, where it came from the fleet.
-    fn install(
-        &mut self,
-        link: &Link,
-        desired: &Desired,
-        signed: &[u8],
-        source: &PolicySource,
-        component: Option<&[u8]>,
-    ) {
-        match self.workshop.prepare_for(source, self.cameras.len()) {
-            Ok(chosen) => self.accept(link, desired, signed, Some((chosen, component))),
-            Err(error) => {
-                let (generation, why) = (desired.generation, chain(&error));
-                let why = format!("generation {generation}: policy {}: {why}", source.name);
-                self.refuse(link, Some(generation), why);
-            }
-        }
-    }
-
-    /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
-    fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], policy: Option<(Vec<Chosen>, Option<&[u8]>)>) {
-        let generation = desired.generation;
-        if let Some(trust) = &mut self.trust
-            && let Err(error) = trust.take(&self.store, &desired.keys)
-        {
-            let why = format!("generation {generation}: its keys cannot be stored: {}", chain(&error));
-            return self.refuse(link, Some(generation), why);
-        }
-        let stored = || {
-            if let Some((chosen, component)) = &policy {
-                let digest = chosen[0].named.digest;
-                if let Some(bytes) = component {
-                    self.store.put_artifact(digest, bytes)?;
-                }
-                self.store.set_desired(generation.0, signed)?;
-                let roles = Roles {
-                    // The policy of the configuration needs no place in the store.
-                    active: component.map(|_| digest),
-                    last_good: self.roles.active,
-                    pending: None,
-                };
-                self.store.set_roles(&roles)?;
-                Ok(roles)
-            } else {
-                self.store.set_desired(generation.0, signed)?;
-                Ok(self.roles)
-            }
-        };
-        match stored() {
-            Ok(roles) => self.roles = roles,
-            Err(error) => {
-                let error: offramp_store::StoreError = error;
-                let why = format!("generation {generation} cannot be stored: {}", chain(&error));
-                return self.refuse(link, Some(generation), why);
-            }
-        }
-        self.generation = generation;
-        self.refused = None;
-        if let Some(set) = &self.log {
-            set(desired.log);
-        }
-        for camera in &self.cameras {
-            let _ = camera.orders.send(Order::Learner(desired.learner));
-        }
-        match policy {
-            Some((chosen, _)) => {
-                self.in_force.clone_from(&desired.policy);
-                // Reported once a camera has taken it up.
-                for (camera, chosen) in self.cameras.iter().zip(chosen) {
-                    let chosen = Box::new(chosen);
-                    let _ = camera.orders.send(Order::Swap { generation, chosen });
-                }
-            }
-            None => {
-                self.counters.send_modify(|counters| counters.generation = generation.0);
-                self.tell_reported(link);
-            }
-        }
-    }
-
-    fn refuse(&mut self, link: &Link, generation: Option<Generation>, why: String) {
-        warn!(why, "a desired state is refused");
-        let refused = Some((generation, why));
-        if self.refused != refused {
-            if let Some((_, why)) = &refused {
-                self.event("desired-refused", why.clone(), &[]);
-            }
-            self.refused = refused;
-        }
-        self.tell_reported(link);
-    }
 }
 
 /// Comes back with the certificate that has taken the place of the other; the session has waited at the broker.
@@ -972,68 +858,34 @@ async fn reconnect(config: &Config) -> (Link, Inbox) {
     }
 }
 
-/// What the store must have room for: the heads of every context, as they are and as they were found good.
-fn limits(options: &Options, cameras: &[Kept<'_>]) -> Limits {
-    /// A model whose heads take more is not for a device.
-    const MOST: usize = 256 << 20;
-    let defaults = Limits::default();
-    let heads = cameras.iter().map(|camera| camera.core.checkpoint().len()).max();
-    let needed = heads
-        .unwrap_or(0)
-        .saturating_mul(2 * options.settings.contexts)
-        .min(MOST);
-    Limits {
-        checkpoint_bytes: defaults.checkpoint_bytes.max(needed as u64),
-        ..defaults
-    }
+/// Where the store keeps the heads of a camera: of the model of the configuration under its name alone.
+fn slot(camera: &str, model: Option<Digest>) -> String {
+    model.map_or_else(|| camera.to_owned(), |model| format!("{camera}@{}", model.short()))
 }
 
 /// The newest checkpoint that fits the model; those that do not are discarded.
-fn restore_heads(store: &Store, camera: &mut Kept<'_>) -> Result<(), StartError> {
-    let name = &camera.name;
-    for checkpoint in store.checkpoints(name)? {
-        match camera.core.restore(&checkpoint.heads) {
+fn restore_heads(store: &Store, slot: &str, core: &mut Core) -> Result<(), StoreError> {
+    for checkpoint in store.checkpoints(slot)? {
+        match core.restore(&checkpoint.heads) {
             Ok(()) => {
-                info!(camera = name, checkpoint = checkpoint.number, "heads restored");
+                info!(camera = slot, checkpoint = checkpoint.number, "heads restored");
                 break;
             }
             Err(error) => {
-                warn!(camera = name, checkpoint = checkpoint.number, %error, "heads not restored");
-                store.discard_checkpoint(name, checkpoint.number)?;
+                warn!(camera = slot, checkpoint = checkpoint.number, %error, "heads not restored");
+                store.discard_checkpoint(slot, checkpoint.number)?;
             }
         }
     }
     Ok(())
 }
 
-fn forget_heads(store: &Store, camera: &str) -> Result<(), StartError> {
-    for checkpoint in store.checkpoints(camera)? {
-        info!(camera, checkpoint = checkpoint.number, "heads forgotten, as asked");
-        store.discard_checkpoint(camera, checkpoint.number)?;
+fn forget_heads(store: &Store, slot: &str) -> Result<(), StoreError> {
+    for checkpoint in store.checkpoints(slot)? {
+        info!(camera = slot, checkpoint = checkpoint.number, "heads forgotten, as asked");
+        store.discard_checkpoint(slot, checkpoint.number)?;
     }
     Ok(())
-}
-
-fn stored_policy(
-    store: &Store,
-    workshop: &Workshop,
-    policy: &DesiredPolicy,
-    cameras: usize,
-) -> Result<Vec<Chosen>, String> {
-    let digest = policy.digest;
-    let bytes = store.artifact(digest).map_err(|error| chain(&error))?;
-    let bytes = bytes.ok_or_else(|| format!("artifact {} is gone", policy.digest.short()))?;
-    let source = source(policy, bytes);
-    workshop.prepare_for(&source, cameras).map_err(|error| chain(&error))
-}
-
-fn source(policy: &DesiredPolicy, bytes: Vec<u8>) -> PolicySource {
-    PolicySource {
-        name: policy.name.clone(),
-        version: policy.version,
-        bytes,
-        parameters: policy.parameters.clone(),
-    }
 }
 
 /// Keeps the most frequent classes, in the order of their indices.
