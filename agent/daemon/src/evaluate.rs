@@ -290,4 +290,3 @@ fn softmax(z: &[f32]) -> Vec<f32> {
 fn top(p: &[f32]) -> Option<usize> {
     (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]))
 }
-

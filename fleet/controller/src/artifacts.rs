@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offramp_link::{Link, Publication};
-use offramp_proto::{ArtifactChunk, DeviceId, Digest, Kind, TenantId, Topic, encode};
+use offramp_proto::{ArtifactChunk, CHUNK, DeviceId, Digest, Kind, TenantId, Topic, encode};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::statistics::Statistics;
@@ -27,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) device: DeviceId,
     pub(crate) digest: Digest,
     pub(crate) offset: u64,
+    /// Chunks that are asked for.
+    pub(crate) chunks: u64,
     pub(crate) answer_to: Option<String>,
     pub(crate) correlation: Option<bytes::Bytes>,
 }
@@ -40,18 +42,18 @@ pub(crate) struct Artifacts {
     pub(crate) held: Held,
 }
 
-/// Answers that were given lately, as they go out.
+/// Chunks that were given lately, as they go out, with the bytes of the whole.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<VecDeque<((Digest, u64), Bytes)>>);
+pub(crate) struct Held(Mutex<VecDeque<((Digest, u64), (Bytes, u64))>>);
 
 impl Held {
-    fn get(&self, part: (Digest, u64)) -> Option<Bytes> {
+    fn get(&self, part: (Digest, u64)) -> Option<(Bytes, u64)> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = held.iter().find(|(key, _)| *key == part);
         found.map(|(_, answer)| answer.clone())
     }
 
-    fn put(&self, part: (Digest, u64), answer: Bytes) {
+    fn put(&self, part: (Digest, u64), answer: (Bytes, u64)) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Several ask for the same part before the first has been read.
         if held.iter().any(|(key, _)| *key == part) {
@@ -92,38 +94,48 @@ impl Artifacts {
             tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
             return;
         };
-        let bytes = match self.part(&request).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let error: &dyn std::error::Error = &*error;
-                tracing::error!(%device, error, "artifact cannot be read");
+        let mut offset = request.offset;
+        for _ in 0..request.chunks {
+            let (bytes, total) = match self.part(request.digest, offset).await {
+                Ok(part) => part,
+                Err(error) => {
+                    let error: &dyn std::error::Error = &*error;
+                    tracing::error!(%device, error, "artifact cannot be read");
+                    return;
+                }
+            };
+            let mut publication = Publication::new(topic.clone(), bytes).expires_after(EXPIRY);
+            if let Some(correlation) = &request.correlation {
+                publication = publication.correlated_by(correlation.clone());
+            }
+            match self.link.publish(publication).await {
+                Ok(()) => self.statistics.send_modify(|s| s.chunks += 1),
+                Err(error) => return tracing::warn!(%device, %error, "part of an artifact was not sent"),
+            }
+            offset += CHUNK as u64;
+            if offset >= total {
                 return;
             }
-        };
-        let mut publication = Publication::new(topic, bytes).expires_after(EXPIRY);
-        if let Some(correlation) = request.correlation {
-            publication = publication.correlated_by(correlation);
-        }
-        let sent = self.link.publish(publication).await;
-        match sent {
-            Ok(()) => self.statistics.send_modify(|s| s.chunks += 1),
-            Err(error) => tracing::warn!(%device, %error, "part of an artifact was not sent"),
         }
     }
 
-    /// The answer to a request, as it goes out.
-    async fn part(&self, request: &Request) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-        let key = (request.digest, request.offset);
+    /// A chunk as it goes out, and the bytes of the whole.
+    async fn part(
+        &self,
+        digest: Digest,
+        offset: u64,
+    ) -> Result<(Bytes, u64), Box<dyn std::error::Error + Send + Sync>> {
+        let key = (digest, offset);
         if let Some(held) = self.held.get(key) {
             return Ok(held);
         }
-        let part = self.store.artifact_part(request.digest, request.offset).await?;
+        let part = self.store.artifact_part(digest, offset).await?;
         // Nothing of nothing: the controller does not have it, or not that far.
         let (total, data) = part.map_or((0, Vec::new()), |part| (part.total, part.bytes));
         let absent = data.is_empty();
         let chunk = ArtifactChunk {
-            digest: request.digest,
-            offset: if absent { 0 } else { request.offset },
+            digest,
+            offset: if absent { 0 } else { offset },
             total,
             hash: Digest::of(&data),
             data,
@@ -131,9 +143,9 @@ impl Artifacts {
         let answer: Bytes = encode(&chunk)?.into();
         // It may be there a moment later.
         if !absent {
-            self.held.put(key, answer.clone());
+            self.held.put(key, (answer.clone(), total));
         }
-        Ok(answer)
+        Ok((answer, total))
     }
 }
 
@@ -157,6 +169,7 @@ mod tests {
             device: DeviceId::new("cam-1").unwrap(),
             digest: Digest([0; 32]),
             offset: 0,
+            chunks: 1,
             answer_to: answer_to.map(Into::into),
             correlation: None,
         };

@@ -1,5 +1,6 @@
 //! The controller as a whole: its parts, started and ended together.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
 use crate::ingest::{Ingest, Unanswered};
 use crate::key::{KeyError, Keyring};
+use crate::models::{self, AddedModel, ModelError, ModelUpload};
 use crate::peers::{self, Peers};
 use crate::renewals::{self, Renewals};
 use crate::retention::Retention;
@@ -172,6 +174,17 @@ impl Shared {
         who: String,
     ) -> Result<Pushed, PushError> {
         let pushed = desired::push(&self.store, &self.key, target, upload, who).await?;
+        self.wake.notify_one();
+        Ok(pushed)
+    }
+
+    pub(crate) async fn push_model(
+        &self,
+        devices: Option<Vec<DeviceId>>,
+        model: Option<(String, u64)>,
+        who: String,
+    ) -> Result<Vec<(DeviceId, Generation)>, ModelError> {
+        let pushed = models::push(&self.store, &self.key, devices, model, who).await?;
         self.wake.notify_one();
         Ok(pushed)
     }
@@ -488,6 +501,28 @@ impl Controller {
     /// See [`PushError`].
     pub async fn push_policy(&self, target: Target, upload: PolicyUpload) -> Result<Pushed, PushError> {
         self.shared.push_policy(target, upload, LOCAL.into()).await
+    }
+
+    /// Checks a model package whole and keeps it, for [`Controller::push_model`] and rollouts.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub async fn add_model(&self, upload: ModelUpload) -> Result<AddedModel, ModelError> {
+        models::add(&self.shared.store, upload, LOCAL.into()).await
+    }
+
+    /// Makes a model of the library, by name and version, the desired one of devices, or of all that are known; without
+    /// one that of their own configurations. Gives the new generation of each device.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub async fn push_model(
+        &self,
+        devices: Option<Vec<DeviceId>>,
+        model: Option<(String, u64)>,
+    ) -> Result<BTreeMap<DeviceId, Generation>, ModelError> {
+        let pushed = self.shared.push_model(devices, model, LOCAL.into()).await?;
+        Ok(pushed.into_iter().collect())
     }
 
     /// What was done since the start.

@@ -234,6 +234,7 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
                 device: topic.device,
                 digest: request.digest,
                 offset: request.offset,
+                chunks: request.chunks,
                 answer_to: message.response_topic.clone(),
                 correlation: message.correlation.clone(),
             }));

@@ -15,10 +15,6 @@
 //! - Nothing that a device sends stops the controller: what is malformed, oversized or sent in another
 //!   device's name is refused, counted and logged.
 //!
-//! # What is not here yet
-//!
-//! - Downsampling of old summaries.
-
 mod access;
 pub mod acl;
 mod api;
@@ -31,6 +27,7 @@ mod forecast;
 mod ingest;
 mod key;
 mod metrics;
+mod models;
 mod named;
 mod overview;
 mod page;
@@ -52,6 +49,7 @@ pub use authority::{Authority, AuthorityError, CONTROLLER, Revoked, write_privat
 pub use controller::{Answer, Controller, Options, StartError, key_path};
 pub use desired::{MAX_POLICY, PolicyUpload, PushError, Pushed, Target};
 pub use key::{KeyError, Keyring};
+pub use models::{AddedModel, MAX_MODEL, ModelError, ModelUpload};
 pub use page::utc;
 pub use statistics::Statistics;
 pub use store::{Database, InvalidPostgresUrl, PostgresUrl, StoreError};

@@ -15,7 +15,7 @@ use crate::api::ApiError;
 use crate::named::name;
 use crate::rollout::{MemberState, State as RolloutState};
 use crate::statistics::Statistics;
-use crate::store::{RolloutView, Selection, now};
+use crate::store::{ArtifactKind, RolloutView, Selection, now};
 use crate::totals::Totals;
 use crate::web::Fleet;
 
@@ -148,7 +148,10 @@ fn render(
         for (state, state_name) in MemberState::ALL {
             let labels = vec![
                 ("rollout", rollout.id.to_string()),
-                ("policy", format!("{} {}", rollout.policy, rollout.version)),
+                (
+                    name(&ArtifactKind::ALL, rollout.rollout.kind),
+                    format!("{} {}", rollout.name, rollout.version),
+                ),
                 (
                     "rollout_state",
                     name(&RolloutState::ALL, rollout.rollout.state).to_owned(),

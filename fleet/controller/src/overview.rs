@@ -530,6 +530,7 @@ mod tests {
             generation,
             issued_at,
             policy: Some(("entropy".into(), 2)),
+            model: None,
             settings: Wanted::default(),
             signed: vec![],
         }

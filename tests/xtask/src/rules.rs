@@ -123,8 +123,15 @@ pub const CRATES: &[Crate] = &[
         tests_use: &["offramp-broker", "offramp-core"],
         ..ours(
             "offramp-fleet",
-            // Policies and traces: what a rollout would do is replayed before it goes out (ADR 0019).
-            &["offramp-link", "offramp-policy", "offramp-proto", "offramp-trace"],
+            // Policies and traces: what a rollout would do is replayed before it goes out (ADR 0019). Packages: what devices
+            // would refuse is refused when it comes.
+            &[
+                "offramp-link",
+                "offramp-model",
+                "offramp-policy",
+                "offramp-proto",
+                "offramp-trace",
+            ],
         )
     },
     // Only the tests see both sides.

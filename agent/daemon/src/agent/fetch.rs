@@ -246,11 +246,19 @@ mod tests {
         let mut fetch = fetch(&depot, &artifact, artifact.len());
         let request = fetch.request();
         assert_eq!((request.offset, request.chunks), (0, 16));
-        assert_eq!(fetch.take(&chunk_of(&artifact, CHUNK)), Progress::Waiting, "not that yet");
+        assert_eq!(
+            fetch.take(&chunk_of(&artifact, CHUNK)),
+            Progress::Waiting,
+            "not that yet"
+        );
         for chunk in 0..16 {
             let expected = if chunk == 15 { Progress::More } else { Progress::Waiting };
             assert_eq!(fetch.take(&chunk_of(&artifact, chunk * CHUNK)), expected);
-            assert_eq!(fetch.take(&chunk_of(&artifact, chunk * CHUNK)), Progress::Waiting, "again");
+            assert_eq!(
+                fetch.take(&chunk_of(&artifact, chunk * CHUNK)),
+                Progress::Waiting,
+                "again"
+            );
         }
         for chunk in 16..40 {
             if chunk % 16 == 0 {

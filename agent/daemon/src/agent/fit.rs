@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::trace::{self, TraceOptions};
 use crate::agent::{Report, StartError};
-use crate::evaluate::{Compared, CompareError};
+use crate::evaluate::{CompareError, Compared};
 use crate::judge::Workshop;
 use crate::lane::{Lane, SetUpError};
 use crate::package;

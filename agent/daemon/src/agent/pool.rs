@@ -398,7 +398,9 @@ impl Shared {
             state.room = Some(room);
             return;
         }
-        let Some(replacement) = self.exchange.take() else { return };
+        let Some(replacement) = self.exchange.take() else {
+            return;
+        };
         room.send(state.replace(*replacement, self.windows.load(Ordering::Relaxed)));
         self.replaced.fetch_add(1, Ordering::Release);
         self.work.notify_all();

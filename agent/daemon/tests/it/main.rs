@@ -8,6 +8,7 @@ mod enrol;
 mod fleet;
 mod judge;
 mod kill;
+mod model;
 mod offload;
 mod pages;
 mod renewal;

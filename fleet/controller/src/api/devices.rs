@@ -69,7 +69,7 @@ struct ModelView {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = PolicyName)]
+#[schema(as = NameAndVersion)]
 struct PolicyView {
     name: String,
     version: u64,
@@ -81,6 +81,8 @@ struct DesiredView {
     generation: u64,
     issued_at: u64,
     policy: Option<PolicyView>,
+    /// Null for the model of the device's own configuration.
+    model: Option<PolicyView>,
     settings: SettingsView,
 }
 
@@ -189,6 +191,7 @@ impl From<DeviceOverview> for DeviceView {
                 generation: d.generation,
                 issued_at: d.issued_at,
                 policy: d.policy.map(|(name, version)| PolicyView { name, version }),
+                model: d.model.map(|(name, version)| PolicyView { name, version }),
                 settings: d.settings.into(),
             }),
             reported: device.reported.map(|r| ReportedView {

@@ -10,6 +10,7 @@ mod events;
 mod groups;
 mod insight;
 mod keys;
+mod models;
 mod openapi;
 mod policies;
 mod rollouts;
@@ -25,11 +26,12 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use crate::controller::Shared;
 use crate::desired::MAX_POLICY;
+use crate::models::MAX_MODEL;
 
 pub(crate) use error::ApiError;
 use groups::meant;
@@ -76,6 +78,8 @@ pub(crate) fn router() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(settings::change))
         .routes(routes!(policies::list, policies::push))
         .routes(routes!(policies::replay))
+        .routes(routes!(models::list, models::add).layer(DefaultBodyLimit::max(MAX_MODEL + 1)))
+        .routes(routes!(models::push))
         .routes(routes!(rollouts::list, rollouts::start))
         .routes(routes!(rollouts::fetch))
         .routes(routes!(rollouts::command))

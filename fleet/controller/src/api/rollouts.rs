@@ -17,7 +17,7 @@ use crate::desired::{self, PushError};
 use crate::forecast::{Forecast, Question};
 use crate::named::{name, named};
 use crate::rollout::{Gauge, Member, MemberState, Plan, State as RolloutState, Verdict};
-use crate::store::{Act, AuditEntry, Commanded, NewRollout, RolloutView, Started, now, subject};
+use crate::store::{Act, ArtifactKind, AuditEntry, Commanded, NewRollout, RolloutView, Started, now, subject};
 use crate::web::Fleet;
 
 /// A rollout as the API shows it.
@@ -25,7 +25,10 @@ use crate::web::Fleet;
 #[schema(as = Rollout)]
 pub(super) struct View {
     id: u64,
-    policy: String,
+    /// Name of the policy; null where a model is rolled out.
+    policy: Option<String>,
+    /// Name of the model; null where a policy is rolled out.
+    model: Option<String>,
     version: u64,
     #[schema(value_type = BTreeMap<String, openapi::ParameterSchema>)]
     parameters: BTreeMap<String, Parameter>,
@@ -54,7 +57,8 @@ impl From<RolloutView> for View {
         let devices = MemberState::ALL.map(|(state, name)| (name, view.count(state)));
         Self {
             id: view.id,
-            policy: view.policy,
+            policy: (view.rollout.kind == ArtifactKind::Policy).then(|| view.name.clone()),
+            model: (view.rollout.kind == ArtifactKind::Model).then_some(view.name),
             version: view.version,
             parameters: view.parameters,
             state: name(&RolloutState::ALL, view.rollout.state),
@@ -148,7 +152,10 @@ pub(super) async fn fetch(State(shared): Fleet, id: Result<Path<u64>, PathReject
 #[serde(deny_unknown_fields)]
 #[schema(as = RolloutWanted)]
 pub(super) struct Wanted {
-    policy: String,
+    /// Name of a policy.
+    policy: Option<String>,
+    /// Or name of a model; parameters and replay are not for it.
+    model: Option<String>,
     version: u64,
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, openapi::ParameterSchema>)]
@@ -206,7 +213,7 @@ pub(super) struct StartedView {
     id: u64,
 }
 
-/// Roll a policy out in waves
+/// Roll a policy or a model out in waves
 #[utoipa::path(post, path = "/rollouts", tag = "rollouts", operation_id = "start_rollout", request_body = Wanted, responses((status = OK, body = StartedView)))]
 pub(super) async fn start(
     State(shared): Fleet,
@@ -216,7 +223,7 @@ pub(super) async fn start(
     let Json(wanted) = wanted.map_err(|rejection| {
         ApiError::bad_request(
             rejection.body_text(),
-            "send {\"policy\": NAME, \"version\": N, \"parameters\": {…}, \"devices\": […], \"plan\": {…}}",
+            "send {\"policy\": NAME, \"version\": N, \"parameters\": {…}, \"devices\": […], \"plan\": {…}}, or \"model\" instead of \"policy\"",
         )
     })?;
     let hint = "see `offramp-fleet rollout start --help`";
@@ -224,14 +231,21 @@ pub(super) async fn start(
         .plan
         .check()
         .map_err(|error| ApiError::bad_request(error.to_string(), hint))?;
-    let (policy, version) = (wanted.policy.clone(), wanted.version);
-    desired::check_parameters(&wanted.policy, wanted.version, &wanted.parameters)?;
+    let version = wanted.version;
+    let (kind, ware) = match (wanted.policy, wanted.model) {
+        (Some(policy), None) => (ArtifactKind::Policy, policy),
+        (None, Some(model)) if wanted.parameters.is_empty() => (ArtifactKind::Model, model),
+        (None, Some(_)) => return Err(ApiError::bad_request("a model has no parameters", hint)),
+        _ => return Err(ApiError::bad_request("name a policy or a model", hint)),
+    };
+    desired::check_parameters(&ware, version, &wanted.parameters)?;
     let named = (!wanted.devices.is_empty()).then_some(wanted.devices);
     let devices = meant(&shared, named, wanted.select.as_deref()).await?;
     let mut forecast = None;
-    if wanted.replay {
+    // What another network would have computed of a frame no trace tells.
+    if wanted.replay && kind == ArtifactKind::Policy {
         let question = Question {
-            policy: policy.clone(),
+            policy: ware.clone(),
             version,
             parameters: wanted.parameters.clone(),
             devices: devices.clone(),
@@ -247,8 +261,9 @@ pub(super) async fn start(
         forecast = Some(found).filter(|found| !found.models.is_empty());
     }
     let new = NewRollout {
-        policy: wanted.policy,
-        version: wanted.version,
+        kind,
+        name: ware.clone(),
+        version,
         parameters: wanted.parameters,
         devices,
         plan: wanted.plan,
@@ -258,9 +273,12 @@ pub(super) async fn start(
     };
     match shared.start_rollout(new).await? {
         Started::Rollout(id) => Ok(Json(StartedView { id })),
-        Started::UnknownPolicy => Err(ApiError::not_found(
-            format!("there is no policy `{policy:.64}` {version}"),
-            "add it with `offramp-fleet policy add FILE.wasm --name NAME --version N`",
+        Started::UnknownArtifact => Err(ApiError::not_found(
+            format!("there is no {} `{ware:.64}` {version}", name(&ArtifactKind::ALL, kind)),
+            match kind {
+                ArtifactKind::Policy => "add it with `offramp-fleet policy add FILE.wasm --name NAME --version N`",
+                ArtifactKind::Model => "add it with `offramp-fleet model add PACKAGE`",
+            },
         )),
         Started::Unfit(unfit) => Err(PushError::from(unfit).into()),
         Started::NoDevice => Err(ApiError::new(

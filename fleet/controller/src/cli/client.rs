@@ -56,6 +56,9 @@ impl Client {
         for (key, value) in query {
             request = request.query(*key, *value);
         }
+        // What is large may take its time: at 256 KiB a second.
+        let patience = PATIENCE + Duration::from_secs(body.len() as u64 / (256 * 1024));
+        let request = request.config().timeout_global(Some(patience)).build();
         self.read(request.send(body))
     }
 

@@ -7,6 +7,7 @@ mod events;
 mod group;
 mod insight;
 mod keys;
+mod model;
 mod policy;
 mod rollout;
 mod serve;
@@ -65,7 +66,10 @@ enum Command {
     /// Push and list exit policies.
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Roll policies out in waves, with gates that stop what does harm.
+    /// Add models and give them to devices.
+    #[command(subcommand)]
+    Model(model::Model),
+    /// Roll policies and models out in waves, with gates that stop what does harm.
     #[command(subcommand)]
     Rollout(rollout::Rollout),
     /// Make, list and revoke the tokens of people and programs.
@@ -174,6 +178,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status(status) => status.run(),
         Command::Events(events) => events.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Model(model) => model.run(),
         Command::Rollout(rollout) => rollout.run(),
         Command::Audit(audit) => audit.run(),
         Command::Token(token) => token.run(),

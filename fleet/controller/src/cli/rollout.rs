@@ -19,7 +19,7 @@ const PACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Rollout {
-    /// Roll a policy out: first to a canary, then in waves, each of which must pass the gates.
+    /// Roll a policy or a model out: first to a canary, then in waves, each of which must pass the gates.
     Start(Box<Start>),
     /// List rollouts, the newest first.
     List(List),
@@ -35,16 +35,19 @@ pub(super) enum Rollout {
     RollBack(Act),
 }
 
-/// The policy must be known to the controller: `offramp-fleet policy add` brings it there. Prints the rollout's
-/// number.
+/// The policy or model must be known to the controller: `offramp-fleet policy add` and `offramp-fleet model add` bring it
+/// there. Prints the rollout's number.
 #[derive(Debug, Args)]
 pub(super) struct Start {
-    /// Name of the policy.
-    policy: String,
+    /// Name of the policy, or of the model.
+    name: String,
     /// Its version.
     version: u64,
+    /// It is a model. Costs are then compared in multiply-adds a frame, and exits not at all.
+    #[arg(long)]
+    model: bool,
     /// A parameter of the policy; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = check_parameter)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = check_parameter, conflicts_with = "model")]
     parameter: Vec<String>,
     /// A device that is to get it; may be repeated. Without one, every device that is known now.
     #[arg(long, value_name = "DEVICE")]
@@ -61,7 +64,7 @@ pub(super) struct Start {
     /// Devices in a minute, at most; 0 for as many as there are [default: 0].
     #[arg(long, value_name = "DEVICES")]
     rate: Option<u32>,
-    /// For how long each device is watched once the policy is in force, e.g. 90s, 10m, 2h [default: 10m].
+    /// For how long each device is watched once it is in force, e.g. 90s, 10m, 2h [default: 10m].
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     watch: Option<u64>,
     /// Frames that each device must give before it is judged [default: 1000].
@@ -174,7 +177,8 @@ fn gate(text: &str) -> Result<(String, Option<f64>), String> {
 #[derive(Debug, Deserialize)]
 struct View {
     id: u64,
-    policy: String,
+    policy: Option<String>,
+    model: Option<String>,
     version: u64,
     state: String,
     reason: Option<String>,
@@ -205,6 +209,13 @@ struct Member {
 }
 
 impl View {
+    /// What is rolled out.
+    fn what(&self) -> String {
+        let kind = if self.model.is_some() { "model " } else { "" };
+        let name = self.policy.as_ref().or(self.model.as_ref());
+        format!("{kind}{} {}", name.map_or("-", String::as_str), self.version)
+    }
+
     fn count(&self, state: &str) -> u64 {
         self.devices.get(state).copied().unwrap_or(0)
     }
@@ -281,8 +292,9 @@ impl Start {
             .iter()
             .filter_map(|text| Parameter::parse(text).ok())
             .collect();
+        let kind = if self.model { "model" } else { "policy" };
         let wanted = json!({
-            "policy": self.policy, "version": self.version, "parameters": parameters, "devices": self.device,
+            kind: self.name, "version": self.version, "parameters": parameters, "devices": self.device,
             "select": self.select, "plan": self.plan(), "replay": !self.no_replay
         });
         let client = Client::new(&self.server);
@@ -315,7 +327,7 @@ impl List {
         }
         let heads = [
             ("ROLLOUT", Align::Right),
-            ("POLICY", Align::Left),
+            ("WHAT", Align::Left),
             ("STATE", Align::Left),
             ("WAVE", Align::Right),
             ("BY", Align::Left),
@@ -324,7 +336,7 @@ impl List {
         let rows = listed.rollouts.into_iter().map(|view| {
             vec![
                 view.id.to_string(),
-                format!("{} {}", view.policy, view.version),
+                view.what(),
                 view.state.clone(),
                 view.wave.to_string(),
                 view.created_by.clone(),
@@ -397,10 +409,9 @@ fn follow(client: &Client, id: u64, as_json: bool) -> anyhow::Result<()> {
 
 fn tell(view: &View) -> anyhow::Result<()> {
     let mut text = format!(
-        "rollout {}: {} {}, {}, wave {}, by {}\n{}\n",
+        "rollout {}: {}, {}, wave {}, by {}\n{}\n",
         view.id,
-        view.policy,
-        view.version,
+        view.what(),
         view.state,
         view.wave,
         view.created_by,

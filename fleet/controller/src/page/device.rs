@@ -427,6 +427,9 @@ impl DevicePage {
                         dt { "Drift" } dd { (percent(drift)) " of frames are of other classes than usual" }
                     }
                     @if let Some(watts) = recent.watts { dt { "Power" } dd { (format!("{watts:.1}")) "\u{202f}W" } }
+                    @if let Some((name, version)) = self.overview.desired.as_ref().and_then(|desired| desired.model.as_ref()) {
+                        dt { "Model wanted" } dd { a href={ "/models/" (name) "/" (version) } { (name) " " (version) } }
+                    }
                     @if let Some(settings) = self.overview.desired.as_ref().map(|d| d.settings) && settings != Wanted::default() {
                         dt { "Settings wanted" } dd { (settings_in_words(&settings)) }
                     }

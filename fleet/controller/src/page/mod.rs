@@ -29,7 +29,7 @@ use crate::access::{Identity, Role};
 use crate::api::{ApiError, selection};
 use crate::controller::Shared;
 use crate::named::named;
-use crate::store::{Act, Commanded, EventFilter, Kept, Selection, StoreError, now, subject};
+use crate::store::{Act, ArtifactKind, Commanded, EventFilter, Kept, Selection, StoreError, now, subject};
 use crate::web::Fleet;
 
 pub use format::utc;
@@ -208,10 +208,8 @@ async fn policy(
     let is_it = |other: &str, number: u64| other == name && number == version;
     let mut kept = shared.store.policy_list(u32::MAX).await?;
     kept.retain(|policy| is_it(&policy.name, policy.version));
-    let mut rollouts = shared.store.rollout_list(MOST_ENTRIES).await?;
-    rollouts.retain(|rollout| is_it(&rollout.policy, rollout.version));
     let known = !kept.is_empty();
-    let of = Of::Policy(kept.pop(), rollouts);
+    let of = Of::Policy(kept.pop());
     let select = format!("policy={name},policy-version={version}");
     let page = version_page(&shared, (name, version), of, select).await?;
     if !known && page.devices.devices.is_empty() {
@@ -226,11 +224,13 @@ async fn model(
     identity: Identity,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<Markup, PageError> {
-    let unknown = || PageError::NotFound("No device has told of such a model.");
+    let unknown = || PageError::NotFound("There is no such model.");
     let version: u64 = version.parse().map_err(|_| unknown())?;
     let select = format!("model={name},model-version={version}");
-    let page = version_page(&shared, (name, version), Of::Model, select).await?;
-    if page.devices.devices.is_empty() {
+    let kept = shared.store.model_fetch(&name, version).await?;
+    let known = kept.is_some();
+    let page = version_page(&shared, (name, version), Of::Model(kept), select).await?;
+    if !known && page.devices.devices.is_empty() {
         return Err(unknown());
     }
     let title = format!("{} {version}", page.name);
@@ -246,7 +246,14 @@ async fn version_page(
     let unknown = |_| PageError::NotFound("There is no such version.");
     let selection = selection(shared, Some(&select)).await.map_err(unknown)?;
     let now = now();
+    let kind = match of {
+        Of::Policy(_) => ArtifactKind::Policy,
+        Of::Model(_) => ArtifactKind::Model,
+    };
+    let mut rollouts = shared.store.rollout_list(MOST_ENTRIES).await?;
+    rollouts.retain(|rollout| (rollout.rollout.kind, &rollout.name, rollout.version) == (kind, &name, version));
     Ok(VersionPage {
+        rollouts,
         totals: shared.totals.fetch(&shared.store, &selection).await?.all.clone(),
         devices: shared
             .store

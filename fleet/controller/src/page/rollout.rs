@@ -7,7 +7,7 @@ use super::parts::{age, exit_legend, policy, share_bar};
 use crate::forecast::Forecast;
 use crate::named::name;
 use crate::rollout::{Gauge, Member, MemberState, State, Verdict};
-use crate::store::{AuditEntry, RolloutView};
+use crate::store::{ArtifactKind, AuditEntry, RolloutView};
 
 /// Devices that are listed by name.
 const MOST_FAILED: usize = 50;
@@ -37,7 +37,7 @@ pub(super) fn section(rollouts: &[RolloutView], now: u64) -> Markup {
                     @for rollout in rollouts {
                         li {
                             span class="who" {
-                                a href={ "/rollouts/" (rollout.id) } { (policy(&rollout.policy, rollout.version)) }
+                                a href={ "/rollouts/" (rollout.id) } { (ware(rollout)) }
                                 " " (state(rollout.rollout.state))
                             }
                             (bar(rollout))
@@ -101,6 +101,14 @@ fn foreseen(forecast: &Forecast) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// What is rolled out.
+fn ware(rollout: &RolloutView) -> Markup {
+    html! {
+        @if rollout.rollout.kind == ArtifactKind::Model { "model " }
+        (policy(&rollout.name, rollout.version))
     }
 }
 
@@ -184,7 +192,7 @@ impl RolloutPage {
         let rollout = &self.rollout;
         html! {
             section id="rollout" class="title" data-live {
-                h1 { (rollout.policy) " " (rollout.version) }
+                h1 { (rollout.name) " " (rollout.version) }
                 (state(rollout.rollout.state))
                 p class="sub" {
                     "rollout " (rollout.id) ", by " (rollout.created_by) ", started " (age(rollout.created_at, self.now))

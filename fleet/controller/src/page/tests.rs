@@ -7,7 +7,7 @@ use crate::forecast::{Forecast, Mix, ModelForecast};
 use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running, Saving};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
-use crate::store::{AuditEntry, RolloutView};
+use crate::store::{ArtifactKind, AuditEntry, RolloutView};
 use crate::store::{
     DesiredState, Device, Event, Group, Guard, History, Model, Policy, ReportedState, Run, Wanted, Window,
 };
@@ -95,6 +95,7 @@ fn overview(name: &str, text: &str) -> DeviceOverview {
             generation: 5,
             issued_at: 40_000,
             policy: Some((text.into(), 3)),
+            model: Some((text.into(), 4)),
             settings: Wanted {
                 learner: LearnerSettings {
                     enabled: Some(false),
@@ -183,10 +184,11 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
 fn rollout(text: &str) -> RolloutView {
     RolloutView {
         id: 3,
-        policy: text.into(),
+        name: text.into(),
         version: 2,
         parameters: BTreeMap::new(),
         rollout: Rollout {
+            kind: ArtifactKind::Policy,
             plan: Plan::default(),
             state: State::Running,
             wave: 1,
@@ -363,6 +365,7 @@ fn version_page(text: &str, of: Of) -> String {
         name: text.into(),
         version: 3,
         of,
+        rollouts: vec![rollout(text)],
         totals: figures(&devices).all.clone(),
         devices: Overview { devices, cut: false },
         select: format!("model={text}"),
@@ -379,7 +382,7 @@ fn version_page(text: &str, of: Of) -> String {
 
 #[test]
 fn a_version_has_its_figures_rollouts_and_devices() {
-    let page = version_page("shoes", Of::Policy(None, vec![rollout("shoes")]));
+    let page = version_page("shoes", Of::Policy(None));
     for part in [
         "shoes 3",
         "25.0\u{202f}%",
@@ -390,8 +393,11 @@ fn a_version_has_its_figures_rollouts_and_devices() {
     ] {
         assert!(page.contains(part), "{part} is missing: {page}");
     }
-    let page = version_page("shoes", Of::Model);
-    assert!(page.contains("Stages") && !page.contains("Rollouts"), "{page}");
+    let page = version_page("shoes", Of::Model(None));
+    assert!(
+        page.contains("Stages") && page.contains("of their own configuration"),
+        "{page}"
+    );
 }
 
 #[test]
@@ -499,8 +505,8 @@ fn nothing_that_a_device_says_becomes_markup() {
         device_page(HOSTILE, swap),
         rollout_page(HOSTILE),
         insight_page(HOSTILE),
-        version_page(HOSTILE, Of::Model),
-        version_page(HOSTILE, Of::Policy(None, vec![rollout(HOSTILE)])),
+        version_page(HOSTILE, Of::Model(None)),
+        version_page(HOSTILE, Of::Policy(None)),
     ];
     for page in pages {
         assert!(page.contains("&lt;script&gt;alert"));

@@ -1,13 +1,14 @@
 //! The page of a policy's or a model's version: where it runs, and what it does there.
 
 use maud::{Markup, html};
+use offramp_proto::Digest;
 
 use super::fleet::device_table;
 use super::format::{bytes, count, macs, percent};
 use super::parts::{age, encoded, given_up, saved_tile};
 use super::rollout;
 use crate::overview::Overview;
-use crate::store::{Policy, RolloutView};
+use crate::store::{KeptModel, Policy, RolloutView};
 use crate::totals::Totals;
 
 /// Classes that are named, the most frequent first.
@@ -15,15 +16,17 @@ const CLASSES: usize = 12;
 
 /// What a version is of.
 pub(super) enum Of {
-    /// What the controller keeps of it, unless only devices told of it; and rollouts of it, the newest first.
-    Policy(Option<Policy>, Vec<RolloutView>),
-    Model,
+    /// What the controller keeps of it, unless only devices told of it.
+    Policy(Option<Policy>),
+    Model(Option<KeptModel>),
 }
 
 pub(super) struct VersionPage {
     pub(super) name: String,
     pub(super) version: u64,
     pub(super) of: Of,
+    /// Rollouts of it, the newest first.
+    pub(super) rollouts: Vec<RolloutView>,
     /// Of the devices that have it.
     pub(super) totals: Totals,
     /// The first of them.
@@ -37,22 +40,25 @@ impl VersionPage {
     pub(super) fn render(&self) -> Markup {
         let kind = match self.of {
             Of::Policy(..) => "policy",
-            Of::Model => "model",
+            Of::Model(_) => "model",
         };
         html! {
             section id="title" class="title" data-live {
                 h1 { (self.name) " " (self.version) }
                 p class="sub" { (kind) }
-                @if let Of::Policy(Some(policy), _) = &self.of {
+                @if let Some((added_at, size, digest, desired, reported)) = self.kept() {
                     p class="sub" {
-                        "pushed " (age(policy.added_at, self.now)) " · " (bytes(policy.size))
-                        @if let Some(digest) = policy.digest { " · sha256 " code title=(digest) { (digest.short()) } }
-                        " · wanted on " (count(policy.desired)) ", reported by " (count(policy.reported))
+                        "added " (age(added_at, self.now)) " · " (bytes(size))
+                        @if let Some(digest) = digest { " · sha256 " code title=(digest) { (digest.short()) } }
+                        " · wanted on " (count(desired)) ", reported by " (count(reported))
                     }
+                }
+                @if let Of::Model(None) = &self.of {
+                    p class="sub" { "Not in the library: devices have it of their own configuration." }
                 }
             }
             (self.tiles())
-            @if let Of::Policy(_, rollouts) = &self.of { (rollout::section(rollouts, self.now)) }
+            (rollout::section(&self.rollouts, self.now))
             section id="devices" aria-labelledby="devices-title" {
                 div class="heading" {
                     h2 id="devices-title" { "Devices" }
@@ -65,7 +71,21 @@ impl VersionPage {
             }
             div class="columns" {
                 (self.classes())
-                @if let Of::Model = self.of { (self.facts()) }
+                @if let Of::Model(_) = self.of { (self.facts()) }
+            }
+        }
+    }
+
+    /// When it was added, its bytes and digest, and on how many devices it is wanted and reported.
+    fn kept(&self) -> Option<(u64, u64, Option<Digest>, u64, u64)> {
+        match &self.of {
+            Of::Policy(kept) => {
+                let kept = kept.as_ref()?;
+                Some((kept.added_at, kept.size, kept.digest, kept.desired, kept.reported))
+            }
+            Of::Model(kept) => {
+                let kept = kept.as_ref()?;
+                Some((kept.added_at, kept.size, kept.digest, kept.desired, kept.reported))
             }
         }
     }

@@ -114,7 +114,7 @@ impl Conductor {
         });
         for change in &changes {
             if let Change::Enter { state, reason } = change {
-                tracing::info!(rollout = id, policy = %view.policy, version = view.version, ?state, reason, "rollout");
+                tracing::info!(rollout = id, name = %view.name, version = view.version, ?state, reason, "rollout");
             }
         }
         let key = Arc::clone(&self.key);

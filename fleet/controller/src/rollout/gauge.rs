@@ -73,6 +73,9 @@ pub(crate) struct Gauge {
 /// A wave as the gates see it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wave {
+    /// Whether another model is rolled out: then costs are compared in multiply-adds a frame, and exits, which are those
+    /// of another network, not at all.
+    pub(crate) other_model: bool,
     /// Devices that it will have when all of it is out.
     pub(crate) planned: u64,
     /// Share of all devices that have the policy which failed, those of earlier waves included: a device can give up
@@ -99,8 +102,12 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let failed = of_wave.map(|share| share.max(wave.failed_overall.unwrap_or(0.0)));
     let per_device = |count: u64| share(count, wave.devices);
     let cost = |sums: &Sums| when(compared, sums.cost());
-    let ratio = cost(after)
-        .zip(cost(before))
+    let of_frame = |sums: &Sums| match wave.other_model {
+        true => when(compared, share(sums.run.macs, sums.run.frames)),
+        false => cost(sums),
+    };
+    let ratio = of_frame(after)
+        .zip(of_frame(before))
         .map(|(after, before)| after / before.max(1e-9));
     let rise = after
         .run
@@ -110,7 +117,12 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let mut gauges = vec![
         gauge("failed", gates.failed, failed, None),
         gauge("cost", gates.cost, ratio, cost(before)),
-        gauge("exits", gates.exits, when(compared, moved(before, after)), None),
+        gauge(
+            "exits",
+            gates.exits.filter(|_| !wave.other_model),
+            when(compared, moved(before, after)),
+            None,
+        ),
         gauge(
             "disagreement",
             gates.disagreement,
@@ -199,4 +211,43 @@ fn moved(before: &Sums, after: &Sums) -> Option<f64> {
     let part = |sums: &Sums, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), sums.exits.iter().sum());
     let differences = (0..exits).map(|exit| Some((part(before, exit)? - part(after, exit)?).abs()));
     Some(differences.sum::<Option<f64>>()? / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_another_model_costs_are_compared_by_the_frame_and_exits_not_at_all() {
+        let sums = |macs, full_macs, exits: [u64; 2]| Sums {
+            run: Run {
+                frames: 1000,
+                macs,
+                full_macs,
+                ..Run::default()
+            },
+            exits: exits.into(),
+            ..Sums::default()
+        };
+        // Half of a network that is four times as large is twice as much.
+        let wave = |other_model| Wave {
+            other_model,
+            devices: 1,
+            before: sums(1_000_000, 1_000_000, [0, 1000]),
+            after: sums(2_000_000, 4_000_000, [1000, 0]),
+            ..Wave::default()
+        };
+        let verdicts = |other_model| {
+            let gauges = gauges(&Gates::default(), &wave(other_model), 10);
+            let of = |gate| {
+                gauges
+                    .iter()
+                    .find(|gauge| gauge.gate == gate)
+                    .map(|gauge| gauge.verdict)
+            };
+            (of("cost"), of("exits"))
+        };
+        assert_eq!(verdicts(false), (Some(Verdict::Holds), Some(Verdict::Fails)));
+        assert_eq!(verdicts(true), (Some(Verdict::Fails), None));
+    }
 }

@@ -3,6 +3,7 @@ use offramp_proto::BootId;
 use super::gauge::{Gauge, Sums, Verdict, Wave, gauges};
 use super::plan::Plan;
 use crate::overview::share;
+use crate::store::ArtifactKind;
 
 /// Where a rollout stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub(crate) enum MemberState {
     Waiting,
     /// Its desired state names the policy.
     Ordered,
-    /// It reports that the policy decides.
+    /// It reports that the policy decides, or the model runs.
     InForce,
     /// It has given enough frames for long enough.
     Proven,
@@ -74,6 +75,7 @@ impl MemberState {
 /// A rollout as it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Rollout {
+    pub(crate) kind: ArtifactKind,
     pub(crate) plan: Plan,
     pub(crate) state: State,
     /// The wave that is out, and since when, in milliseconds since 1970.
@@ -242,6 +244,7 @@ fn measure(rollout: &Rollout, members: &[Member]) -> Vec<Gauge> {
     let reach = |wave: u32| rollout.plan.reach(wave, members.len()) as u64;
     let failed = members.iter().filter(|m| m.state == MemberState::Failed).count() as u64;
     let mut wave = Wave {
+        other_model: rollout.kind == ArtifactKind::Model,
         failed_overall: share(failed, reach(rollout.wave)),
         planned: reach(rollout.wave) - rollout.wave.checked_sub(1).map_or(0, reach),
         ..Wave::default()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use offramp_proto::BootId;
 use proptest::prelude::*;
 
-use crate::store::Run;
+use crate::store::{ArtifactKind, Run};
 
 use super::gauge::{Gauge, Sums, Verdict};
 use super::plan::{Gates, Plan};
@@ -106,6 +106,7 @@ impl Fleet {
         });
         Self {
             rollout: Rollout {
+                kind: ArtifactKind::Policy,
                 plan,
                 state: State::Running,
                 wave: 0,

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offramp_proto::{Desired, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, LogLevel, Parameter};
+use offramp_proto::{
+    Desired, DesiredModel, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, LogLevel, Parameter,
+};
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{artifact_insert_in_txn, policy_digest_in_txn, policy_insert_in_txn};
+use super::artifact::{artifact_insert_in_txn, desired_model_in_txn, policy_digest_in_txn, policy_insert_in_txn};
 use super::audit::log_in_txn;
 use super::device::{Unfit, json, target_in_txn};
 use super::keys::Signer;
@@ -22,7 +24,9 @@ pub(crate) struct DesiredState {
     pub(crate) issued_at: u64,
     /// Name and version of its policy.
     pub(crate) policy: Option<(String, u64)>,
-    /// What is wanted beside it.
+    /// Name and version of its model; none for that of the device's configuration.
+    pub(crate) model: Option<(String, u64)>,
+    /// What is wanted beside them.
     pub(crate) settings: Wanted,
     /// The bytes that devices get.
     pub(crate) signed: Vec<u8>,
@@ -65,6 +69,18 @@ impl Change {
     }
 }
 
+/// What the library holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ArtifactKind {
+    Policy,
+    Model,
+}
+
+impl ArtifactKind {
+    pub(crate) const ALL: [(Self, &'static str); 2] = [(Self::Policy, "policy"), (Self::Model, "model")];
+}
+
 /// A policy on its way into desired states.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
@@ -94,11 +110,14 @@ impl FromRow for DesiredState {
     fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         let policy: Option<String> = row.try_get("policy")?;
         let version: Option<i64> = row.try_get("policy_version")?;
+        let model: Option<String> = row.try_get("model")?;
+        let model_version: Option<i64> = row.try_get("model_version")?;
         Ok(Self {
             device: row.try_get("device")?,
             generation: uint(row.try_get("generation")?),
             issued_at: uint(row.try_get("issued_at")?),
             policy: policy.zip(version.map(uint)),
+            model: model.zip(model_version.map(uint)),
             settings: row
                 .try_get::<Option<String>>("settings")?
                 .and_then(|text| serde_json::from_str(&text).ok())
@@ -111,7 +130,7 @@ impl FromRow for DesiredState {
 macro_rules! select_desired {
     ($rest:literal) => {
         concat!(
-            "SELECT device, generation, issued_at, policy, policy_version, settings, signed FROM desired d \
+            "SELECT device, generation, issued_at, policy, policy_version, model, model_version, settings, signed FROM desired d \
              WHERE generation = (SELECT max(generation) FROM desired WHERE device = d.device) ",
             $rest
         )
@@ -192,6 +211,49 @@ impl Store {
         .await
     }
 
+    /// Makes a model of the library the desired one of some devices, or of every one that is known, each in its next
+    /// generation; without a name that of their own configurations. None where there is no such model.
+    pub(crate) async fn desired_model(
+        &self,
+        key: Arc<Keyring>,
+        devices: Option<Vec<DeviceId>>,
+        model: Option<(String, u64)>,
+        who: String,
+        now: u64,
+    ) -> Result<Option<Result<Vec<(DeviceId, Generation)>, Unfit>>, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let (mut wanted, mut subject) = (None, "their own models".to_owned());
+                if let Some((name, version)) = model {
+                    let Some(found) = desired_model_in_txn(connection, &name, version).await? else {
+                        return Ok(None);
+                    };
+                    subject = format!("model {name} {version}");
+                    wanted = Some(found);
+                }
+                let devices = match target_in_txn(connection, devices).await? {
+                    Ok(devices) => devices,
+                    Err(unfit) => return Ok(Some(Err(unfit))),
+                };
+                let detail = match devices.len() {
+                    1 => "to 1 device".into(),
+                    count => format!("to {count} devices"),
+                };
+                log_in_txn(connection, now, &who, "model.push", &subject, &detail).await?;
+                let signer = Signer::of(connection, &key).await?;
+                let mut generations = Vec::with_capacity(devices.len());
+                for device in devices {
+                    let named = Named::Model(wanted.clone());
+                    let generation =
+                        issue_in_txn(connection, &signer, &device, |desired| named.apply(desired), now).await?;
+                    generations.push((device, generation));
+                }
+                Ok(Some(Ok(generations)))
+            })
+        })
+        .await
+    }
+
     /// Keeps a policy and makes it the desired one of some devices, each in its next generation.
     pub(crate) async fn desired_insert(&self, key: Arc<Keyring>, draft: Draft) -> Result<Drafted, StoreError> {
         self.write(move |connection| Box::pin(async move { insert_in_txn(connection, &key, draft).await }))
@@ -226,20 +288,47 @@ async fn insert_in_txn(connection: &mut Transaction, key: &Keyring, draft: Draft
         count => ("policy.push", format!("to {count} devices")),
     };
     log_in_txn(connection, draft.now, &draft.who, what, &subject, &detail).await?;
+    let named = Named::Policy(Some(policy));
     let signer = Signer::of(connection, key).await?;
     let mut generations = Vec::with_capacity(devices.len());
     for device in devices {
-        let generation = issue_in_txn(connection, &signer, &device, to_policy(Some(policy.clone())), draft.now).await?;
+        let generation = issue_in_txn(
+            connection,
+            &signer,
+            &device,
+            |desired| named.clone().apply(desired),
+            draft.now,
+        )
+        .await?;
         generations.push((device, generation));
     }
     Ok(Drafted::Desired(generations))
 }
 
-/// Another policy; without one, that of the device's own configuration is to decide.
-pub(super) fn to_policy(policy: Option<DesiredPolicy>) -> impl FnOnce(&mut Desired) {
-    move |desired| {
-        desired.own_policy = policy.is_none();
-        desired.policy = policy;
+/// What a desired state is to name from now on; without one, that of the device's own configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Named {
+    Policy(Option<DesiredPolicy>),
+    Model(Option<DesiredModel>),
+}
+
+impl Named {
+    /// What a desired state names of a kind.
+    pub(super) fn of(kind: ArtifactKind, desired: Option<Desired>) -> Self {
+        match kind {
+            ArtifactKind::Policy => Self::Policy(desired.and_then(|desired| desired.policy)),
+            ArtifactKind::Model => Self::Model(desired.and_then(|desired| desired.model)),
+        }
+    }
+
+    pub(super) fn apply(self, desired: &mut Desired) {
+        match self {
+            Self::Policy(policy) => {
+                desired.own_policy = policy.is_none();
+                desired.policy = policy;
+            }
+            Self::Model(model) => desired.model = model,
+        }
     }
 }
 
@@ -263,8 +352,8 @@ pub(super) async fn issue_in_txn(
         log: desired.log,
     };
     query(
-        "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed, settings) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed, settings, model, \
+         model_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(device.as_str())
     .bind(int(generation.0))
@@ -273,6 +362,8 @@ pub(super) async fn issue_in_txn(
     .bind(desired.policy.as_ref().map(|policy| int(policy.version)))
     .bind(signed)
     .bind((settings != Wanted::default()).then(|| json(&settings)))
+    .bind(desired.model.as_ref().map(|model| &model.name))
+    .bind(desired.model.as_ref().map(|model| int(model.version)))
     .execute(connection)
     .await
     .task("keep a desired state")?;

@@ -320,6 +320,7 @@ pub(super) async fn birth_in_txn(
         }
         return Ok(Outcome::Repeated);
     }
+    other_model_in_txn(connection, birth).await?;
     query(
         "INSERT INTO runs (device, boot, born) VALUES ($1, $2, TRUE) ON CONFLICT (device, boot) DO UPDATE SET born = TRUE",
     )
@@ -348,6 +349,33 @@ pub(super) async fn birth_in_txn(
     .await
     .task("keep a birth")?;
     Ok(Outcome::Stored)
+}
+
+/// Where a run goes on with another model, its totals begin anew: what was counted so far becomes a run of its own, so
+/// that it still counts among all, and says nothing of the new model.
+async fn other_model_in_txn(connection: &mut Transaction, birth: &Birth) -> Result<(), StoreError> {
+    let task = "note another model";
+    let before: Option<Option<Vec<u8>>> =
+        query_scalar("SELECT model_digest FROM devices WHERE device = $1 AND boot = $2")
+            .bind(birth.device.as_str())
+            .bind(&birth.boot.0[..])
+            .fetch_optional(&mut *connection)
+            .await
+            .task(task)?;
+    let Some(before) = digest(before.flatten()).filter(|before| *before != birth.model.digest) else {
+        return Ok(());
+    };
+    let mut part = birth.boot.0.to_vec();
+    part.extend(before.0);
+    part.extend(birth.model.digest.0);
+    query("UPDATE runs SET boot = $3, died = TRUE WHERE device = $1 AND boot = $2")
+        .bind(birth.device.as_str())
+        .bind(&birth.boot.0[..])
+        .bind(&Digest::of(&part).0[..16])
+        .execute(connection)
+        .await
+        .task(task)?;
+    Ok(())
 }
 
 /// Notes the death of a run. The device is dead only if that run was the last one born.

@@ -50,9 +50,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{NewToken, Token, TokenCreated, TokenRevoked};
 pub(crate) use arrival::{Arrival, Outcome, Record};
-pub(crate) use artifact::Policy;
+pub(crate) use artifact::{KeptModel, NewModel, Policy};
 pub(crate) use audit::{AuditEntry, ITSELF};
-pub(crate) use desired::{Change, DesiredState, Draft, Drafted, Wanted};
+pub(crate) use desired::{ArtifactKind, Change, DesiredState, Draft, Drafted, Wanted};
 pub(crate) use device::{Device, Model, ReportedState, Run, Unfit};
 pub(crate) use enrolment::{Enrolled, Renewed};
 pub(crate) use event::{Event, EventFilter};
@@ -286,14 +286,14 @@ fn sqlite_migrations() -> Migrator {
     migrations!(
         "sqlite": "0001" "initial", "0002" "guard", "0003" "cameras", "0004" "rollouts", "0005" "access",
         "0006" "traces", "0007" "enrolment", "0009" "groups", "0010" "quarantine", "0011" "certificates",
-        "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours",
+        "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours", "0017" "models",
     )
 }
 
 fn postgres_migrations() -> Migrator {
     migrations!(
         "postgres": "0007" "initial", "0008" "controllers", "0009" "groups", "0010" "quarantine",
-        "0011" "certificates", "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours",
+        "0011" "certificates", "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours", "0017" "models",
     )
 }
 

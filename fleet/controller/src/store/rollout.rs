@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter};
 
+use super::artifact::desired_model_in_txn;
 use super::audit::{ITSELF, log_in_txn};
-use super::desired::{issue_in_txn, latest_in_txn, to_policy};
+use super::desired::{ArtifactKind, Named, issue_in_txn, latest_in_txn};
 use super::device::{self, Unfit, json, list};
 use super::keys::Signer;
 use super::many::parts;
@@ -22,7 +23,8 @@ use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout
 /// A rollout that somebody wants.
 #[derive(Clone, Debug)]
 pub(crate) struct NewRollout {
-    pub(crate) policy: String,
+    pub(crate) kind: ArtifactKind,
+    pub(crate) name: String,
     pub(crate) version: u64,
     pub(crate) parameters: BTreeMap<String, Parameter>,
     /// The devices that get it; none for every device that is known.
@@ -38,8 +40,8 @@ pub(crate) struct NewRollout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Started {
     Rollout(u64),
-    /// The policy is not in the library.
-    UnknownPolicy,
+    /// What is to be rolled out is not in the library.
+    UnknownArtifact,
     Unfit(Unfit),
     /// There is no device that could get it.
     NoDevice,
@@ -73,7 +75,8 @@ pub(crate) enum Commanded {
 #[derive(Clone, Debug)]
 pub(crate) struct RolloutView {
     pub(crate) id: u64,
-    pub(crate) policy: String,
+    /// Name of the policy or model.
+    pub(crate) name: String,
     pub(crate) version: u64,
     pub(crate) parameters: BTreeMap<String, Parameter>,
     pub(crate) rollout: Rollout,
@@ -145,10 +148,11 @@ impl FromRow for RolloutView {
         let read = |column: &str| row.try_get::<String>(column);
         Ok(Self {
             id: uint(row.try_get("id")?),
-            policy: row.try_get("policy")?,
+            name: row.try_get("policy")?,
             version: uint(row.try_get("version")?),
             parameters: serde_json::from_str(&read("parameters")?).map_err(|_| damaged("parameters"))?,
             rollout: Rollout {
+                kind: named(&ArtifactKind::ALL, &read("kind")?).ok_or_else(|| damaged("kind"))?,
                 plan: serde_json::from_str(&read("plan")?).map_err(|_| damaged("plan"))?,
                 state: named(&State::ALL, &state).ok_or_else(|| damaged("state"))?,
                 wave: row
@@ -260,7 +264,7 @@ macro_rules! sum_columns {
 macro_rules! select_rollouts {
     ($rest:literal) => {
         concat!(
-            "SELECT id, policy, version, parameters, plan, state, reason, wave, wave_since, gauges, forecast, first_row, \
+            "SELECT id, kind, policy, version, parameters, plan, state, reason, wave, wave_since, gauges, forecast, first_row, \
              created_at, created_by, changed_at FROM rollouts ",
             $rest
         )
@@ -484,14 +488,17 @@ async fn state_in_txn(connection: &mut Transaction, id: u64) -> Result<Option<St
 
 async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Result<Started, StoreError> {
     let task = "start a rollout";
-    let known: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM policies WHERE name = $1 AND version = $2)")
-        .bind(&wanted.policy)
-        .bind(int(wanted.version))
-        .fetch_one(&mut *connection)
-        .await
-        .task(task)?;
+    let known: bool = query_scalar(match wanted.kind {
+        ArtifactKind::Policy => "SELECT EXISTS (SELECT 1 FROM policies WHERE name = $1 AND version = $2)",
+        ArtifactKind::Model => "SELECT EXISTS (SELECT 1 FROM models WHERE name = $1 AND version = $2)",
+    })
+    .bind(&wanted.name)
+    .bind(int(wanted.version))
+    .fetch_one(&mut *connection)
+    .await
+    .task(task)?;
     if !known {
-        return Ok(Started::UnknownPolicy);
+        return Ok(Started::UnknownArtifact);
     }
     let devices = match device::target_in_txn(connection, wanted.devices).await? {
         Ok(devices) => devices,
@@ -516,16 +523,17 @@ async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Resul
     }
     let id: i64 = query_scalar(
         "INSERT INTO rollouts (policy, version, parameters, plan, state, wave, wave_since, gauges, first_row, \
-         created_at, created_by, changed_at, forecast) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
-         coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5, $7) RETURNING id",
+         created_at, created_by, changed_at, forecast, kind) VALUES ($1, $2, $3, $4, 'running', 0, $5, '[]', \
+         coalesce((SELECT max(rowid) FROM summaries), 0), $5, $6, $5, $7, $8) RETURNING id",
     )
-    .bind(&wanted.policy)
+    .bind(&wanted.name)
     .bind(int(wanted.version))
     .bind(json(&wanted.parameters))
     .bind(json(&wanted.plan))
     .bind(int(wanted.now))
     .bind(&wanted.who)
     .bind(wanted.forecast.as_ref().map(json))
+    .bind(name(&ArtifactKind::ALL, wanted.kind))
     .fetch_one(&mut *connection)
     .await
     .task(task)?;
@@ -540,8 +548,9 @@ async fn start_in_txn(connection: &mut Transaction, wanted: NewRollout) -> Resul
     }
     let id = uint(id);
     let detail = format!(
-        "{} {} to {} devices, canary {}, factor {}",
-        wanted.policy,
+        "{} {} {} to {} devices, canary {}, factor {}",
+        name(&ArtifactKind::ALL, wanted.kind),
+        wanted.name,
         wanted.version,
         devices.len(),
         wanted.plan.canary,
@@ -567,15 +576,16 @@ async fn apply_in_txn(
     now: u64,
 ) -> Result<bool, StoreError> {
     let signer = Signer::of(connection, key).await?;
-    let mut policy = None;
+    let mut ware = None;
     let mut issued = 0_u64;
     for change in changes {
         match change {
             Change::Order { device, wave } => {
-                if policy.is_none() {
-                    policy = Some(policy_in_txn(connection, id).await?);
-                }
-                order_in_txn(connection, &signer, id, &device, wave, policy.clone(), now).await?;
+                let named = match &ware {
+                    Some(named) => Named::clone(named),
+                    None => ware.insert(named_in_txn(connection, id).await?).clone(),
+                };
+                order_in_txn(connection, &signer, id, &device, wave, named, now).await?;
                 issued += 1;
             }
             Change::Revert { device } => {
@@ -669,6 +679,28 @@ async fn enter_in_txn(
     Ok(())
 }
 
+/// The kind of a rollout, and the name and version of what it rolls out.
+async fn ware_in_txn(connection: &mut Transaction, id: u64) -> Result<(ArtifactKind, String, u64), StoreError> {
+    let (kind, name, version): (String, String, i64) =
+        query_as("SELECT kind, policy, version FROM rollouts WHERE id = $1")
+            .bind(int(id))
+            .fetch_one(connection)
+            .await
+            .task("read what a rollout rolls out")?;
+    let kind = named(&ArtifactKind::ALL, &kind).unwrap_or(ArtifactKind::Policy);
+    Ok((kind, name, uint(version)))
+}
+
+/// What a rollout rolls out, as devices are told of it.
+async fn named_in_txn(connection: &mut Transaction, id: u64) -> Result<Named, StoreError> {
+    match ware_in_txn(connection, id).await? {
+        (ArtifactKind::Policy, ..) => Ok(Named::Policy(Some(policy_in_txn(connection, id).await?))),
+        (ArtifactKind::Model, name, version) => {
+            Ok(Named::Model(desired_model_in_txn(connection, &name, version).await?))
+        }
+    }
+}
+
 /// The policy of a rollout, as devices are told of it.
 async fn policy_in_txn(connection: &mut Transaction, id: u64) -> Result<DesiredPolicy, StoreError> {
     let task = "read the policy of a rollout";
@@ -696,17 +728,17 @@ async fn policy_in_txn(connection: &mut Transaction, id: u64) -> Result<DesiredP
     read().task(task)
 }
 
-/// Gives a device the policy. Nothing where it does not wait for it.
+/// Gives a device what is rolled out. Nothing where it does not wait for it.
 async fn order_in_txn(
     connection: &mut Transaction,
     signer: &Signer<'_>,
     id: u64,
     device: &str,
     wave: u32,
-    policy: Option<DesiredPolicy>,
+    ware: Named,
     now: u64,
 ) -> Result<(), StoreError> {
-    let task = "give a device its policy";
+    let task = "give a device what is rolled out";
     let windows = query(concat!(
         "SELECT ",
         sum_columns!(),
@@ -741,7 +773,7 @@ async fn order_in_txn(
     if changed == 0 {
         return Ok(());
     }
-    let generation = issue_in_txn(connection, signer, &named, to_policy(policy), now).await?;
+    let generation = issue_in_txn(connection, signer, &named, |desired| ware.apply(desired), now).await?;
     query("UPDATE rollout_devices SET generation = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))
         .bind(device)
@@ -776,15 +808,17 @@ async fn revert_in_txn(
     let (Some((previous, ordered)), Ok(named)) = (row, DeviceId::new(device)) else {
         return Ok(false);
     };
-    let policy = |signed: Option<Vec<u8>>| {
+    let (kind, ..) = ware_in_txn(connection, id).await?;
+    let ware = |signed: Option<Vec<u8>>| {
         let desired = signed.and_then(|signed| signer.ring.verify::<Desired>(&signed));
-        desired.and_then(|desired| desired.policy)
+        Named::of(kind, desired)
     };
-    // Other settings than at the time of the order change nothing of whose policy it is.
+    // Other settings than at the time of the order change nothing of whose policy, or model, it is.
     let latest = latest_in_txn(connection, signer.ring, &named).await?;
-    let is_ours = latest.and_then(|desired| desired.policy) == policy(ordered);
+    let is_ours = Named::of(kind, latest) == ware(ordered);
     if is_ours {
-        issue_in_txn(connection, signer, &named, to_policy(policy(previous)), now).await?;
+        let previous = ware(previous);
+        issue_in_txn(connection, signer, &named, |desired| previous.apply(desired), now).await?;
     }
     query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
         .bind(int(id))

@@ -1011,6 +1011,106 @@ async fn artifacts_are_read_in_parts(fixture: Fixture) {
     assert!(part(1 << 40).await.unwrap().unwrap().bytes.is_empty());
 }
 
+fn new_model(version: u64, bytes: &[u8]) -> NewModel {
+    NewModel {
+        name: "revcol".into(),
+        version,
+        digest: Digest::of(bytes),
+        manifest: Digest([7; 32]),
+        url: None,
+        who: "ada".into(),
+        now: 5,
+    }
+}
+
+async fn a_model_lies_in_pieces_under_a_name_and_version_that_mean_the_same_for_ever(fixture: Fixture) {
+    let store = &fixture.store;
+    let bytes: bytes::Bytes = (0..(2u32 << 20) + 100).map(|i| (i % 251) as u8).collect();
+    let digest = Digest::of(&bytes);
+    store.artifact_prepare(digest, &bytes).await.unwrap();
+    assert_eq!(
+        store.artifact_part(digest, 0).await.unwrap(),
+        None,
+        "nobody has named it yet"
+    );
+    let size = bytes.len() as u64;
+    assert_eq!(store.model_insert(new_model(2, &bytes), size).await.unwrap(), digest);
+    let mut read = Vec::new();
+    while let Some(part) = store.artifact_part(digest, read.len() as u64).await.unwrap() {
+        assert_eq!(part.total, size);
+        if part.bytes.is_empty() {
+            break;
+        }
+        read.extend(part.bytes);
+    }
+    assert!(read == bytes, "all of it, chunk by chunk");
+    // Again, now with an address.
+    let named = NewModel {
+        url: Some("https://models.example/2".into()),
+        ..new_model(2, &bytes)
+    };
+    store.artifact_prepare(digest, &bytes).await.unwrap();
+    store.model_insert(named, size).await.unwrap();
+    let taken = store.model_insert(new_model(2, b"another"), 7).await.unwrap();
+    assert_eq!(taken, digest, "the version is taken");
+
+    fixture
+        .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
+        .await;
+    let wanted = Some(("revcol".to_owned(), 2));
+    let push = |devices, model| store.desired_model(fixture.key(), devices, model, "ada".into(), 6);
+    let unknown = push(None, Some(("revcol".to_owned(), 9))).await.unwrap();
+    assert_eq!(unknown, None);
+    let pushed = push(Some(vec![device("a")]), wanted.clone())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(pushed, [(device("a"), Generation(1))]);
+    let state = store.desired_fetch("a").await.unwrap().unwrap();
+    assert_eq!(state.model, wanted);
+    let signed: Desired = fixture.ring.verify(&state.signed).unwrap();
+    let model = signed.model.unwrap();
+    assert_eq!((model.digest, model.size), (digest, size));
+    assert_eq!(model.url.as_deref(), Some("https://models.example/2"));
+    let listed = store.model_list(10).await.unwrap();
+    assert_eq!((listed.len(), listed[0].desired, listed[0].reported), (1, 1, 2));
+    // A policy does not change the model, nor the other way round.
+    store.desired_insert(fixture.key(), draft(1, b"x", None)).await.unwrap();
+    let state = store.desired_fetch("a").await.unwrap().unwrap();
+    assert_eq!((state.model, state.policy.is_some()), (wanted, true));
+    push(None, None).await.unwrap().unwrap().unwrap();
+    let state = store.desired_fetch("a").await.unwrap().unwrap();
+    assert_eq!((state.model, state.policy.is_some()), (None, true));
+}
+
+async fn what_was_counted_with_another_model_is_not_the_new_ones(fixture: Fixture) {
+    let window = |sequence| live(Record::Summary(Box::new(summary("cam", 1, sequence, 40))));
+    fixture
+        .insert(vec![live(birth("cam", 1, 10)), window(1), window(2)])
+        .await;
+    let run = || async {
+        fixture
+            .store
+            .history_fetch("cam", u64::MAX >> 1, 1)
+            .await
+            .unwrap()
+            .before[&vec![1; 16]]
+    };
+    assert_eq!(run().await.frames, 40);
+    // Told again: nothing changes.
+    fixture.insert(vec![live(birth("cam", 1, 10))]).await;
+    assert_eq!(run().await.frames, 40);
+    let Record::Birth(mut other) = birth("cam", 1, 10) else {
+        unreachable!()
+    };
+    other.model.digest = Digest([8; 32]);
+    fixture.insert(vec![live(Record::Birth(other)), window(3)]).await;
+    let now = fixture.device("cam").await;
+    assert!(now.alive && now.model.unwrap().digest == Some(Digest([8; 32])));
+    assert_eq!(run().await.frames, 0, "nothing before the last window");
+}
+
 async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs(fixture: Fixture) {
     fixture
         .insert(vec![live(birth("a", 1, 1)), live(birth("b", 1, 1))])
@@ -1446,6 +1546,8 @@ on_both! {
     name_and_version_always_mean_the_same_bytes,
     push_to_an_unknown_device_changes_nothing,
     artifacts_are_read_in_parts,
+    a_model_lies_in_pieces_under_a_name_and_version_that_mean_the_same_for_ever,
+    what_was_counted_with_another_model_is_not_the_new_ones,
     policy_list_counts_where_a_policy_should_run_and_where_it_runs,
     what_is_old_goes_and_totals_and_the_last_row_stay,
     everything_is_there_after_a_restart,

@@ -51,14 +51,18 @@ impl Store {
 
     /// The component of a policy.
     pub(crate) async fn policy_component(&self, policy: &str, version: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        query_scalar(
-            "SELECT a.bytes FROM policies p JOIN artifacts a ON a.digest = p.digest WHERE p.name = $1 AND p.version = $2",
+        let rows = query(
+            "SELECT a.bytes FROM policies p JOIN artifact_pieces a ON a.digest = p.digest WHERE p.name = $1 AND p.version = $2 \
+             ORDER BY a.at",
         )
         .bind(policy)
         .bind(int(version))
-        .fetch_optional(&self.readers)
+        .fetch_all(&self.readers)
         .await
-        .task("read a policy")
+        .task("read a policy")?;
+        let pieces = rows.iter().map(|row| row.try_get::<Vec<u8>>("bytes"));
+        let pieces = pieces.collect::<Result<Vec<_>, _>>().task("read a policy")?;
+        Ok(Some(pieces.concat()).filter(|bytes| !bytes.is_empty()))
     }
 }
 

@@ -286,6 +286,7 @@ impl Device {
         let request = ArtifactRequest {
             digest: pending.policy.digest,
             offset: pending.bytes.len() as u64,
+            chunks: 1,
         };
         let payload = encode(&request).expect("an offset of whole chunks");
         let topic = |kind| Topic::new(&self.tenant, &self.id, kind).to_string();

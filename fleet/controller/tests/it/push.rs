@@ -18,7 +18,12 @@ async fn desired(device: &mut Device, controller: &Controller) -> Desired {
 
 /// Asks for a part and reads the answer.
 async fn fetch(device: &mut Device, digest: Digest, offset: u64, answer_to: Option<&str>) -> ArtifactChunk {
-    let request = encode(&ArtifactRequest { digest, offset }).unwrap();
+    let request = encode(&ArtifactRequest {
+        digest,
+        offset,
+        chunks: 1,
+    })
+    .unwrap();
     let mut publication =
         Publication::new(device.topic(Kind::Request), request).correlated_by(offset.to_be_bytes().to_vec());
     if let Some(topic) = answer_to {
@@ -135,6 +140,7 @@ async fn device_cannot_have_the_controller_write_to_its_neighbour() {
     let request = ArtifactRequest {
         digest: Digest::of(&component()),
         offset: 0,
+        chunks: 1,
     };
     let publication = Publication::new(device.topic(Kind::Request), encode(&request).unwrap())
         .answer_to(neighbour.topic(Kind::Desired));

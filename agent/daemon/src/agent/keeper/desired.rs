@@ -110,16 +110,23 @@ impl Keeper {
         let Some(mut pending) = self.pending.take() else { return };
         let desired = &pending.desired;
         let other_model = model_of(desired) != self.model_in_force.as_ref().map(|model| model.digest);
-        if let Some(model) = desired.model.as_ref().filter(|model| other_model && !self.models.depot.has(model.digest)) {
+        if let Some(model) = desired
+            .model
+            .as_ref()
+            .filter(|model| other_model && !self.models.depot.has(model.digest))
+        {
             let (digest, size, url) = (model.digest, model.size, model.url.clone());
-            info!(model = model.name, version = model.version, bytes = size, "fetching a model");
+            info!(
+                model = model.name,
+                version = model.version,
+                bytes = size,
+                "fetching a model"
+            );
             return self.fetch(link, pending, digest, size, url);
         }
         // Other settings, or keys, are no reason to begin a policy anew that decides.
         let stays = desired.policy.is_none() && !desired.own_policy
-            || self.in_force.is_some()
-                && self.in_force == desired.policy
-                && self.policy.source == Deciding::Desired;
+            || self.in_force.is_some() && self.in_force == desired.policy && self.policy.source == Deciding::Desired;
         if stays && !other_model {
             let Pending {
                 desired,
@@ -131,7 +138,11 @@ impl Keeper {
             return delivery.acknowledge();
         }
         // One that stays is set up anew for another model.
-        let policy = if stays { self.in_force.clone() } else { desired.policy.clone() };
+        let policy = if stays {
+            self.in_force.clone()
+        } else {
+            desired.policy.clone()
+        };
         if let Some(policy) = policy.as_ref().filter(|_| pending.component.is_none()) {
             match self.store.artifact(policy.digest) {
                 Ok(Some(bytes)) => pending.component = Some(bytes),
@@ -379,7 +390,9 @@ impl Keeper {
     /// Hands a model over to the cameras.
     fn stage(&mut self, desired: &Desired, ready: Ready) {
         let Ready { fitted, chosen } = ready;
-        let judges = chosen.into_iter().map(|chosen| PolicyJudge::with_rules(chosen, self.rules));
+        let judges = chosen
+            .into_iter()
+            .map(|chosen| PolicyJudge::with_rules(chosen, self.rules));
         let lanes = fitted.lanes.into_iter().zip(judges).collect();
         self.staged = Some(Staged {
             model: desired.model.clone(),

@@ -490,41 +490,41 @@ impl Keeper {
             cameras,
         } = whole;
         let frames = report.frames;
-                self.policy = PolicyReport {
-                    faults: 0,
-                    ..policy.clone()
-                };
-                let mut classes = report.classes;
-                most_frequent(&mut classes, MAX_CLASSES);
-                let summary = Summary {
-                    device: self.identity.device.clone(),
-                    boot: self.identity.boot,
-                    sequence: Sequence(0),
-                    window: span,
-                    generation: self.told,
-                    frames: report.frames,
-                    dropped: report.dropped,
-                    hurried,
-                    exits: report.exits,
-                    cost: report.cost,
-                    audits: report.audits,
-                    learner: report.learner,
-                    guard: Some(report.guard),
-                    control: Some(report.control),
-                    drift: Some(report.drift),
-                    classes,
-                    policy,
-                    outbox: self.counters.borrow().waiting,
-                    temperature: Some(self.board.temperature()).filter(|celsius| celsius.is_finite()),
-                    watts: Some(self.board.watts()).filter(|watts| watts.is_finite()),
-                    cameras,
-                    engines: self.engines.in_short(),
-                };
-                if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
-                    debug!(sequence, "summary");
-                    self.summaries.insert(sequence, ());
-                    self.counters.send_modify(|counters| counters.summaries += 1);
-                }
+        self.policy = PolicyReport {
+            faults: 0,
+            ..policy.clone()
+        };
+        let mut classes = report.classes;
+        most_frequent(&mut classes, MAX_CLASSES);
+        let summary = Summary {
+            device: self.identity.device.clone(),
+            boot: self.identity.boot,
+            sequence: Sequence(0),
+            window: span,
+            generation: self.told,
+            frames: report.frames,
+            dropped: report.dropped,
+            hurried,
+            exits: report.exits,
+            cost: report.cost,
+            audits: report.audits,
+            learner: report.learner,
+            guard: Some(report.guard),
+            control: Some(report.control),
+            drift: Some(report.drift),
+            classes,
+            policy,
+            outbox: self.counters.borrow().waiting,
+            temperature: Some(self.board.temperature()).filter(|celsius| celsius.is_finite()),
+            watts: Some(self.board.watts()).filter(|watts| watts.is_finite()),
+            cameras,
+            engines: self.engines.in_short(),
+        };
+        if let Some(sequence) = self.append(Kind::Summary, |sequence| Summary { sequence, ..summary }) {
+            debug!(sequence, "summary");
+            self.summaries.insert(sequence, ());
+            self.counters.send_modify(|counters| counters.summaries += 1);
+        }
         if self.on_trial && frames > 0 && self.staged.is_none() {
             self.on_trial = false;
             self.models.passed();
@@ -532,7 +532,10 @@ impl Keeper {
     }
 
     fn save_heads(&self, camera: usize, heads: &[u8]) {
-        let slot = slot(&self.cameras[camera].name, self.model_in_force.as_ref().map(|model| model.digest));
+        let slot = slot(
+            &self.cameras[camera].name,
+            self.model_in_force.as_ref().map(|model| model.digest),
+        );
         if let Err(error) = self.store.save_checkpoint(&slot, heads) {
             error!(
                 camera = slot,
@@ -882,7 +885,11 @@ fn restore_heads(store: &Store, slot: &str, core: &mut Core) -> Result<(), Store
 
 fn forget_heads(store: &Store, slot: &str) -> Result<(), StoreError> {
     for checkpoint in store.checkpoints(slot)? {
-        info!(camera = slot, checkpoint = checkpoint.number, "heads forgotten, as asked");
+        info!(
+            camera = slot,
+            checkpoint = checkpoint.number,
+            "heads forgotten, as asked"
+        );
         store.discard_checkpoint(slot, checkpoint.number)?;
     }
     Ok(())

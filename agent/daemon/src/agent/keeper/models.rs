@@ -65,12 +65,7 @@ pub(super) struct Staged {
 
 impl Models {
     /// Takes up what the store holds, as far as it can be used.
-    pub(super) fn first(
-        &self,
-        options: &Options,
-        trust: Option<&Trust>,
-        own: &Package,
-    ) -> Result<First, StartError> {
+    pub(super) fn first(&self, options: &Options, trust: Option<&Trust>, own: &Package) -> Result<First, StartError> {
         let mut desired = None;
         if let (Some(trust), Some(stored)) = (trust, self.store.desired()?) {
             match trust.verify(&stored.signed) {
@@ -89,7 +84,11 @@ impl Models {
                 }
                 // The generation stays 0: the broker's copy of the desired state brings the model again.
                 Err(why) => {
-                    warn!(why, model = wanted.name, "the stored model cannot run; that of the configuration does");
+                    warn!(
+                        why,
+                        model = wanted.name,
+                        "the stored model cannot run; that of the configuration does"
+                    );
                     desired = None;
                 }
             }
@@ -192,7 +191,10 @@ impl Models {
             }
         };
         let mut fitted = make().map_err(|error| {
-            let name = desired.model.as_ref().map_or("of the configuration", |model| &model.name);
+            let name = desired
+                .model
+                .as_ref()
+                .map_or("of the configuration", |model| &model.name);
             format!("model {name}: {}", chain(&error))
         })?;
         let prepared = fitted.workshop.prepare_for(policy, self.fitter.cameras.len());
