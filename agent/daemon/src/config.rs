@@ -518,6 +518,9 @@ pub struct State {
     pub summary_seconds: f64,
     /// Seconds between checkpoints of the heads: what a power cut may cost, against wear of the flash.
     pub checkpoint_seconds: f64,
+    /// Megabytes of model packages that come from the fleet and are kept in `PATH.packages`: the one in use, the one to
+    /// go back to, and the one on its way.
+    pub packages_mb: u32,
 }
 
 impl Default for State {
@@ -526,6 +529,7 @@ impl Default for State {
             path: "offramp-state.redb".into(),
             summary_seconds: 60.0,
             checkpoint_seconds: 60.0,
+            packages_mb: 1024,
         }
     }
 }

@@ -61,7 +61,7 @@ enum Command {
 
 #[derive(Args)]
 struct Package {
-    /// A directory with a model.toml, a name in models/zoo, or the embedded `revcol-fashion`.
+    /// A directory with a model.toml, its one file, a name in models/zoo, or the embedded `revcol-fashion`.
     #[arg(default_value = offramp::package::EMBEDDED)]
     package: String,
 }
@@ -85,6 +85,15 @@ enum Model {
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Make one file of a package, for `offramp-fleet model add --from` and other ways to bring it somewhere. The same
+    /// package gives the same bytes.
+    Pack {
+        /// The package's directory.
+        package: PathBuf,
+        /// The file; NAME-VERSION.tar without it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Print what a package says of itself.
     Show {
@@ -199,6 +208,7 @@ fn run(command: Command, set_log: SetLog) -> anyhow::Result<()> {
         Command::Enrol(enrol) => tool::enrol::enrol(&enrol),
         Command::Doctor(doctor) => tool::doctor::run(&doctor),
         Command::Model(Model::Check { package, on }) => tool::model::check(&package.package, &on),
+        Command::Model(Model::Pack { package, out }) => tool::model::pack(&package, out),
         Command::Model(Model::Show { package, json }) => tool::model::show(&package.package, json),
         Command::Model(Model::Eval { package, data, json }) => {
             tool::model::eval(&package.package, data.as_deref(), json)

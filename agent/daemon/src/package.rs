@@ -1,4 +1,4 @@
-//! Finding a model package: the embedded default, a shipped one, or a directory.
+//! Finding a model package: the embedded default, a shipped one, a directory, or a file.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -18,7 +18,7 @@ const ZOO: &str = "models/zoo";
 pub enum OpenError {
     /// Neither embedded, nor in the zoo, nor a directory.
     #[error(
-        "no model package `{0}`: give the embedded `{EMBEDDED}`, a directory with a model.toml, or a name in {ZOO}"
+        "no model package `{0}`: give the embedded `{EMBEDDED}`, a directory with a model.toml, its one file, or a name in {ZOO}"
     )]
     NotFound(String),
     /// The package is refused.
@@ -33,7 +33,7 @@ pub enum OpenError {
 pub fn open(name: &str) -> Result<Package, OpenError> {
     let path = Path::new(name);
     let in_zoo = Path::new(ZOO).join(name);
-    if path.is_dir() {
+    if path.is_dir() || path.is_file() {
         Ok(Package::open(path)?)
     } else if name == EMBEDDED {
         Ok(embedded()?)

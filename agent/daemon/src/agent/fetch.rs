@@ -272,6 +272,109 @@ mod tests {
         assert_eq!(fetch.finish(&depot).unwrap(), artifact);
     }
 
+    /// Serves a file over TLS, to as many who ask as there are answers: each gets so many bytes, then the connection
+    /// breaks. Gives the address, and where the authority's certificate lies; and, at the end, the ranges asked for.
+    fn serve(
+        folder: &std::path::Path,
+        file: Vec<u8>,
+        answers: Vec<(bool, usize)>,
+    ) -> (String, PathBuf, std::thread::JoinHandle<Vec<Option<u64>>>) {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let ca = folder.join("ca.pem");
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![made.cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let config = std::sync::Arc::new(config);
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("https://localhost:{}/model.tar", listener.local_addr().unwrap().port());
+        let thread = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for (knows_ranges, bytes) in answers {
+                let request = loop {
+                    let (stream, _) = listener.accept().unwrap();
+                    let connection = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+                    let mut stream = BufReader::new(rustls::StreamOwned::new(connection, stream));
+                    let mut lines = Vec::new();
+                    let mut line = String::new();
+                    // Who does not trust the certificate goes again.
+                    while stream.read_line(&mut line).is_ok_and(|read| read > 0) && line != "\r\n" {
+                        lines.push(std::mem::take(&mut line));
+                    }
+                    if !lines.is_empty() {
+                        break (lines, stream);
+                    }
+                };
+                let (lines, stream) = request;
+                let range = lines.iter().find_map(|line| {
+                    let range = line.to_lowercase();
+                    range
+                        .strip_prefix("range: bytes=")?
+                        .trim()
+                        .strip_suffix('-')?
+                        .parse::<u64>()
+                        .ok()
+                });
+                asked.push(range);
+                let start = range.filter(|_| knows_ranges).unwrap_or(0) as usize;
+                let status = if start > 0 { "206 Partial Content" } else { "200 OK" };
+                let mut stream = stream.into_inner();
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", file.len() - start);
+                let end = file.len().min(start + bytes);
+                // Who has what was wanted closes.
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&file[start..end]);
+                let _ = stream.flush();
+            }
+            asked
+        });
+        (url, ca, thread)
+    }
+
+    #[tokio::test]
+    async fn an_address_is_asked_for_what_is_missing_and_only_tls_is_spoken() {
+        const MIB: usize = 1 << 20;
+        let folder = temp_dir();
+        let depot = Depot::new(folder.path().join("depot"), 1 << 30);
+        let file: Vec<u8> = (0..5 * MIB + 77).map(|i| (i % 253) as u8).collect();
+        let answers = vec![(true, 3 * MIB), (true, MIB + 5), (false, usize::MAX)];
+        let (url, ca, server) = serve(folder.path(), file.clone(), answers);
+        let digest = Digest::of(&file);
+        let begin = || depot.begin(digest, file.len() as u64, &[]).unwrap();
+        let mut ends = Vec::new();
+        loop {
+            let mut fetch = Fetch::from_address(begin(), url.clone(), Some(ca.clone()));
+            let end = loop {
+                match fetch.piece().await {
+                    Ok(piece) => match fetch.append(&piece) {
+                        Progress::Waiting => {}
+                        end => break end,
+                    },
+                    Err(why) => break Progress::Failed(why),
+                }
+            };
+            ends.push(end);
+            if ends.last() == Some(&Progress::Whole) {
+                assert_eq!(fetch.finish(&depot).unwrap(), file);
+                break;
+            }
+            assert!(ends.len() < 3, "{ends:?}");
+        }
+        assert_eq!(ends.len(), 3, "twice it broke off: {ends:?}");
+        let asked = server.join().unwrap();
+        assert_eq!(asked, [None, Some(2 * MIB as u64), Some(3 * MIB as u64)]);
+        let mut plain = Fetch::from_address(begin(), "http://localhost:9/model.tar".into(), None);
+        assert!(plain.piece().await.unwrap_err().contains("https"), "not in the clear");
+    }
+
     #[test]
     fn an_artifact_that_is_not_what_was_signed_is_refused() {
         let folder = temp_dir();

@@ -139,7 +139,7 @@ impl Options {
 }
 
 /// Bytes of model packages that are kept where nothing else is said: one in use, one to go back to, one on its way.
-pub const PACKAGES_BYTES: u64 = 1 << 30;
+const PACKAGES_BYTES: u64 = 1 << 30;
 
 /// Frames that are run at a time where nothing else is said.
 pub const BATCH: usize = 8;

@@ -1,13 +1,13 @@
-//! `offramp model check|show|eval`.
+//! `offramp model check|show|eval|pack`.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use offramp_core::Core;
 use offramp_engine::{Engine, Offload, Progress, Provider, RunBy, StageState};
-use offramp_model::Package;
+use offramp_model::{Digest, Package};
 use serde_json::json;
 
 use super::bench;
@@ -207,6 +207,24 @@ fn times(mut own: Engine, mut engine: Engine, package: &Package) -> anyhow::Resu
         ]);
     }
     Ok(table.to_string().trim_end().to_owned())
+}
+
+/// Makes one file of a package, and prints its digest and where it is.
+///
+/// # Errors
+/// When the package is refused, or the file cannot be written.
+pub fn pack(directory: &Path, out: Option<PathBuf>) -> anyhow::Result<()> {
+    let bytes = Package::pack(directory)?;
+    let out = match out {
+        Some(out) => out,
+        None => {
+            let package = Package::unpack("the packed file", &bytes)?;
+            let manifest = package.manifest();
+            PathBuf::from(format!("{}-{}.tar", manifest.name, manifest.version))
+        }
+    };
+    std::fs::write(&out, &bytes).with_context(|| format!("{} cannot be written", out.display()))?;
+    Ok(terminal::line(&format!("{} {}", Digest::of(&bytes), out.display()))?)
 }
 
 /// Prints what a package says of itself.

@@ -222,6 +222,7 @@ fn options(config: Config, package: &Package) -> anyhow::Result<Options> {
         fleet,
         summary_every: Duration::from_secs_f64(config.state.summary_seconds),
         checkpoint_every: Duration::from_secs_f64(config.state.checkpoint_seconds),
+        packages_bytes: u64::from(config.state.packages_mb) << 20,
         offload: config.engine.offload(),
         threads: config.engine.threads,
         batch: config.engine.batch,

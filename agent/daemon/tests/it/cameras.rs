@@ -128,7 +128,7 @@ fn each_camera_learns_for_itself_and_finds_its_heads_again() {
             let camera = Playback::new(images.clone().into(), order).unwrap();
             Source {
                 name: name.into(),
-                ..Source::new(Box::new(camera), Box::new(|_, _| ()))
+                ..Source::new(Box::new(camera), Box::new(|_, _, _| ()))
             }
         })
     };
@@ -256,7 +256,7 @@ fn a_camera_that_panics_has_ended_and_the_others_go_on() {
     ];
     let sources = cameras.map(|(name, camera)| Source {
         name: name.into(),
-        ..Source::new(camera, Box::new(|_, _| ()))
+        ..Source::new(camera, Box::new(|_, _, _| ()))
     });
     let outcome = run(folder.path(), &package, settings(&package), 2, sources.into());
     let predicted: Vec<_> = outcome.cameras.iter().map(|camera| camera.predicted).collect();

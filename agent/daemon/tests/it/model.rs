@@ -15,6 +15,7 @@ use offramp_test_support::{PATIENCE, temp_dir};
 use tokio::time::timeout;
 
 use crate::device::{Device, Running, said};
+use crate::enrol::post;
 use crate::kill::{controller, upload};
 
 /// The embedded package with something changed in its manifest, as one file.
@@ -162,6 +163,10 @@ async fn another_model_takes_over_between_two_frames_survives_a_kill_and_goes_ag
     let mut models = Vec::new();
     for entry in std::fs::read_dir(folder.path().join("traces")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        // Whoever was killed had not written all.
+        if bytes.is_empty() {
+            continue;
+        }
         models.push(offramp_trace::Reader::new(&bytes[..]).unwrap().header().model_version);
     }
     models.sort_unstable();
@@ -255,6 +260,21 @@ impl Operator {
         first.unwrap()
     }
 
+    /// Waits until this chunk is asked for: all before it have arrived.
+    async fn asked_for(&mut self, chunk: u64) {
+        let look = async {
+            loop {
+                let delivery = self.inbox.recv().await.unwrap();
+                let request = decode::<ArtifactRequest>(&delivery.message.payload);
+                delivery.acknowledge();
+                if request.is_ok_and(|request| request.offset == chunk * CHUNK as u64) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, look).await.expect("it asks again");
+    }
+
     async fn reported(&mut self, fits: impl Fn(&Reported) -> bool) -> Reported {
         let look = async {
             loop {
@@ -317,9 +337,7 @@ async fn a_fetch_goes_on_where_it_was_after_a_kill_and_after_the_brokers_death()
     // A piece of 32 chunks is on the medium, and a bit more has come.
     assert!(chunks > 40);
     assert_eq!(operator.give(34).await, 0);
-    // It has all of that once it asks for what follows.
-    let delivery = timeout(PATIENCE, operator.inbox.recv()).await.unwrap().unwrap();
-    drop(delivery);
+    operator.asked_for(34).await;
     agent.kill();
 
     // What may be torn is asked for again, the rest is not.
@@ -327,6 +345,7 @@ async fn a_fetch_goes_on_where_it_was_after_a_kill_and_after_the_brokers_death()
     agent.show([device.frame(1)]);
     let first = operator.give(6).await;
     assert_eq!(first, 32 * CHUNK as u64);
+    operator.asked_for(38).await;
     // The broker dies, and with it what it knew.
     broker.shutdown().await.unwrap();
     let broker = Broker::start(address, Persistence::Memory).await.unwrap();
@@ -399,5 +418,91 @@ async fn a_model_with_which_the_agent_always_ends_is_given_up() {
     let (answer, _) = answered(&mut agent, &device, &controller, &id, pushed[&id]).await;
     assert_eq!(answer.refused, None);
     agent.end();
+    controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_rolled_out_in_waves_and_stops_at_the_canary_that_refuses_it() {
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let controller = controller(&broker).await;
+    let url = format!("mqtt://{}", broker.address());
+    let folders: Vec<_> = (0..3).map(|_| temp_dir()).collect();
+    let devices: Vec<Device> = folders
+        .iter()
+        .enumerate()
+        .map(|(i, folder)| {
+            Device::new(
+                folder.path(),
+                &format!("cam-{i}"),
+                Some((&url, &controller.public_key())),
+            )
+        })
+        .collect();
+    let mut agents: Vec<Running> = devices.iter().map(Device::start).collect();
+    for (agent, device) in agents.iter_mut().zip(&devices) {
+        agent.show((0..20).map(|i| device.frame(i)));
+    }
+    timeout(PATIENCE, controller.summaries_ingested(3)).await.unwrap();
+    let plan = serde_json::json!({"canary": 1, "factor": 2.0, "watch": 0, "frames": 10, "patience": 30});
+    let mut ends = Vec::new();
+    for (bytes, version) in [
+        (
+            package(&[("version = 1", "version = 3"), ("mean = [0.286]", "mean = [0.9]")]),
+            3,
+        ),
+        (second(), 2),
+    ] {
+        let added = add(&controller, bytes, None).await;
+        assert_eq!(added.version, version);
+        let wanted = serde_json::json!({"model": added.name, "version": version, "plan": plan});
+        let id = post(controller.address(), "/rollouts", &wanted)["id"].as_u64().unwrap();
+        let address = format!("http://{}/api/v1/rollouts/{id}", controller.address());
+        let end = async {
+            for frame in 0.. {
+                for (agent, device) in agents.iter_mut().zip(&devices) {
+                    agent.show([device.frame(frame)]);
+                }
+                let answer = ureq::get(&address).call().unwrap().body_mut().read_to_string().unwrap();
+                let rollout: serde_json::Value = serde_json::from_str(&answer).unwrap();
+                if !["running", "rolling-back"].contains(&rollout["state"].as_str().unwrap()) {
+                    return rollout;
+                }
+                tokio::task::yield_now().await;
+            }
+            unreachable!("frames have no end")
+        };
+        ends.push(timeout(PATIENCE, end).await.expect("the rollout ends"));
+    }
+    let [bad, good] = &ends[..] else { unreachable!() };
+    assert_eq!(bad["state"], "rolled-back", "{bad}");
+    assert!(bad["reason"].as_str().unwrap().contains("gate `failed`"), "{bad}");
+    assert_eq!(
+        (&bad["devices"]["waiting"], &bad["devices"]["reverted"]),
+        (&2.into(), &1.into()),
+        "{bad}"
+    );
+    assert_eq!(bad["model"], "revcol-fashion");
+    assert_eq!(
+        (&good["state"], &good["devices"]["proven"]),
+        (&"done".into(), &3.into()),
+        "{good}"
+    );
+    assert!(
+        good["gauges"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|gauge| gauge["gate"] != "exits"),
+        "{good}"
+    );
+    for (agent, device) in agents.iter_mut().zip(&devices) {
+        let predictions = agent.show([device.frame(0)]);
+        assert!(is_second(predictions[0]["label"].as_str().unwrap()));
+    }
+    for agent in agents {
+        agent.end();
+    }
     controller.shutdown().await;
 }

@@ -281,6 +281,63 @@ async fn a_rollout_is_started_followed_and_looked_at() {
     world.controller.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_added_listed_given_and_taken_back() {
+    let world = World::new().await;
+    let url = format!("http://{}", world.address());
+    let mut device = world.device("cam-1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.tar");
+    std::fs::write(&file, crate::world::model()).unwrap();
+    let file = file.to_str().unwrap();
+    let zoo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/zoo/revcol-fashion");
+    let first = stdout(&tell(&url, &["model", "add", zoo]).await);
+    let again = stdout(&tell(&url, &["model", "add", file, "--from", "https://models.example/1.tar"]).await);
+    assert!(first.starts_with("revcol-fashion 1 "), "{first}");
+    assert_eq!(first, again, "folder and file are the same package");
+    let nowhere = tell(&url, &["model", "add", "no/such/folder"]).await;
+    assert!(
+        String::from_utf8(nowhere.stderr)
+            .unwrap()
+            .contains("there is no package no/such/folder")
+    );
+
+    let pushed = stdout(&tell(&url, &["model", "push", "revcol-fashion", "1", "--device", "cam-1"]).await);
+    assert_eq!(pushed, "cam-1 1\n");
+    let wanted = crate::push::desired(&mut device, &world.controller)
+        .await
+        .model
+        .unwrap();
+    assert_eq!((wanted.name.as_str(), wanted.version), ("revcol-fashion", 1));
+    assert_eq!(wanted.url.as_deref(), Some("https://models.example/1.tar"));
+    let listed = stdout(&tell(&url, &["model", "list"]).await);
+    let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(
+        (row[0], row[1], row[3], row[4]),
+        ("revcol-fashion", "1", "1", "0"),
+        "{listed}"
+    );
+    let own = stdout(&tell(&url, &["model", "push", "--own"]).await);
+    assert_eq!(own, "cam-1 2\n");
+    assert_eq!(crate::push::desired(&mut device, &world.controller).await.model, None);
+    let unknown = tell(&url, &["model", "push", "revcol-fashion", "9"]).await;
+    let why = String::from_utf8(unknown.stderr).unwrap();
+    assert!(
+        why.contains("there is no model `revcol-fashion` 9") && why.contains("model add"),
+        "{why}"
+    );
+    let neither = tell(&url, &["model", "push"]).await;
+    assert_eq!(neither.status.code(), Some(2));
+
+    let started = tell(&url, &["rollout", "start", "revcol-fashion", "1", "--model"]).await;
+    assert_eq!(stdout(&started), "1\n");
+    let list = stdout(&tell(&url, &["rollout", "list"]).await);
+    assert!(list.contains("model revcol-fashion 1"), "{list}");
+    let page = crate::http::get(world.address(), "/models/revcol-fashion/1").await.body;
+    assert!(page.contains("/rollouts/1") && page.contains("sha256"), "{page}");
+    world.controller.shutdown().await;
+}
+
 #[tokio::test]
 async fn devices_are_labelled_grouped_and_selected() {
     let world = World::new().await;

@@ -6,7 +6,7 @@ use offramp_proto::{Kind, encode};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, request};
-use crate::world::{World, component};
+use crate::world::{World, component, model};
 
 const COMMITTED: &str = include_str!("../../openapi.json");
 
@@ -226,6 +226,54 @@ async fn every_operation_answers_as_it_is_described() {
     assert_eq!(started.status, 200, "{}", started.body);
     assert_eq!(held.ask(&world, start, "/rollouts", b"{}").await.status, 400);
     let id = started.json()["id"].as_u64().unwrap();
+    let (add, package) = ("POST /models", model());
+    for (path, body, status) in [
+        ("/models?url=https://models.example/1.tar", &package[..], 200),
+        ("/models", &package[..], 200),
+        ("/models", b"no package", 422),
+        ("/models?url=http://models.example/1.tar", &package[..], 400),
+        ("/models?name=x", &package[..], 400),
+    ] {
+        let answer = held.ask(&world, add, path, body).await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+    let push = "POST /models/push";
+    for (wanted, status) in [
+        (
+            json!({"model": "revcol-fashion", "version": 1, "devices": ["cam-1"]}),
+            200,
+        ),
+        (json!({"model": null}), 200),
+        (json!({"model": "revcol-fashion"}), 400),
+        (json!({"model": "revcol-fashion", "version": 2}), 404),
+        (
+            json!({"model": "revcol-fashion", "version": 1, "devices": ["nobody"]}),
+            404,
+        ),
+    ] {
+        let answer = held
+            .ask(&world, push, "/models/push", wanted.to_string().as_bytes())
+            .await;
+        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
+    }
+    assert_eq!(held.ask(&world, "GET /models", "/models", b"").await.status, 200);
+    for (wanted, status) in [
+        (json!({"model": "revcol-fashion", "version": 1}), 409),
+        (json!({"model": "revcol-fashion", "version": 2}), 404),
+        (
+            json!({"model": "revcol-fashion", "version": 1, "parameters": {"limit": 1}}),
+            400,
+        ),
+        (
+            json!({"model": "revcol-fashion", "policy": "entropy", "version": 1}),
+            400,
+        ),
+    ] {
+        let answer = held
+            .ask(&world, start, "/rollouts", wanted.to_string().as_bytes())
+            .await;
+        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
+    }
     for (operation, path) in [
         ("POST /rollouts/{id}/{act}", format!("/rollouts/{id}/pause")),
         ("GET /rollouts/{id}", format!("/rollouts/{id}")),

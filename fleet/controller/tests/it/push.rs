@@ -10,7 +10,7 @@ use offramp_proto::{
 use crate::world::{Device, World, broker, component, soon, start, upload};
 
 /// The next desired state of a device, checked with the controller's key.
-async fn desired(device: &mut Device, controller: &Controller) -> Desired {
+pub(crate) async fn desired(device: &mut Device, controller: &Controller) -> Desired {
     let message = device.hear().await;
     assert_eq!(message.topic, device.topic(Kind::Desired));
     controller.public_key().verify(&message.payload).unwrap()

@@ -259,6 +259,12 @@ pub(crate) fn component() -> Vec<u8> {
     bytes
 }
 
+/// A model package, as one file.
+pub(crate) fn model() -> Vec<u8> {
+    let zoo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/zoo/revcol-fashion");
+    offramp_model::Package::pack(&zoo).unwrap()
+}
+
 pub(crate) fn upload(version: u64) -> PolicyUpload {
     PolicyUpload {
         name: "entropy".into(),
