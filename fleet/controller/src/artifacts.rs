@@ -44,16 +44,19 @@ pub(crate) struct Artifacts {
 
 /// Chunks that were given lately, as they go out, with the bytes of the whole.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<VecDeque<((Digest, u64), (Bytes, u64))>>);
+pub(crate) struct Held(Mutex<VecDeque<((Digest, u64), Chunk)>>);
+
+/// A chunk as it goes out, and the bytes of the whole.
+type Chunk = (Bytes, u64);
 
 impl Held {
-    fn get(&self, part: (Digest, u64)) -> Option<(Bytes, u64)> {
+    fn get(&self, part: (Digest, u64)) -> Option<Chunk> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = held.iter().find(|(key, _)| *key == part);
         found.map(|(_, answer)| answer.clone())
     }
 
-    fn put(&self, part: (Digest, u64), answer: (Bytes, u64)) {
+    fn put(&self, part: (Digest, u64), answer: Chunk) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Several ask for the same part before the first has been read.
         if held.iter().any(|(key, _)| *key == part) {
@@ -119,12 +122,7 @@ impl Artifacts {
         }
     }
 
-    /// A chunk as it goes out, and the bytes of the whole.
-    async fn part(
-        &self,
-        digest: Digest,
-        offset: u64,
-    ) -> Result<(Bytes, u64), Box<dyn std::error::Error + Send + Sync>> {
+    async fn part(&self, digest: Digest, offset: u64) -> Result<Chunk, Box<dyn std::error::Error + Send + Sync>> {
         let key = (digest, offset);
         if let Some(held) = self.held.get(key) {
             return Ok(held);

@@ -60,12 +60,7 @@ impl Package {
     /// # Errors
     /// What is wrong, and with which part; see [`Problem`].
     pub fn unpack(label: &str, file: &[u8]) -> Result<Package, PackageError> {
-        let refuse = |part: &str, problem| PackageError {
-            package: label.to_string(),
-            part: part.to_string(),
-            problem: Box::new(problem),
-        };
-        let parts = contents(file).map_err(|(part, problem)| refuse(&part, problem))?;
+        let parts = contents(label, file)?;
         Package::read(label, |name| {
             let part = parts.get(name)?;
             Some(Cow::Owned(part.to_vec()))
@@ -84,8 +79,13 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>, PackageError> {
 }
 
 /// Where the parts lie, by their names.
-fn contents(file: &[u8]) -> Result<BTreeMap<String, &[u8]>, (String, Problem)> {
-    let whole = |problem| (WHOLE.to_string(), problem);
+fn contents<'f>(label: &str, file: &'f [u8]) -> Result<BTreeMap<String, &'f [u8]>, PackageError> {
+    let refuse = |part: &str, problem| PackageError {
+        package: label.to_string(),
+        part: part.to_string(),
+        problem: Box::new(problem),
+    };
+    let whole = |problem| refuse(WHOLE, problem);
     let damaged = |error| whole(Problem::Archive(error));
     if file.len() > limits::FILE_BYTES {
         return Err(whole(Problem::TooLarge {
@@ -106,14 +106,14 @@ fn contents(file: &[u8]) -> Result<BTreeMap<String, &[u8]>, (String, Problem)> {
         }
         let name = String::from_utf8_lossy(&name[..name.len().min(2 * limits::NAME_BYTES)]).into_owned();
         if !kind.is_file() {
-            return Err((name, Problem::Stray("no plain file")));
+            return Err(refuse(&name, Problem::Stray("no plain file")));
         }
         if !is_part(&name) && name != MANIFEST {
-            return Err((name, Problem::Stray("a name that no part has")));
+            return Err(refuse(&name, Problem::Stray("a name that no part has")));
         }
         // One for the manifest itself.
         if parts.len() > limits::PARTS {
-            return Err((name, Problem::Stray("one file too many")));
+            return Err(refuse(&name, Problem::Stray("one file too many")));
         }
         let start = entry.raw_file_position();
         let bytes = start.checked_add(entry.size()).and_then(|end| {
@@ -122,10 +122,10 @@ fn contents(file: &[u8]) -> Result<BTreeMap<String, &[u8]>, (String, Problem)> {
         });
         let Some(bytes) = bytes else {
             let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within the file");
-            return Err((name, Problem::Archive(cut)));
+            return Err(refuse(&name, Problem::Archive(cut)));
         };
         if parts.insert(name.clone(), bytes).is_some() {
-            return Err((name, Problem::Stray("there twice")));
+            return Err(refuse(&name, Problem::Stray("there twice")));
         }
     }
     Ok(parts)

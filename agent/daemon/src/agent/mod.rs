@@ -48,7 +48,7 @@ use crate::lane::SetUpError;
 use board::Board;
 use fit::Fitter;
 use keeper::Keeper;
-use pool::{Exchange, Pool, Replacement};
+use pool::{Exchange, Pool, Replacement, Size};
 use seat::{Seat, Service};
 use windows::Whole;
 
@@ -411,6 +411,7 @@ impl Agent {
                 current: None,
                 tended: now,
                 windows: 0,
+                left_behind: false,
                 arrived: 0,
                 predicted: 0,
                 dropped: 0,
@@ -430,16 +431,12 @@ impl Agent {
         let keeper = spawn("offramp-keeper")
             .spawn(move || runtime.block_on(keeper.run(from_seats)))
             .map_err(StartError::Thread)?;
-        let pool = Pool::new(
-            engine,
-            seats,
-            workers,
+        let size = Size {
+            threads: workers,
             batch,
             window_every,
-            reports,
-            Arc::clone(&stop),
-            exchange,
-        );
+        };
+        let pool = Pool::new(engine, seats, size, reports, Arc::clone(&stop), exchange);
         for (number, (camera, name, every)) in films.into_iter().enumerate() {
             film::start(camera, number, &name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
         }

@@ -173,6 +173,16 @@ enum Job {
     End,
 }
 
+/// How much a pool does at a time.
+pub(crate) struct Size {
+    /// Workers.
+    pub(crate) threads: usize,
+    /// Frames that wait at the same stage and are run together, at most.
+    pub(crate) batch: usize,
+    /// Between two windows.
+    pub(crate) window_every: Duration,
+}
+
 /// The seats, and what runs them.
 pub(crate) struct Pool {
     pub(crate) shared: Arc<Shared>,
@@ -184,9 +194,11 @@ impl Pool {
     pub(crate) fn new(
         engine: Engine,
         seats: Vec<Seat>,
-        threads: usize,
-        batch: usize,
-        window_every: Duration,
+        Size {
+            threads,
+            batch,
+            window_every,
+        }: Size,
         reports: mpsc::Sender<Report>,
         stop: Arc<AtomicBool>,
         exchange: Arc<Exchange>,
@@ -263,10 +275,12 @@ impl Pool {
         let mut cameras = Vec::with_capacity(seats.len());
         for seat in seats {
             let heads = seat.lane.core.checkpoint();
-            let _ = reports.blocking_send(Report::Checkpoint {
-                camera: seat.camera,
-                heads: heads.clone(),
-            });
+            if !seat.left_behind {
+                let _ = reports.blocking_send(Report::Checkpoint {
+                    camera: seat.camera,
+                    heads: heads.clone(),
+                });
+            }
             cameras.push(Ended {
                 name: seat.name,
                 arrived: seat.arrived,
@@ -394,7 +408,8 @@ impl Shared {
         let (idle, parked) = (&mut state.idle, &mut state.parked);
         parked.extend(idle.iter_mut().filter_map(Option::take));
         state.queue.take_unbegun(parked);
-        if parked.len() + state.ended.len() < state.mail.len() {
+        // Whose cameras have all ended needs no other model.
+        if parked.is_empty() || parked.len() + state.ended.len() < state.mail.len() {
             state.room = Some(room);
             return;
         }
@@ -486,6 +501,11 @@ impl State {
         self.engine = engine;
         let mut lanes: Vec<_> = lanes.into_iter().map(Some).collect();
         let (mut heads, mut policy, mut frame) = (Vec::new(), None, 0);
+        // Cameras that have ended stay with the model before: what they have learned is told now, or never.
+        for seat in &mut self.ended {
+            heads.push((seat.camera, seat.lane.core.checkpoint()));
+            seat.left_behind = true;
+        }
         for mut seat in parked {
             if let Some((lane, judge)) = lanes.get_mut(seat.camera).and_then(Option::take) {
                 heads.push((seat.camera, seat.lane.core.checkpoint()));

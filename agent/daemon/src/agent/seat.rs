@@ -61,6 +61,8 @@ pub(crate) struct Seat {
     pub(crate) tended: Instant,
     /// Windows that were closed.
     pub(crate) windows: u64,
+    /// Whether its camera had ended when another model took over.
+    pub(crate) left_behind: bool,
     /// Frames that the camera gave and that were begun.
     pub(crate) arrived: u64,
     /// Frames that got a prediction.
@@ -174,6 +176,8 @@ impl Seat {
 
     /// Takes up another model. The context stays the one that the camera is in.
     pub(crate) fn take_model(&mut self, lane: Lane, judge: PolicyJudge, settings: Settings, classes: Arc<[String]>) {
+        // What was ordered before was meant for the model before.
+        self.take_orders();
         let context = self.lane.context;
         self.lane = lane;
         self.lane.context = context;

@@ -47,7 +47,7 @@ pub fn run(path: &Path, forget: bool, set_log: SetLog) -> anyhow::Result<()> {
             frame_every: camera.frame_every(),
         });
     }
-    let (name, learner) = (config.model.package.clone(), config.learner.clone());
+    let (name, learner) = (config.model.package.clone(), config.learner);
     let contexts = config.remembered();
     let tuned = move |package: &Package| Settings {
         contexts,

@@ -43,17 +43,23 @@ struct ModelView {
 }
 
 impl From<KeptModel> for ModelView {
-    fn from(model: KeptModel) -> Self {
+    fn from(
+        KeptModel {
+            artifact,
+            manifest,
+            url,
+        }: KeptModel,
+    ) -> Self {
         Self {
-            name: model.name,
-            version: model.version,
-            digest: model.digest.map(|digest| digest.to_string()),
-            manifest: model.manifest.map(|digest| digest.to_string()),
-            size: model.size,
-            url: model.url,
-            added_at: model.added_at,
-            desired: model.desired,
-            reported: model.reported,
+            name: artifact.name,
+            version: artifact.version,
+            digest: artifact.digest.map(|digest| digest.to_string()),
+            manifest: manifest.map(|digest| digest.to_string()),
+            size: artifact.size,
+            url,
+            added_at: artifact.added_at,
+            desired: artifact.desired,
+            reported: artifact.reported,
         }
     }
 }

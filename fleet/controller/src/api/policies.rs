@@ -16,7 +16,7 @@ use super::{ApiError, MOST};
 use crate::access::Identity;
 use crate::desired::{MAX_POLICY, PolicyUpload, Target};
 use crate::forecast::{Forecast, ForecastError, Question};
-use crate::store::Policy;
+use crate::store::Artifact;
 use crate::web::Fleet;
 
 #[derive(Serialize, ToSchema)]
@@ -40,8 +40,8 @@ struct PolicyView {
     reported: u64,
 }
 
-impl From<Policy> for PolicyView {
-    fn from(policy: Policy) -> Self {
+impl From<Artifact> for PolicyView {
+    fn from(policy: Artifact) -> Self {
         Self {
             name: policy.name,
             version: policy.version,

@@ -11,7 +11,7 @@ use super::parts::{
 };
 use super::rollout;
 use crate::overview::{DeviceOverview, Overview, RECENT};
-use crate::store::{Event, Group, Policy, RolloutView};
+use crate::store::{Artifact, Event, Group, KeptModel, RolloutView};
 use crate::totals::{Figures, Named};
 
 pub(super) struct FleetPage {
@@ -27,7 +27,9 @@ pub(super) struct FleetPage {
     /// The newest first.
     pub(super) rollouts: Vec<RolloutView>,
     /// The newest first.
-    pub(super) policies: Vec<Policy>,
+    pub(super) policies: Vec<Artifact>,
+    /// The newest first.
+    pub(super) models: Vec<KeptModel>,
     /// The last to happen first.
     pub(super) events: Vec<Event>,
     /// Address of the broker, for whoever has no device yet.
@@ -43,7 +45,7 @@ impl FleetPage {
             (rollout::section(&self.rollouts, self.now))
             (self.devices())
             div class="columns" {
-                (self.policies())
+                div { (self.policies()) (self.models()) }
                 section id="events" aria-labelledby="events-title" data-live {
                     h2 id="events-title" { "Events" }
                     (events(&self.events, true, self.now))
@@ -268,34 +270,49 @@ impl FleetPage {
     }
 
     fn policies(&self) -> Markup {
-        html! {
-            section id="policies" aria-labelledby="policies-title" data-live {
-                h2 id="policies-title" { "Policies" }
-                @if self.policies.is_empty() {
-                    p class="empty" {
-                        "Push one with " code { "offramp-fleet policy push FILE.wasm --name NAME --version 1" }
-                    }
-                } @else {
-                    table class="compact" {
-                        thead { tr {
-                            th scope="col" { "Policy" }
-                            th scope="col" { "Pushed" }
-                            th scope="col" class="number" { "Size" }
-                            th scope="col" class="number" { "Wanted on" }
-                            th scope="col" class="number" { "Runs on" }
-                        } }
-                        tbody { @for p in &self.policies {
-                            tr {
-                                th scope="row" title=[p.digest.map(|d| format!("sha256 {d}"))] {
-                                    a href={ "/policies/" (p.name) "/" (p.version) } { (policy(&p.name, p.version)) }
-                                }
-                                td { (age(p.added_at, self.now)) }
-                                td class="number" { (bytes(p.size)) }
-                                td class="number" { (count(p.desired)) }
-                                td class="number" { (count(p.reported)) }
+        let push = html! { "Push one with " code { "offramp-fleet policy push FILE.wasm --name NAME --version 1" } };
+        library(
+            "Policies",
+            "policies",
+            &self.policies.iter().collect::<Vec<_>>(),
+            &push,
+            self.now,
+        )
+    }
+
+    fn models(&self) -> Markup {
+        let models: Vec<&Artifact> = self.models.iter().map(|model| &model.artifact).collect();
+        let add = html! { "Add one with " code { "offramp-fleet model add PACKAGE" } };
+        library("Models", "models", &models, &add, self.now)
+    }
+}
+
+/// What the library holds of a kind, which is also where its pages are.
+fn library(title: &str, kind: &str, artifacts: &[&Artifact], empty: &Markup, now: u64) -> Markup {
+    html! {
+        section id=(kind) aria-labelledby={ (kind) "-title" } data-live {
+            h2 id={ (kind) "-title" } { (title) }
+            @if artifacts.is_empty() { p class="empty" { (empty) } }
+            @else {
+                table class="compact" {
+                    thead { tr {
+                        th scope="col" { "Name" }
+                        th scope="col" { "Added" }
+                        th scope="col" class="number" { "Size" }
+                        th scope="col" class="number" { "Wanted on" }
+                        th scope="col" class="number" { "Runs on" }
+                    } }
+                    tbody { @for artifact in artifacts {
+                        tr {
+                            th scope="row" title=[artifact.digest.map(|d| format!("sha256 {d}"))] {
+                                a href={ "/" (kind) "/" (artifact.name) "/" (artifact.version) } { (policy(&artifact.name, artifact.version)) }
                             }
-                        } }
-                    }
+                            td { (age(artifact.added_at, now)) }
+                            td class="number" { (bytes(artifact.size)) }
+                            td class="number" { (count(artifact.desired)) }
+                            td class="number" { (count(artifact.reported)) }
+                        }
+                    } }
                 }
             }
         }

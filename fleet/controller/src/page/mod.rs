@@ -51,6 +51,8 @@ const MOST_DEVICES: u32 = 100;
 const MOST_EVENTS: u32 = 20;
 /// Policies on a page.
 const MOST_POLICIES: u32 = 20;
+/// Models on a page.
+const MOST_MODELS: u32 = 10;
 /// Rollouts on the first page.
 const MOST_ROLLOUTS: u32 = 3;
 /// Entries of the log on a rollout's page.
@@ -129,6 +131,7 @@ async fn fleet(State(shared): Fleet, identity: Identity, Query(query): Query<Fle
         groups: shared.store.group_list().await?,
         rollouts: shared.store.rollout_list(MOST_ROLLOUTS).await?,
         policies: shared.store.policy_list(MOST_POLICIES).await?,
+        models: shared.store.model_list(MOST_MODELS).await?,
         events: shared.store.event_list(filter).await?,
         broker: shared.broker.to_string(),
         now,

@@ -7,10 +7,8 @@ use crate::forecast::{Forecast, Mix, ModelForecast};
 use crate::overview::DeviceOverview;
 use crate::overview::{Disagreement, Life, Overview, Progress, Recent, Running, Saving};
 use crate::rollout::{Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, Verdict};
-use crate::store::{ArtifactKind, AuditEntry, RolloutView};
-use crate::store::{
-    DesiredState, Device, Event, Group, Guard, History, Model, Policy, ReportedState, Run, Wanted, Window,
-};
+use crate::store::{Artifact, ArtifactKind, AuditEntry, KeptModel, RolloutView};
+use crate::store::{DesiredState, Device, Event, Group, Guard, History, Model, ReportedState, Run, Wanted, Window};
 use crate::totals::Figures;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
@@ -159,7 +157,7 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
         groups: Vec::new(),
         after: String::new(),
         rollouts: vec![rollout(text)],
-        policies: vec![Policy {
+        policies: vec![Artifact {
             name: text.into(),
             version: 2,
             digest: Some(Digest([9; 32])),
@@ -167,6 +165,19 @@ fn fleet_page_of(devices: Vec<DeviceOverview>, text: &str) -> String {
             added_at: 1,
             desired: 1,
             reported: 0,
+        }],
+        models: vec![KeptModel {
+            artifact: Artifact {
+                name: text.into(),
+                version: 4,
+                digest: Some(Digest([8; 32])),
+                size: 1_500_000,
+                added_at: 1,
+                desired: 1,
+                reported: 1,
+            },
+            manifest: None,
+            url: None,
         }],
         events: vec![event(text)],
         broker: "mqtt://localhost:1883".into(),
@@ -460,6 +471,7 @@ fn devices_that_do_not_fit_are_a_page_away() {
         after: String::new(),
         rollouts: vec![],
         policies: vec![],
+        models: vec![],
         events: vec![],
         broker: String::new(),
         now: 70_000,
@@ -488,6 +500,7 @@ fn first_page_without_devices_says_what_to_do() {
         after: String::new(),
         rollouts: vec![],
         policies: vec![],
+        models: vec![],
         events: vec![],
         broker: "mqtt://localhost:1883".into(),
         now: 0,

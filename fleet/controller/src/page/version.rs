@@ -1,14 +1,13 @@
 //! The page of a policy's or a model's version: where it runs, and what it does there.
 
 use maud::{Markup, html};
-use offramp_proto::Digest;
 
 use super::fleet::device_table;
 use super::format::{bytes, count, macs, percent};
 use super::parts::{age, encoded, given_up, saved_tile};
 use super::rollout;
 use crate::overview::Overview;
-use crate::store::{KeptModel, Policy, RolloutView};
+use crate::store::{Artifact, KeptModel, RolloutView};
 use crate::totals::Totals;
 
 /// Classes that are named, the most frequent first.
@@ -17,7 +16,7 @@ const CLASSES: usize = 12;
 /// What a version is of.
 pub(super) enum Of {
     /// What the controller keeps of it, unless only devices told of it.
-    Policy(Option<Policy>),
+    Policy(Option<Artifact>),
     Model(Option<KeptModel>),
 }
 
@@ -46,11 +45,11 @@ impl VersionPage {
             section id="title" class="title" data-live {
                 h1 { (self.name) " " (self.version) }
                 p class="sub" { (kind) }
-                @if let Some((added_at, size, digest, desired, reported)) = self.kept() {
+                @if let Some(kept) = self.kept() {
                     p class="sub" {
-                        "added " (age(added_at, self.now)) " · " (bytes(size))
-                        @if let Some(digest) = digest { " · sha256 " code title=(digest) { (digest.short()) } }
-                        " · wanted on " (count(desired)) ", reported by " (count(reported))
+                        "added " (age(kept.added_at, self.now)) " · " (bytes(kept.size))
+                        @if let Some(digest) = kept.digest { " · sha256 " code title=(digest) { (digest.short()) } }
+                        " · wanted on " (count(kept.desired)) ", reported by " (count(kept.reported))
                     }
                 }
                 @if let Of::Model(None) = &self.of {
@@ -76,17 +75,10 @@ impl VersionPage {
         }
     }
 
-    /// When it was added, its bytes and digest, and on how many devices it is wanted and reported.
-    fn kept(&self) -> Option<(u64, u64, Option<Digest>, u64, u64)> {
+    fn kept(&self) -> Option<&Artifact> {
         match &self.of {
-            Of::Policy(kept) => {
-                let kept = kept.as_ref()?;
-                Some((kept.added_at, kept.size, kept.digest, kept.desired, kept.reported))
-            }
-            Of::Model(kept) => {
-                let kept = kept.as_ref()?;
-                Some((kept.added_at, kept.size, kept.digest, kept.desired, kept.reported))
-            }
+            Of::Policy(kept) => kept.as_ref(),
+            Of::Model(kept) => kept.as_ref().map(|model| &model.artifact),
         }
     }
 

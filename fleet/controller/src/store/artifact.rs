@@ -7,13 +7,14 @@ use super::audit::log_in_txn;
 use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, device, int, uint};
 
-/// A policy of the library.
+/// A policy or a model of the library.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Policy {
+pub(crate) struct Artifact {
     pub(crate) name: String,
     pub(crate) version: u64,
+    /// Of the component, or of the package as one file.
     pub(crate) digest: Option<Digest>,
-    /// Bytes of the component.
+    /// Bytes of that.
     pub(crate) size: u64,
     pub(crate) added_at: u64,
     /// Devices whose desired state names it.
@@ -25,21 +26,11 @@ pub(crate) struct Policy {
 /// A model of the library.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeptModel {
-    pub(crate) name: String,
-    pub(crate) version: u64,
-    /// Of the package as one file.
-    pub(crate) digest: Option<Digest>,
-    /// Of its manifest, by which devices call it.
+    pub(crate) artifact: Artifact,
+    /// Digest of its manifest, by which devices call it.
     pub(crate) manifest: Option<Digest>,
-    /// Bytes of the file.
-    pub(crate) size: u64,
     /// Where else the file is.
     pub(crate) url: Option<String>,
-    pub(crate) added_at: u64,
-    /// Devices whose desired state names it.
-    pub(crate) desired: u64,
-    /// Devices that run it.
-    pub(crate) reported: u64,
 }
 
 /// A model on its way into the library.
@@ -82,7 +73,7 @@ macro_rules! select_models {
     };
 }
 
-impl FromRow for Policy {
+impl FromRow for Artifact {
     fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             name: row.try_get("name")?,
@@ -98,7 +89,7 @@ impl FromRow for Policy {
 
 impl Store {
     /// The policies that were ever pushed, the newest first.
-    pub(crate) async fn policy_list(&self, limit: u32) -> Result<Vec<Policy>, StoreError> {
+    pub(crate) async fn policy_list(&self, limit: u32) -> Result<Vec<Artifact>, StoreError> {
         query_as(
             "SELECT p.name, p.version, p.digest, a.size, p.added_at, \
              coalesce(d.devices, 0) AS desired, coalesce(r.devices, 0) AS reported \
@@ -245,15 +236,9 @@ pub(super) async fn desired_model_in_txn(
 impl FromRow for KeptModel {
     fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            name: row.try_get("name")?,
-            version: uint(row.try_get("version")?),
-            digest: device::digest(row.try_get("digest")?),
+            artifact: Artifact::from_row(row)?,
             manifest: device::digest(row.try_get("manifest")?),
-            size: uint(row.try_get("size")?),
             url: row.try_get("url")?,
-            added_at: uint(row.try_get("added_at")?),
-            desired: uint(row.try_get("desired")?),
-            reported: uint(row.try_get("reported")?),
         })
     }
 }

@@ -50,7 +50,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{NewToken, Token, TokenCreated, TokenRevoked};
 pub(crate) use arrival::{Arrival, Outcome, Record};
-pub(crate) use artifact::{KeptModel, NewModel, Policy};
+pub(crate) use artifact::{Artifact, KeptModel, NewModel};
 pub(crate) use audit::{AuditEntry, ITSELF};
 pub(crate) use desired::{ArtifactKind, Change, DesiredState, Draft, Drafted, Wanted};
 pub(crate) use device::{Device, Model, ReportedState, Run, Unfit};

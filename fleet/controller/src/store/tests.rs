@@ -1074,7 +1074,10 @@ async fn a_model_lies_in_pieces_under_a_name_and_version_that_mean_the_same_for_
     assert_eq!((model.digest, model.size), (digest, size));
     assert_eq!(model.url.as_deref(), Some("https://models.example/2"));
     let listed = store.model_list(10).await.unwrap();
-    assert_eq!((listed.len(), listed[0].desired, listed[0].reported), (1, 1, 2));
+    assert_eq!(
+        (listed.len(), listed[0].artifact.desired, listed[0].artifact.reported),
+        (1, 1, 2)
+    );
     // A policy does not change the model, nor the other way round.
     store.desired_insert(fixture.key(), draft(1, b"x", None)).await.unwrap();
     let state = store.desired_fetch("a").await.unwrap().unwrap();

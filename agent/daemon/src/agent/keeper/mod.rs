@@ -375,6 +375,9 @@ impl Keeper {
             }
         }
         self.leave(&link).await;
+        if let Some(model) = self.model_in_force.as_ref().filter(|_| self.on_trial) {
+            self.models.stay_on_trial(model.digest);
+        }
         self.recording
     }
 

@@ -157,6 +157,14 @@ impl Models {
         self.store.set_value(TRIAL, &trial)
     }
 
+    /// The agent ends in order, with a model that has not given a window: the start does not count.
+    pub(super) fn stay_on_trial(&self, digest: Digest) {
+        if let Err(error) = self.set_trial(digest, 0) {
+            let error: &dyn std::error::Error = &error;
+            warn!(error, "the start counts against the model");
+        }
+    }
+
     /// Why this model is not tried again for this generation or an older one, if it was given up.
     pub(super) fn given_up(&self, model: &DesiredModel, generation: Generation) -> Option<String> {
         let given_up = self.store.value(GIVEN_UP).ok().flatten()?;
