@@ -226,6 +226,15 @@ async fn every_operation_answers_as_it_is_described() {
     assert_eq!(started.status, 200, "{}", started.body);
     assert_eq!(held.ask(&world, start, "/rollouts", b"{}").await.status, 400);
     let id = started.json()["id"].as_u64().unwrap();
+    for (operation, path) in [
+        ("POST /rollouts/{id}/{act}", format!("/rollouts/{id}/pause")),
+        ("GET /rollouts/{id}", format!("/rollouts/{id}")),
+        ("GET /rollouts", "/rollouts".into()),
+        ("GET /policies", "/policies".into()),
+        ("GET /audit", "/audit".into()),
+    ] {
+        assert_eq!(held.ask(&world, operation, &path, b"").await.status, 200, "{path}");
+    }
     let (add, package) = ("POST /models", model());
     for (path, body, status) in [
         ("/models?url=https://models.example/1.tar", &package[..], 200),
@@ -236,6 +245,23 @@ async fn every_operation_answers_as_it_is_described() {
     ] {
         let answer = held.ask(&world, add, path, body).await;
         assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+    for (wanted, status) in [
+        (json!({"model": "revcol-fashion", "version": 1}), 409),
+        (json!({"model": "revcol-fashion", "version": 2}), 404),
+        (
+            json!({"model": "revcol-fashion", "version": 1, "parameters": {"limit": 1}}),
+            400,
+        ),
+        (
+            json!({"model": "revcol-fashion", "policy": "entropy", "version": 1}),
+            400,
+        ),
+    ] {
+        let answer = held
+            .ask(&world, start, "/rollouts", wanted.to_string().as_bytes())
+            .await;
+        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
     }
     let push = "POST /models/push";
     for (wanted, status) in [
@@ -257,32 +283,6 @@ async fn every_operation_answers_as_it_is_described() {
         assert_eq!(answer.status, status, "{wanted}: {answer:?}");
     }
     assert_eq!(held.ask(&world, "GET /models", "/models", b"").await.status, 200);
-    for (wanted, status) in [
-        (json!({"model": "revcol-fashion", "version": 1}), 409),
-        (json!({"model": "revcol-fashion", "version": 2}), 404),
-        (
-            json!({"model": "revcol-fashion", "version": 1, "parameters": {"limit": 1}}),
-            400,
-        ),
-        (
-            json!({"model": "revcol-fashion", "policy": "entropy", "version": 1}),
-            400,
-        ),
-    ] {
-        let answer = held
-            .ask(&world, start, "/rollouts", wanted.to_string().as_bytes())
-            .await;
-        assert_eq!(answer.status, status, "{wanted}: {answer:?}");
-    }
-    for (operation, path) in [
-        ("POST /rollouts/{id}/{act}", format!("/rollouts/{id}/pause")),
-        ("GET /rollouts/{id}", format!("/rollouts/{id}")),
-        ("GET /rollouts", "/rollouts".into()),
-        ("GET /policies", "/policies".into()),
-        ("GET /audit", "/audit".into()),
-    ] {
-        assert_eq!(held.ask(&world, operation, &path, b"").await.status, 200, "{path}");
-    }
     for (operation, path) in [
         ("GET /devices/{device}", "/devices/nobody"),
         ("GET /rollouts/{id}", "/rollouts/999"),

@@ -70,10 +70,12 @@ impl Keeper {
         if desired.generation == self.generation {
             return delivery.acknowledge(); // told again at every connect
         }
-        if desired.generation < self.generation {
+        let pending = self.pending.as_ref().map(|pending| pending.desired.generation);
+        let newest = pending.map_or(self.generation, |pending| pending.max(self.generation));
+        if desired.generation < newest {
             delivery.acknowledge();
-            let (old, new) = (desired.generation, self.generation);
-            let why = format!("generation {old} is older than {new}, which is in force");
+            let old = desired.generation;
+            let why = format!("generation {old} is older than {newest}, which is in force or on its way");
             return self.refuse(link, Some(old), why);
         }
         if let Some(model) = &desired.model
