@@ -402,6 +402,7 @@ impl Keeper {
             workshop: fitted.workshop,
             engines: Engines::of(fitted.engine.clone()),
             recording: fitted.recording,
+            at: std::time::Instant::now(),
         });
         self.exchange.offer(Replacement {
             engine: fitted.engine,
@@ -416,7 +417,8 @@ impl Keeper {
         let Some(staged) = self.staged.take() else { return };
         let from = format!("{} {}", self.model.name, self.model.version);
         let to = format!("{} {}", staged.facts.name, staged.facts.version);
-        info!(from, to, frame, generation = %self.generation, "another model runs");
+        let waited_ms = staged.at.elapsed().as_secs_f64() * 1e3;
+        info!(from, to, frame, waited_ms, generation = %self.generation, "another model runs");
         self.model = staged.facts;
         self.on_trial = staged.model.is_some();
         self.model_in_force = staged.model;

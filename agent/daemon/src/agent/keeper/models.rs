@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use offramp_core::Settings;
 use offramp_model::Package;
@@ -61,6 +62,7 @@ pub(super) struct Staged {
     pub(super) workshop: Workshop,
     pub(super) engines: Engines,
     pub(super) recording: Option<JoinHandle<()>>,
+    pub(super) at: Instant,
 }
 
 impl Models {
