@@ -16,7 +16,7 @@
 //! spoilt in another way fails its digest when it is whole, or when it is read, and is removed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use offramp_proto::Digest;
@@ -47,7 +47,7 @@ pub enum DepotError {
         limit: u64,
     },
     /// The bytes are not those that the digest names. They are removed.
-    #[error("artifact {expected} has the digest {actual}; it will be fetched again")]
+    #[error("artifact {expected} has the digest {actual}; it was removed")]
     WrongDigest {
         /// What was wanted.
         expected: Digest,
@@ -190,13 +190,10 @@ impl Depot {
     /// [`DepotError::WrongDigest`]; a failure of the medium.
     pub fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, DepotError> {
         let path = self.path(digest);
-        let file = match File::open(&path) {
+        let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(at(&path))?,
+            bytes => bytes.map_err(at(&path))?,
         };
-        let length = file.metadata().map_err(at(&path))?.len().min(self.limit);
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(length).read_to_end(&mut bytes).map_err(at(&path))?;
         let actual = Digest::of(&bytes);
         if actual != digest {
             fs::remove_file(&path).map_err(at(&path))?;

@@ -89,6 +89,17 @@ pub(crate) async fn add(store: &Store, upload: ModelUpload, who: String) -> Resu
     if DeviceId::new(name.as_str()).is_err() {
         return Err(ModelError::Name(name));
     }
+    let taken = store
+        .model_fetch(&name, version)
+        .await?
+        .and_then(|kept| kept.artifact.digest);
+    if let Some(taken) = taken.filter(|taken| *taken != digest) {
+        return Err(ModelError::VersionTaken {
+            name,
+            version,
+            digest: taken,
+        });
+    }
     store.artifact_prepare(digest, &bytes).await?;
     let size = bytes.len() as u64;
     let model = NewModel {

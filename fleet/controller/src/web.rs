@@ -20,10 +20,13 @@ use crate::access::{self, By, Denied, Role};
 use crate::api::{self, ApiError};
 use crate::controller::Shared;
 use crate::metrics;
+use crate::models::MAX_MODEL;
 use crate::page::{self, login};
 
 /// How long an answer may take, reading the request's body included.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes a second at which a package must come, at least.
+const SLOWEST: u64 = 128 * 1024;
 /// Pages hear of news at most this often.
 const PACE: Duration = Duration::from_secs(1);
 /// Nothing is loaded from elsewhere, nothing runs that is not one of our files, nobody frames the page.
@@ -123,14 +126,26 @@ async fn changes(State(shared): Fleet, headers: HeaderMap) -> Response {
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
+/// Bytes of its body, as a request says.
+fn body_bytes(request: &Request) -> u64 {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    length
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Lets through what somebody who may has meant, and adds to every answer what browsers need to know.
 async fn guard(State(shared): Fleet, mut request: Request, next: Next) -> Response {
     let admitted = admit(&shared, &mut request).await;
     let is_stream = request.uri().path() == "/changes";
+    let patience = match request.uri().path() {
+        "/api/v1/models" => PATIENCE + Duration::from_secs(body_bytes(&request).min(MAX_MODEL as u64) / SLOWEST),
+        _ => PATIENCE,
+    };
     let mut response = match admitted {
         Err(refusal) => refusal,
         Ok(()) if is_stream => next.run(request).await,
-        Ok(()) => tokio::time::timeout(PATIENCE, next.run(request))
+        Ok(()) => tokio::time::timeout(patience, next.run(request))
             .await
             .unwrap_or_else(|_| {
                 ApiError::new(

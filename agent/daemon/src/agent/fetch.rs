@@ -26,6 +26,8 @@ pub(crate) struct Fetch {
     route: Route,
     /// Up to here chunks were asked for.
     asked: u64,
+    /// Chunks that are asked for at a time.
+    most: u64,
 }
 
 /// Where it comes from.
@@ -55,23 +57,27 @@ impl Fetch {
     pub(crate) fn over_broker(part: Part) -> Self {
         Self {
             asked: part.have(),
+            most: MAX_CHUNKS,
             part,
             route: Route::Broker,
         }
     }
 
-    /// Goes on with a part, or begins it: from an address. Must be called within a runtime. `ca` are certificates that
+    /// Goes on with a part, or begins it: from an address. `ca` are certificates that
     /// are trusted where those of the web do not do.
     pub(crate) fn from_address(part: Part, url: String, ca: Option<PathBuf>) -> Self {
         let (to_fetch, pieces) = mpsc::channel(AHEAD);
         let (have, size) = (part.have(), part.size());
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             if let Err(why) = download(&url, ca, have, size, &to_fetch) {
                 let _ = to_fetch.blocking_send(Err(why));
             }
-        });
+        };
+        // One that is not started leaves an empty channel. Nobody waits for its end.
+        let _ = std::thread::Builder::new().name("offramp-fetch".into()).spawn(work);
         Self {
             asked: part.have(),
+            most: MAX_CHUNKS,
             part,
             route: Route::Address(pieces),
         }
@@ -101,13 +107,18 @@ impl Fetch {
     /// What to ask for next; after a silence from what is here on.
     pub(crate) fn request(&mut self) -> ArtifactRequest {
         let left = (self.part.size() - self.part.have()).div_ceil(CHUNK as u64);
-        let chunks = left.clamp(1, MAX_CHUNKS);
+        let chunks = left.clamp(1, self.most);
         self.asked = self.part.have() + chunks * CHUNK as u64;
         ArtifactRequest {
             digest: self.part.digest(),
             offset: self.part.have(),
             chunks,
         }
+    }
+
+    /// After a silence: a slow link would be full of what was asked for twice.
+    pub(crate) fn slow_down(&mut self) {
+        self.most = (self.most / 2).max(1);
     }
 
     /// Takes a chunk, whose own hash has been checked when it was decoded.
@@ -138,7 +149,10 @@ impl Fetch {
         match self.part.append(bytes) {
             Err(error) => Progress::Failed(chain(&error)),
             Ok(()) if self.part.is_whole() => Progress::Whole,
-            Ok(()) if !self.has_address() && self.part.have() >= self.asked => Progress::More,
+            Ok(()) if !self.has_address() && self.part.have() >= self.asked => {
+                self.most = (2 * self.most).min(MAX_CHUNKS);
+                Progress::More
+            }
             Ok(()) => Progress::Waiting,
         }
     }
@@ -163,9 +177,9 @@ fn download(
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .timeout_connect(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
-            // At 4 KiB a second it takes longer than anybody waits.
-            .timeout_recv_body(Some(SILENCE.max(Duration::from_secs(size / 4096))));
-        let agent: ureq::Agent = config.build().into();
+            .timeout_per_read(Some(SILENCE))
+            .build();
+        let agent: ureq::Agent = config.into();
         let request = agent.get(url);
         let request = match have {
             0 => request,

@@ -67,9 +67,17 @@ pub(super) enum Unfit {
 impl Fitter {
     /// Fits a package: some tenths of a second for a small network. It is refused where the cameras' frames do not fit.
     pub(super) fn fit(&self, package: &Package, settings: Settings) -> Result<Fitted, StartError> {
+        let engine = self.load(package)?;
+        self.finish(engine, package, settings)
+    }
+
+    fn load(&self, package: &Package) -> Result<Engine, StartError> {
         self.check(package)?;
         let engine = Engine::load(package).map_err(SetUpError::Engine)?;
-        let mut engine = engine.with_threads(self.threads).map_err(StartError::Thread)?;
+        engine.with_threads(self.threads).map_err(StartError::Thread)
+    }
+
+    fn finish(&self, mut engine: Engine, package: &Package, settings: Settings) -> Result<Fitted, StartError> {
         if let Some(offload) = self.offload.clone()
             && let Err(problem) = engine.offload(package, offload)
         {
@@ -96,10 +104,11 @@ impl Fitter {
 
     /// Fits a package that nobody has tried here: it must compute what its reference vectors say, where it has some.
     pub(super) fn fit_untried(&self, package: &Package, settings: Settings) -> Result<Fitted, Unfit> {
-        let mut fitted = self.fit(package, settings)?;
-        match Compared::of(&mut fitted.engine, package)? {
+        let mut engine = self.load(package)?;
+        // Before anything of it is offloaded, which has tolerances of its own.
+        match Compared::of(&mut engine, package)? {
             Some(compared) if !compared.is_sound() => Err(Unfit::Differs(compared)),
-            _ => Ok(fitted),
+            _ => Ok(self.finish(engine, package, settings)?),
         }
     }
 

@@ -169,6 +169,8 @@ enum Job {
     Run { stage: usize, waiting: usize },
     /// Do what a seat has to do without a frame.
     Tend(Box<Seat>),
+    /// Take another model's engine from now on.
+    Take(Box<Engine>),
     /// All is done.
     End,
 }
@@ -186,7 +188,6 @@ pub(crate) struct Size {
 /// The seats, and what runs them.
 pub(crate) struct Pool {
     pub(crate) shared: Arc<Shared>,
-    engine: Engine,
     threads: usize,
 }
 
@@ -226,7 +227,7 @@ impl Pool {
                 parts: Vec::new(),
                 open: None,
             },
-            engine: engine.clone(),
+            engine,
             parked: Vec::new(),
             room: None,
         };
@@ -245,7 +246,6 @@ impl Pool {
         };
         Self {
             shared: Arc::new(shared),
-            engine,
             threads,
         }
     }
@@ -254,14 +254,15 @@ impl Pool {
     pub(crate) fn run(self) -> Outcome {
         std::thread::scope(|scope| {
             for _ in 1..self.threads {
-                let engine = self.engine.clone();
+                let engine = self.shared.lock().engine.clone();
                 let worker = std::thread::Builder::new().name("offramp-worker".into());
                 let work = || Worker::new(&self.shared, engine).run();
                 if let Err(error) = worker.spawn_scoped(scope, work) {
                     warn!(%error, "the system refuses a thread: stages run on fewer");
                 }
             }
-            Worker::new(&self.shared, self.engine.clone()).run();
+            let engine = self.shared.lock().engine.clone();
+            Worker::new(&self.shared, engine).run();
         });
         let mut state = self.shared.lock();
         let mut seats = mem::take(&mut state.ended);
@@ -354,9 +355,14 @@ impl Shared {
     }
 
     /// What to do next; waits for it.
-    fn next(&self, batch: &mut Vec<Box<Seat>>) -> Job {
+    fn next(&self, batch: &mut Vec<Box<Seat>>, replaced: &mut u64) -> Job {
         let mut state = self.lock();
         loop {
+            // Also of who rests: the engine before is to go.
+            if *replaced != self.replaced.load(Ordering::Relaxed) {
+                *replaced = self.replaced.load(Ordering::Relaxed);
+                return Job::Take(Box::new(state.engine.clone()));
+            }
             let windows = self.windows.load(Ordering::Relaxed);
             if self.stop.load(Ordering::Relaxed) {
                 let mut seats: Vec<_> = state.idle.iter_mut().filter_map(Option::take).collect();
@@ -364,8 +370,8 @@ impl Shared {
                 seats.append(&mut state.parked);
                 seats.into_iter().for_each(|seat| state.end(seat, windows));
             }
-            if self.exchange.is_wanted() {
-                self.make_way(&mut state);
+            if self.exchange.is_wanted() && self.make_way(&mut state) {
+                continue;
             }
             let now = Instant::now();
             state.open_round(now, &self.windows);
@@ -400,25 +406,27 @@ impl Shared {
     }
 
     /// Lets no frame begin any more; once all that were on their way are over, another model takes over.
-    fn make_way(&self, state: &mut State) {
+    /// Gives whether it has.
+    fn make_way(&self, state: &mut State) -> bool {
         if state.room.is_none() {
             state.room = state.round.reports.clone().try_reserve_owned().ok();
         }
-        let Some(room) = state.room.take() else { return };
+        let Some(room) = state.room.take() else { return false };
         let (idle, parked) = (&mut state.idle, &mut state.parked);
         parked.extend(idle.iter_mut().filter_map(Option::take));
         state.queue.take_unbegun(parked);
         // Whose cameras have all ended needs no other model.
         if parked.is_empty() || parked.len() + state.ended.len() < state.mail.len() {
             state.room = Some(room);
-            return;
+            return false;
         }
         let Some(replacement) = self.exchange.take() else {
-            return;
+            return false;
         };
         room.send(state.replace(*replacement, self.windows.load(Ordering::Relaxed)));
-        self.replaced.fetch_add(1, Ordering::Release);
+        self.replaced.fetch_add(1, Ordering::Relaxed);
         self.work.notify_all();
+        true
     }
 
     /// Puts frames back that need another stage.
@@ -502,7 +510,7 @@ impl State {
         let mut lanes: Vec<_> = lanes.into_iter().map(Some).collect();
         let (mut heads, mut policy, mut frame) = (Vec::new(), None, 0);
         // Cameras that have ended stay with the model before: what they have learned is told now, or never.
-        for seat in &mut self.ended {
+        for seat in self.ended.iter_mut().filter(|seat| !seat.left_behind) {
             heads.push((seat.camera, seat.lane.core.checkpoint()));
             seat.left_behind = true;
         }
@@ -582,22 +590,16 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Takes up the engine of another model, if one has taken over.
-    fn look_up_engine(&mut self) {
-        let replaced = self.shared.replaced.load(Ordering::Acquire);
-        if std::mem::replace(&mut self.replaced, replaced) != replaced {
-            self.engine = self.shared.lock().engine.clone();
-            self.expected_ms = vec![0.0; self.engine.stages() + 1];
-        }
-    }
-
     fn run(mut self) {
         let _alarm = Alarm(self.shared);
         let (mut batch, mut over, mut further) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            match self.shared.next(&mut batch) {
+            match self.shared.next(&mut batch, &mut self.replaced) {
+                Job::Take(engine) => {
+                    self.expected_ms = vec![0.0; engine.stages() + 1];
+                    self.engine = *engine;
+                }
                 Job::Run { stage, waiting } => {
-                    self.look_up_engine();
                     if stage == 0 {
                         over.extend(batch.extract_if(.., |seat| !seat.begin(&self.engine, waiting)));
                     }

@@ -413,6 +413,11 @@ async fn a_model_with_which_the_agent_always_ends_is_given_up() {
     };
     let refused = timeout(PATIENCE, look).await.expect("the fleet hears of it");
     assert!(refused.contains("was given up"), "{refused}");
+    // For good.
+    agent.kill();
+    let mut agent = device.start();
+    let predictions = agent.show([device.frame(0)]);
+    assert!(!is_second(predictions[0]["label"].as_str().unwrap()));
     // Who wants it again, gets it.
     let pushed = controller.push_model(None, wanted).await.unwrap();
     let (answer, _) = answered(&mut agent, &device, &controller, &id, pushed[&id]).await;

@@ -128,9 +128,12 @@ pub(super) async fn add(
 #[serde(deny_unknown_fields)]
 #[schema(as = ModelPush)]
 pub(super) struct Push {
-    /// Name and version of a model of the library; null for the one of each device's own configuration.
+    /// Name and version of a model of the library.
     model: Option<String>,
     version: Option<u64>,
+    /// Instead: that each device goes back to the model of its own configuration.
+    #[serde(default)]
+    own: bool,
     /// Names of devices; all that are known without them.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -152,12 +155,12 @@ pub(super) async fn push(
     identity: Identity,
     wanted: Result<Json<Push>, JsonRejection>,
 ) -> Result<Json<PushedView>, ApiError> {
-    let usage = "send {\"model\": NAME, \"version\": N, \"devices\": […]}, or {\"model\": null} for the devices' own";
+    let usage = "send {\"model\": NAME, \"version\": N, \"devices\": […]}, or {\"own\": true} for that of the devices' own configurations";
     let Json(wanted) = wanted.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
-    let model = match (wanted.model, wanted.version) {
-        (Some(name), Some(version)) => Some((name, version)),
-        (None, None) => None,
-        _ => return Err(ApiError::bad_request("a model has a name and a version", usage)),
+    let model = match (wanted.model, wanted.version, wanted.own) {
+        (Some(name), Some(version), false) => Some((name, version)),
+        (None, None, true) => None,
+        _ => return Err(ApiError::bad_request("it is not said which model", usage)),
     };
     let named = (!wanted.devices.is_empty()).then_some(wanted.devices);
     let devices = meant(&shared, named, wanted.select.as_deref()).await?;

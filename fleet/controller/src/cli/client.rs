@@ -56,8 +56,8 @@ impl Client {
         for (key, value) in query {
             request = request.query(*key, *value);
         }
-        // What is large may take its time: at 256 KiB a second.
-        let patience = PATIENCE + Duration::from_secs(body.len() as u64 / (256 * 1024));
+        // What is large may take its time, as long as the controller waits for it.
+        let patience = PATIENCE + Duration::from_secs(body.len() as u64 / (128 * 1024));
         let request = request.config().timeout_global(Some(patience)).build();
         self.read(request.send(body))
     }

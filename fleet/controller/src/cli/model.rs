@@ -135,7 +135,7 @@ impl Add {
 impl Push {
     fn run(self) -> anyhow::Result<()> {
         let wanted = json!({
-            "model": self.model, "version": self.version, "devices": self.device, "select": self.select
+            "model": self.model, "version": self.version, "own": self.own, "devices": self.device, "select": self.select
         });
         let answer = Client::new(&self.server).post_json("/models/push", &wanted)?;
         if self.json {

@@ -75,7 +75,8 @@ async fn insert_in_txn(connection: &mut Transaction, batch: &[Arrival]) -> Resul
     let seen: Vec<_> = seen.into_iter().collect();
     device::touch_in_txn(connection, &seen).await?;
 
-    // Nearly all of a large fleet's messages are summaries: these go together. Nothing else of a batch depends on them.
+    // Nearly all of a large fleet's messages are summaries: these go together. Of the rest only a birth with another model looks at what they add up to: windows that came before it are the
+    // model's before.
     let mut outcomes = vec![Outcome::Repeated; batch.len()];
     let summaries: Vec<(usize, &Summary, &Arrival)> = batch
         .iter()

@@ -365,9 +365,15 @@ async fn other_model_in_txn(connection: &mut Transaction, birth: &Birth) -> Resu
     let Some(before) = digest(before.flatten()).filter(|before| *before != birth.model.digest) else {
         return Ok(());
     };
+    // As often as it goes to and fro, each part has a name of its own.
+    let runs: i64 = query_scalar("SELECT count(*) FROM runs WHERE device = $1")
+        .bind(birth.device.as_str())
+        .fetch_one(&mut *connection)
+        .await
+        .task(task)?;
     let mut part = birth.boot.0.to_vec();
     part.extend(before.0);
-    part.extend(birth.model.digest.0);
+    part.extend(runs.to_le_bytes());
     query("UPDATE runs SET boot = $3, died = TRUE WHERE device = $1 AND boot = $2")
         .bind(birth.device.as_str())
         .bind(&birth.boot.0[..])

@@ -1112,6 +1112,15 @@ async fn what_was_counted_with_another_model_is_not_the_new_ones(fixture: Fixtur
     let now = fixture.device("cam").await;
     assert!(now.alive && now.model.unwrap().digest == Some(Digest([8; 32])));
     assert_eq!(run().await.frames, 0, "nothing before the last window");
+    // To and fro, as often as somebody likes.
+    for (digest, sequence) in [(7, 4), (8, 5), (7, 6), (8, 7)] {
+        let Record::Birth(mut again) = birth("cam", 1, 10) else {
+            unreachable!()
+        };
+        again.model.digest = Digest([digest; 32]);
+        fixture.insert(vec![live(Record::Birth(again)), window(sequence)]).await;
+        assert_eq!(run().await.frames, 0, "{sequence}");
+    }
 }
 
 async fn policy_list_counts_where_a_policy_should_run_and_where_it_runs(fixture: Fixture) {

@@ -269,7 +269,9 @@ async fn every_operation_answers_as_it_is_described() {
             json!({"model": "revcol-fashion", "version": 1, "devices": ["cam-1"]}),
             200,
         ),
-        (json!({"model": null}), 200),
+        (json!({"own": true}), 200),
+        (json!({}), 400),
+        (json!({"model": "revcol-fashion", "version": 1, "own": true}), 400),
         (json!({"model": "revcol-fashion"}), 400),
         (json!({"model": "revcol-fashion", "version": 2}), 404),
         (

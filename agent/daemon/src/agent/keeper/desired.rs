@@ -6,9 +6,9 @@ use offramp_link::{Delivery, Link};
 use offramp_proto::{
     ArtifactChunk, Desired, DesiredPolicy, Digest, Generation, PolicyReport, PolicySource as Deciding, decode,
 };
-use offramp_store::{Roles, StoreError};
+use offramp_store::{DepotError, Roles, StoreError};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::models::{Ready, Staged, TRIAL};
 use super::{Engines, Keeper, clip};
@@ -44,13 +44,6 @@ fn model_of(desired: &Desired) -> Option<Digest> {
 
 impl Keeper {
     pub(super) fn take_desired(&mut self, link: &Link, delivery: Delivery) {
-        // It is taken up once the model that is about to take over has done so.
-        if self.staged.is_some() {
-            if let Some(old) = self.postponed.replace(delivery) {
-                old.acknowledge();
-            }
-            return;
-        }
         let signed = delivery.message.payload.to_vec();
         let Some(trust) = &self.trust else {
             return delivery.acknowledge();
@@ -77,6 +70,13 @@ impl Keeper {
             let old = desired.generation;
             let why = format!("generation {old} is older than {newest}, which is in force or on its way");
             return self.refuse(link, Some(old), why);
+        }
+        // It is taken up once the model that is about to take over has done so.
+        if self.staged.is_some() {
+            if let Some(old) = self.postponed.replace(delivery) {
+                old.acknowledge();
+            }
+            return;
         }
         if let Some(model) = &desired.model
             && let Some(why) = self.models.given_up(model, desired.generation)
@@ -150,8 +150,8 @@ impl Keeper {
                 Ok(Some(bytes)) => pending.component = Some(bytes),
                 Ok(None) => return self.fetch(link, pending, policy.digest, policy.size, None),
                 Err(error) => {
-                    error!(error = &error as &dyn std::error::Error, "the store cannot be read");
-                    return;
+                    self.pending = Some(pending);
+                    return self.give_up_pending(link, &chain(&error));
                 }
             }
         }
@@ -161,6 +161,13 @@ impl Keeper {
             None => self.own.clone(),
         };
         if other_model {
+            if let Some(model) = &pending.desired.model {
+                let tried = self.models.begin_trial(model, pending.desired.generation);
+                if let Err(why) = tried.unwrap_or_else(|error| Err(chain(&error))) {
+                    self.pending = Some(pending);
+                    return self.give_up_pending(link, &why);
+                }
+            }
             let (models, desired) = (Arc::clone(&self.models), pending.desired.clone());
             self.fitting.spawn_blocking(move || {
                 let ready = models.ready(&desired, &source).map(Box::new);
@@ -185,9 +192,19 @@ impl Keeper {
 
     fn fetch(&mut self, link: &Link, mut pending: Pending, digest: Digest, size: u64, url: Option<String>) {
         let begin = || -> Result<_, String> {
-            let mut pinned = self.models.pinned().map_err(|error| chain(&error))?;
-            pinned.extend(model_of(&pending.desired));
-            let part = self.models.depot.begin(digest, size, &pinned);
+            let (models, wanted) = (&self.models, model_of(&pending.desired));
+            let mut pinned = models.pinned().map_err(|error| chain(&error))?;
+            pinned.extend(wanted);
+            let part = match models.depot.begin(digest, size, &pinned) {
+                // Better no way back than no way on.
+                Err(DepotError::Full { .. }) => {
+                    let active = self.model_in_force.as_ref().map(|model| model.digest);
+                    models.let_go(active).map_err(|error| chain(&error))?;
+                    let pinned: Vec<Digest> = active.into_iter().chain(wanted).collect();
+                    models.depot.begin(digest, size, &pinned)
+                }
+                part => part,
+            };
             part.map_err(|error| chain(&error))
         };
         match begin() {
@@ -299,7 +316,16 @@ impl Keeper {
                 let change = Change::Model(ready, pending.component);
                 self.accept(link, &pending.desired, &pending.signed, change);
             }
-            Err(why) => self.refuse(link, Some(generation), format!("generation {generation}: {why}")),
+            Err(why) => {
+                let on_trial = self.model_in_force.as_ref().filter(|_| self.on_trial);
+                if let Err(error) = self.models.end_trial(on_trial.map(|model| model.digest)) {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a refused model stays on trial"
+                    );
+                }
+                self.refuse(link, Some(generation), format!("generation {generation}: {why}"));
+            }
         }
         pending.delivery.acknowledge();
     }

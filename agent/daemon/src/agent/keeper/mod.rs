@@ -369,13 +369,20 @@ impl Keeper {
                     self.renew(&link);
                     if asked.elapsed() >= ASK_AGAIN {
                         asked = Instant::now();
+                        if let Some(fetch) = self.pending.as_mut().and_then(|pending| pending.fetch.as_mut()) {
+                            fetch.slow_down();
+                        }
                         self.ask(&link);
                     }
                 }
             }
         }
         self.leave(&link).await;
-        if let Some(model) = self.model_in_force.as_ref().filter(|_| self.on_trial) {
+        if let Some(model) = self
+            .model_in_force
+            .as_ref()
+            .filter(|_| self.on_trial && self.staged.is_none())
+        {
             self.models.stay_on_trial(model.digest);
         }
         self.recording

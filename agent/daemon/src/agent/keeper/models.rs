@@ -1,7 +1,8 @@
 //! Which model runs: the fleet's, or that of the device's configuration.
 //!
-//! A model of the fleet is on trial until it has given a window with frames in it. An agent that starts [`STARTS`] times
-//! with it and gives none has ended with it each time: then the model of the configuration runs, and the fleet hears why.
+//! A model of the fleet is on trial from before it is fitted until it has given a window with frames in it. An agent that
+//! has tried it [`STARTS`] times and ended each time before that runs the model of the configuration, and the fleet hears
+//! why.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,20 +137,42 @@ impl Models {
 
     /// The model that ran before, unless it ended the agent too often.
     fn stored(&self, model: &DesiredModel, generation: Generation) -> Result<Result<Fitted, String>, StoreError> {
-        if let Some((digest, starts)) = self.store.value(TRIAL)?.as_deref().and_then(split)
-            && digest == model.digest
-        {
-            let starts = starts.first().copied().unwrap_or(0);
-            if starts >= STARTS {
+        match self.try_once_more(model, generation)? {
+            Ok(()) => Ok(self.fit(model).map_err(|error| chain(&error))),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    /// Counts a try with a model that is on trial: before it begins, since it may be the agent's end. Gives why there is
+    /// none where it has been that too often.
+    pub(super) fn try_once_more(
+        &self,
+        model: &DesiredModel,
+        generation: Generation,
+    ) -> Result<Result<(), String>, StoreError> {
+        if let Some(why) = self.given_up(model, generation) {
+            return Ok(Err(why));
+        }
+        let trial = self.store.value(TRIAL)?;
+        let starts = trial
+            .as_deref()
+            .and_then(split)
+            .filter(|(digest, _)| *digest == model.digest);
+        let starts = starts.and_then(|(_, starts)| starts.first().copied());
+        match starts {
+            Some(STARTS..) => {
                 let mut given_up = model.digest.0.to_vec();
                 given_up.extend(generation.0.to_le_bytes());
                 self.store.set_value(GIVEN_UP, &given_up)?;
                 self.store.remove_value(TRIAL)?;
-                return Ok(Err(given_up_text(model)));
+                let ModelRoles { last_good, .. } = self.store.model_roles()?;
+                self.keep(None, last_good)?;
+                Ok(Err(given_up_text(model)))
             }
-            self.set_trial(model.digest, starts + 1)?;
+            Some(starts) => self.set_trial(model.digest, starts + 1).map(Ok),
+            // It has proven itself.
+            None => Ok(Ok(())),
         }
-        Ok(self.fit(model).map_err(|error| chain(&error)))
     }
 
     /// Notes that a model is on trial.
@@ -164,6 +187,31 @@ impl Models {
         if let Err(error) = self.set_trial(digest, 0) {
             let error: &dyn std::error::Error = &error;
             warn!(error, "the start counts against the model");
+        }
+    }
+
+    /// A model is about to be fitted for the first time, unless it is on trial already.
+    pub(super) fn begin_trial(
+        &self,
+        model: &DesiredModel,
+        generation: Generation,
+    ) -> Result<Result<(), String>, StoreError> {
+        let trial = self.store.value(TRIAL)?;
+        let is_on_trial = trial
+            .as_deref()
+            .and_then(split)
+            .is_some_and(|(digest, _)| digest == model.digest);
+        if !is_on_trial {
+            self.set_trial(model.digest, 0)?;
+        }
+        self.try_once_more(model, generation)
+    }
+
+    /// A model was refused in order: what was on trial before it is again.
+    pub(super) fn end_trial(&self, before: Option<Digest>) -> Result<(), StoreError> {
+        match before {
+            Some(digest) => self.set_trial(digest, 0),
+            None => self.store.remove_value(TRIAL).map(drop),
         }
     }
 
@@ -200,7 +248,10 @@ impl Models {
                 }
             }
         };
-        let mut fitted = make().map_err(|error| {
+        // Packages come from outside, and graphs can do much: one that panics is one that is refused.
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
+        let made = made.map_err(|_| "the model cannot be loaded: that has failed without an answer".to_owned())?;
+        let mut fitted = made.map_err(|error| {
             let name = desired
                 .model
                 .as_ref()
@@ -230,6 +281,14 @@ impl Models {
         Ok(())
     }
 
+    /// Lets go of the model to go back to, where there is no room for another beside it.
+    pub(super) fn let_go(&self, active: Option<Digest>) -> Result<(), StoreError> {
+        self.store.set_model_roles(&ModelRoles {
+            active,
+            last_good: None,
+        })
+    }
+
     /// The models that must stay.
     pub(super) fn pinned(&self) -> Result<Vec<Digest>, StoreError> {
         let ModelRoles { active, last_good } = self.store.model_roles()?;
@@ -250,7 +309,7 @@ impl Models {
 
 fn given_up_text(model: &DesiredModel) -> String {
     format!(
-        "model {} {} was given up: the agent has started {STARTS} times with it and ended before it gave a window",
+        "model {} {} was given up: the agent has tried it {STARTS} times and ended before it gave a window",
         model.name, model.version
     )
 }
@@ -266,7 +325,7 @@ fn split(value: &[u8]) -> Option<(Digest, &[u8])> {
 enum NoModel {
     #[error(transparent)]
     Depot(#[from] offramp_store::DepotError),
-    #[error("it is not here any more and will be fetched again")]
+    #[error("it is not here any more")]
     Gone,
     #[error("it is {0} {1}, and another one was signed")]
     Other(String, u64),
