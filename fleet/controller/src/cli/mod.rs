@@ -7,6 +7,7 @@ mod events;
 mod group;
 mod insight;
 mod keys;
+mod library;
 mod model;
 mod policy;
 mod rollout;

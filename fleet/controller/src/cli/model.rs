@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{Client, parse};
-use super::{Align, Server, print, table};
+use super::library::{Artifact, Pushed, print_artifacts};
+use super::{Server, print};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Model {
@@ -82,29 +83,8 @@ struct Added {
 }
 
 #[derive(Deserialize)]
-struct Pushed {
-    devices: Vec<PushedDevice>,
-}
-
-#[derive(Deserialize)]
-struct PushedDevice {
-    device: String,
-    generation: u64,
-}
-
-#[derive(Deserialize)]
 struct Listed {
-    models: Vec<ListedModel>,
-}
-
-#[derive(Deserialize)]
-struct ListedModel {
-    name: String,
-    version: u64,
-    digest: Option<String>,
-    size: u64,
-    desired: u64,
-    reported: u64,
+    models: Vec<Artifact>,
 }
 
 impl Model {
@@ -142,9 +122,7 @@ impl Push {
             return print(&format!("{answer}\n"));
         }
         let pushed: Pushed = parse(&answer)?;
-        let lines = pushed.devices.iter();
-        let lines = lines.map(|pushed| format!("{} {}\n", pushed.device, pushed.generation));
-        print(&lines.collect::<String>())
+        pushed.print()
     }
 }
 
@@ -159,24 +137,6 @@ impl List {
             eprintln!("no model was added yet");
             return Ok(());
         }
-        let heads = [
-            ("MODEL", Align::Left),
-            ("VERSION", Align::Right),
-            ("BYTES", Align::Right),
-            ("DESIRED ON", Align::Right),
-            ("RUNS ON", Align::Right),
-            ("SHA-256", Align::Left),
-        ];
-        let rows = listed.models.into_iter().map(|model| {
-            vec![
-                model.name,
-                model.version.to_string(),
-                model.size.to_string(),
-                model.desired.to_string(),
-                model.reported.to_string(),
-                model.digest.unwrap_or_default(),
-            ]
-        });
-        print(&table(&heads, &rows.collect::<Vec<_>>()))
+        print_artifacts("MODEL", listed.models)
     }
 }

@@ -9,6 +9,7 @@ use offramp_proto::DeviceId;
 use serde::Deserialize;
 
 use super::client::{Client, parse};
+use super::library::{Artifact, Pushed, print_artifacts};
 use super::{Align, Server, check_parameter, print, table};
 
 #[derive(Debug, Subcommand)]
@@ -109,29 +110,8 @@ struct Kept {
 }
 
 #[derive(Deserialize)]
-struct Pushed {
-    devices: Vec<PushedDevice>,
-}
-
-#[derive(Deserialize)]
-struct PushedDevice {
-    device: String,
-    generation: u64,
-}
-
-#[derive(Deserialize)]
 struct Listed {
-    policies: Vec<ListedPolicy>,
-}
-
-#[derive(Deserialize)]
-struct ListedPolicy {
-    name: String,
-    version: u64,
-    digest: Option<String>,
-    size: u64,
-    desired: u64,
-    reported: u64,
+    policies: Vec<Artifact>,
 }
 
 impl Policy {
@@ -182,17 +162,13 @@ impl Push {
         query.extend(self.select.iter().map(|s| ("select", s.as_str())));
         let answer = Client::new(&self.server).post("/policies", &query, &bytes)?;
         let pushed: Pushed = parse(&answer)?;
-        if pushed.devices.is_empty() {
+        if pushed.is_empty() {
             eprintln!("the policy is kept, but no device is known that could get it: push it again when there is one");
         }
         if self.json {
             return print(&format!("{answer}\n"));
         }
-        let lines = pushed
-            .devices
-            .iter()
-            .map(|d| format!("{} {}\n", d.device, d.generation));
-        print(&lines.collect::<String>())
+        pushed.print()
     }
 }
 
@@ -306,28 +282,6 @@ impl List {
             eprintln!("no policy was pushed yet");
             return Ok(());
         }
-        let heads = [
-            ("POLICY", Align::Left),
-            ("VERSION", Align::Right),
-            ("BYTES", Align::Right),
-            ("DESIRED ON", Align::Right),
-            ("RUNS ON", Align::Right),
-            ("SHA-256", Align::Left),
-        ];
-        let rows: Vec<Vec<String>> = listed
-            .policies
-            .into_iter()
-            .map(|p| {
-                vec![
-                    p.name,
-                    p.version.to_string(),
-                    p.size.to_string(),
-                    p.desired.to_string(),
-                    p.reported.to_string(),
-                    p.digest.unwrap_or_default(),
-                ]
-            })
-            .collect();
-        print(&table(&heads, &rows))
+        print_artifacts("POLICY", listed.policies)
     }
 }

@@ -1179,7 +1179,8 @@ async fn database_of_the_first_schema_is_brought_up_to_date() {
     .unwrap();
     connection.close().await.unwrap();
 
-    let store = Place::Sqlite(folder).open(&tenant("t")).await.unwrap();
+    let place = Place::Sqlite(folder);
+    let store = place.open(&tenant("t")).await.unwrap();
     let old = store.summary_list("cam", 0, 10).await.unwrap();
     assert_eq!((old[0].window.rollbacks, old[0].window.guard), (7, None));
     store
