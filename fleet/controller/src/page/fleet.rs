@@ -178,7 +178,7 @@ impl FleetPage {
         };
         html! {
             article class={ "tile " (class) } {
-                h2 { "Desired policy in force" }
+                h2 { "Desired state in force" }
                 p class="big" {
                     @if managed == 0 { span class="none" { "–" } }
                     @else { (count(in_force)) small { " of " (count(managed)) } }

@@ -195,7 +195,7 @@ impl RolloutPage {
                 h1 { (rollout.name) " " (rollout.version) }
                 (state(rollout.rollout.state))
                 p class="sub" {
-                    "rollout " (rollout.id) ", by " (rollout.created_by) ", started " (age(rollout.created_at, self.now))
+                    (name(&ArtifactKind::ALL, rollout.rollout.kind)) ", rollout " (rollout.id) ", by " (rollout.created_by) ", started " (age(rollout.created_at, self.now))
                     ", changed " (age(rollout.changed_at, self.now))
                 }
                 @if let Some(reason) = &rollout.reason {
