@@ -258,6 +258,12 @@ mod tests {
         let depot = Depot::new(folder.path().into(), 1 << 30);
         let artifact: Vec<u8> = (0..40 * CHUNK + 5).map(|i| (i * i) as u8).collect();
         let mut fetch = fetch(&depot, &artifact, artifact.len());
+        // After silences fewer are asked for, and again more as they come.
+        for most in [8, 4, 2, 1, 1] {
+            fetch.slow_down();
+            assert_eq!(fetch.request().chunks, most);
+        }
+        fetch.most = MAX_CHUNKS;
         let request = fetch.request();
         assert_eq!((request.offset, request.chunks), (0, 16));
         assert_eq!(
@@ -282,6 +288,8 @@ mod tests {
             }
             fetch.take(&chunk_of(&artifact, chunk * CHUNK));
         }
+        fetch.slow_down();
+        assert_eq!(fetch.request().chunks, 1, "the last");
         assert_eq!(fetch.take(&chunk_of(&artifact, 40 * CHUNK)), Progress::Whole);
         assert_eq!(fetch.finish(&depot).unwrap(), artifact);
     }

@@ -216,6 +216,43 @@ async fn a_model_that_cannot_run_is_refused_with_its_reason_and_frames_go_on() {
     controller.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_three_packages_do_not_fit_the_one_to_go_back_to_goes() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let controller = controller(&broker).await;
+    let id = DeviceId::new("narrow").unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let device = Device::new(folder.path(), "narrow", Some((&url, &controller.public_key())));
+    device.replace("[state]\n", "[state]\npackages_mb = 4\n");
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    timeout(PATIENCE, controller.summaries_ingested(1)).await.unwrap();
+    let kept = || {
+        std::fs::read_dir(folder.path().join("offramp-state.redb.packages"))
+            .unwrap()
+            .count()
+    };
+    for (version, packages) in [(2, 1), (3, 2), (4, 2)] {
+        let bytes = package(&[("version = 1", &format!("version = {version}"))]);
+        assert!(
+            (4 << 20) / 3 < bytes.len() && bytes.len() < (4 << 20) / 2,
+            "two fit, three do not"
+        );
+        let added = add(&controller, bytes, None).await;
+        let pushed = controller
+            .push_model(None, Some((added.name, added.version)))
+            .await
+            .unwrap();
+        let (answer, _) = answered(&mut agent, &device, &controller, &id, pushed[&id]).await;
+        assert_eq!((answer.refused, kept()), (None, packages), "{version}");
+    }
+    agent.end();
+    controller.shutdown().await;
+}
+
 /// A controller by hand, which gives out as many chunks as it is told.
 struct Operator {
     link: Link,

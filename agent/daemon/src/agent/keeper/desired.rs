@@ -10,7 +10,7 @@ use offramp_store::{DepotError, Roles, StoreError};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::models::{Ready, Staged, TRIAL};
+use super::models::{Ready, Staged};
 use super::{Engines, Keeper, clip};
 use crate::agent::Order;
 use crate::agent::fetch::{Fetch, Progress};
@@ -111,7 +111,7 @@ impl Keeper {
     fn proceed(&mut self, link: &Link) {
         let Some(mut pending) = self.pending.take() else { return };
         let desired = &pending.desired;
-        let other_model = model_of(desired) != self.model_in_force.as_ref().map(|model| model.digest);
+        let other_model = model_of(desired) != self.model_digest();
         if let Some(model) = desired
             .model
             .as_ref()
@@ -180,14 +180,13 @@ impl Keeper {
             Ok(chosen) => {
                 let change = Change::Policy(chosen, pending.component);
                 self.accept(link, &pending.desired, &pending.signed, change);
+                pending.delivery.acknowledge();
             }
             Err(error) => {
-                let (generation, why) = (pending.desired.generation, chain(&error));
-                let why = format!("generation {generation}: policy {}: {why}", source.name);
-                self.refuse(link, Some(generation), why);
+                self.pending = Some(pending);
+                self.give_up_pending(link, &format!("policy {}: {}", source.name, chain(&error)));
             }
         }
-        pending.delivery.acknowledge();
     }
 
     fn fetch(&mut self, link: &Link, mut pending: Pending, digest: Digest, size: u64, url: Option<String>) {
@@ -198,7 +197,7 @@ impl Keeper {
             let part = match models.depot.begin(digest, size, &pinned) {
                 // Better no way back than no way on.
                 Err(DepotError::Full { .. }) => {
-                    let active = self.model_in_force.as_ref().map(|model| model.digest);
+                    let active = self.model_digest();
                     models.let_go(active).map_err(|error| chain(&error))?;
                     let pinned: Vec<Digest> = active.into_iter().chain(wanted).collect();
                     models.depot.begin(digest, size, &pinned)
@@ -220,9 +219,8 @@ impl Keeper {
                 self.ask(link);
             }
             Err(why) => {
-                let generation = pending.desired.generation;
-                self.refuse(link, Some(generation), format!("generation {generation}: {why}"));
-                pending.delivery.acknowledge();
+                self.pending = Some(pending);
+                self.give_up_pending(link, &why);
             }
         }
     }
@@ -317,8 +315,8 @@ impl Keeper {
                 self.accept(link, &pending.desired, &pending.signed, change);
             }
             Err(why) => {
-                let on_trial = self.model_in_force.as_ref().filter(|_| self.on_trial);
-                if let Err(error) = self.models.end_trial(on_trial.map(|model| model.digest)) {
+                let on_trial = self.model_digest().filter(|_| self.on_trial);
+                if let Err(error) = self.models.end_trial(on_trial) {
                     warn!(
                         error = &error as &dyn std::error::Error,
                         "a refused model stays on trial"
@@ -388,14 +386,11 @@ impl Keeper {
             self.store.put_artifact(digest, bytes)?;
         }
         if let Change::Model(..) = change {
-            let before = self.model_in_force.as_ref().map(|model| model.digest);
             match &desired.model {
                 Some(model) => self.models.set_trial(model.digest, 0)?,
-                None => {
-                    self.store.remove_value(TRIAL)?;
-                }
+                None => self.models.end_trial(None)?,
             }
-            self.models.keep(model_of(desired), before)?;
+            self.models.keep(model_of(desired), self.model_digest())?;
         }
         self.store.set_desired(desired.generation.0, signed)?;
         let Some((digest, component)) = named else {

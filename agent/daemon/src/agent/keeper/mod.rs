@@ -34,7 +34,7 @@ use crate::agent::windows::Whole;
 use crate::agent::{Options, Order, Report, SetLog, StartError};
 use crate::judge::{PolicyJudge, PolicySource, Step, Workshop, chain};
 use desired::{Pending, next_piece};
-use models::{First, Models, Ready, Staged, TRIAL};
+use models::{First, Models, Ready, Staged};
 
 /// Records that are on their way to the broker at a time.
 const BATCH: usize = 16;
@@ -254,6 +254,10 @@ impl Keeper {
             ..Counters::default()
         };
         let roles = store.roles()?;
+        let on_trial = match &model {
+            Some(model) => models.trial(model.digest)?.is_some(),
+            None => false,
+        };
         let keeper = Self {
             identity,
             model: fitted.facts,
@@ -263,7 +267,7 @@ impl Keeper {
             config,
             renewal,
             link: None,
-            on_trial: store.value(TRIAL)?.is_some(),
+            on_trial,
             store,
             workshop: fitted.workshop,
             engines,
@@ -304,6 +308,11 @@ impl Keeper {
         self.counters.subscribe()
     }
 
+    /// Digest of the fleet's model that runs; none: that of the configuration does.
+    fn model_digest(&self) -> Option<Digest> {
+        self.model_in_force.as_ref().map(|model| model.digest)
+    }
+
     /// Starts the link, if there is a fleet. It connects in the background.
     pub(crate) fn connect(mut self, runtime: &tokio::runtime::Runtime) -> Result<Self, StartError> {
         if let Some(config) = &self.config {
@@ -313,8 +322,7 @@ impl Keeper {
         Ok(self)
     }
 
-    /// Works until the cameras have ended.
-    /// Gives who writes the traces.
+    /// Works until the cameras have ended. Gives who writes the traces.
     pub(crate) async fn run(mut self, mut from_seats: mpsc::Receiver<Report>) -> Option<JoinHandle<()>> {
         let Some((mut link, mut inbox)) = self.link.take() else {
             while let Some(report) = from_seats.recv().await {
@@ -378,12 +386,8 @@ impl Keeper {
             }
         }
         self.leave(&link).await;
-        if let Some(model) = self
-            .model_in_force
-            .as_ref()
-            .filter(|_| self.on_trial && self.staged.is_none())
-        {
-            self.models.stay_on_trial(model.digest);
+        if let Some(digest) = self.model_digest().filter(|_| self.on_trial && self.staged.is_none()) {
+            self.models.stay_on_trial(digest);
         }
         self.recording
     }
@@ -535,17 +539,17 @@ impl Keeper {
             self.summaries.insert(sequence, ());
             self.counters.send_modify(|counters| counters.summaries += 1);
         }
-        if self.on_trial && frames > 0 && self.staged.is_none() {
+        if let Some(digest) = self
+            .model_digest()
+            .filter(|_| self.on_trial && frames > 0 && self.staged.is_none())
+        {
             self.on_trial = false;
-            self.models.passed();
+            self.models.passed(digest);
         }
     }
 
     fn save_heads(&self, camera: usize, heads: &[u8]) {
-        let slot = slot(
-            &self.cameras[camera].name,
-            self.model_in_force.as_ref().map(|model| model.digest),
-        );
+        let slot = slot(&self.cameras[camera].name, self.model_digest());
         if let Err(error) = self.store.save_checkpoint(&slot, heads) {
             error!(
                 camera = slot,

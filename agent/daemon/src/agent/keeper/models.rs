@@ -24,7 +24,7 @@ use crate::agent::{Options, Reopen, StartError, Tune, apply_learner};
 use crate::judge::{Chosen, PolicySource, Workshop, chain};
 
 /// Where the store keeps the model that is on trial: its digest, and how often it was started.
-pub(super) const TRIAL: &str = "model on trial";
+const TRIAL: &str = "model on trial";
 /// And the one that was given up: its digest, and the generation that wanted it.
 const GIVEN_UP: &str = "model given up";
 /// Starts without a window after which a model is given up.
@@ -153,13 +153,7 @@ impl Models {
         if let Some(why) = self.given_up(model, generation) {
             return Ok(Err(why));
         }
-        let trial = self.store.value(TRIAL)?;
-        let starts = trial
-            .as_deref()
-            .and_then(split)
-            .filter(|(digest, _)| *digest == model.digest);
-        let starts = starts.and_then(|(_, starts)| starts.first().copied());
-        match starts {
+        match self.trial(model.digest)? {
             Some(STARTS..) => {
                 let mut given_up = model.digest.0.to_vec();
                 given_up.extend(generation.0.to_le_bytes());
@@ -173,6 +167,13 @@ impl Models {
             // It has proven itself.
             None => Ok(Ok(())),
         }
+    }
+
+    /// How often a model was tried, if it is the one on trial.
+    pub(super) fn trial(&self, digest: Digest) -> Result<Option<u8>, StoreError> {
+        let trial = self.store.value(TRIAL)?;
+        let trial = trial.as_deref().and_then(split).filter(|(of, _)| *of == digest);
+        Ok(trial.and_then(|(_, starts)| starts.first().copied()))
     }
 
     /// Notes that a model is on trial.
@@ -196,12 +197,7 @@ impl Models {
         model: &DesiredModel,
         generation: Generation,
     ) -> Result<Result<(), String>, StoreError> {
-        let trial = self.store.value(TRIAL)?;
-        let is_on_trial = trial
-            .as_deref()
-            .and_then(split)
-            .is_some_and(|(digest, _)| digest == model.digest);
-        if !is_on_trial {
+        if self.trial(model.digest)?.is_none() {
             self.set_trial(model.digest, 0)?;
         }
         self.try_once_more(model, generation)
@@ -295,10 +291,14 @@ impl Models {
         Ok([active, last_good].into_iter().flatten().collect())
     }
 
-    /// The model on trial has worked.
-    pub(super) fn passed(&self) {
-        match self.store.remove_value(TRIAL) {
-            Ok(_) => info!("the model has proven itself"),
+    /// A model on trial has worked. Another one that is being fitted stays on trial.
+    pub(super) fn passed(&self, digest: Digest) {
+        let passed = self.trial(digest).and_then(|trial| match trial {
+            Some(_) => self.end_trial(None),
+            None => Ok(()),
+        });
+        match passed {
+            Ok(()) => info!("the model has proven itself"),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 warn!(error, "the model stays on trial");
