@@ -307,6 +307,8 @@ pub(crate) struct Station {
     pub(crate) top: usize,
     /// What that class is believed with; see [`math::top`].
     pub(crate) confidence: f32,
+    /// The largest probability of another class.
+    second: f32,
     /// Of the probabilities, in nats.
     entropy: f32,
     reached: bool,
@@ -405,6 +407,7 @@ impl Core {
             probabilities: vec![0.0; classes],
             top: 0,
             confidence: 0.0,
+            second: 0.0,
             entropy: 0.0,
             reached: false,
             has_previous: false,
@@ -582,7 +585,8 @@ impl Core {
         let scale = 1.0 / self.contexts.guard().temperature(stage);
         station.probabilities.copy_from_slice(&station.logits);
         let top = math::top(&mut station.probabilities, scale, shift);
-        (station.top, station.confidence, station.entropy) = (top.class, top.confidence, top.entropy);
+        (station.top, station.confidence) = (top.class, top.confidence);
+        (station.second, station.entropy) = (top.second, top.entropy);
 
         let last = stage + 1 == self.base.len();
         match (way.left, last) {
@@ -616,8 +620,6 @@ impl Core {
         let station = &self.stations[exit];
         let (class, confidence) = (station.top, station.confidence);
         let first = station.probabilities[class];
-        let (before, after) = station.probabilities.split_at(class);
-        let second = math::max(before).max(math::max(&after[1..]));
         let share = |macs: u64| macs as f32 / self.total_macs as f32;
         let spent: u64 = self.stage_macs[..=exit].iter().sum();
         let change = if station.has_previous {
@@ -632,7 +634,7 @@ impl Core {
             confidence,
             // Discounted as the confidence is.
             margin: if first > 0.0 {
-                (first - second) * (confidence / first)
+                (first - station.second) * (confidence / first)
             } else {
                 0.0
             },

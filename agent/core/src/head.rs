@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::math::{dot, matrix_vector, softmax, squared_distance};
+use crate::math::{affine, dot, softmax, squared_distance};
 use crate::numbers::Numbers;
 
 /// A head: z = W u + b, with W ∈ R^{K×C} row by row.
@@ -103,8 +103,7 @@ impl Head {
     /// When a slice has another length.
     pub fn logits(&self, u: &[f32], z: &mut [f32]) {
         assert_eq!((u.len(), z.len()), (self.features, self.classes));
-        matrix_vector(&self.weights, u, z);
-        z.iter_mut().zip(&self.bias).for_each(|(z, b)| *z += b);
+        affine(&self.weights, u, &self.bias, z);
     }
 
     /// Writes the K probabilities of features u ∈ R^C.

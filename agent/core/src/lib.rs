@@ -68,6 +68,7 @@ mod control;
 mod drift;
 mod guard;
 mod head;
+mod lanes;
 mod learner;
 mod math;
 mod numbers;

@@ -1,29 +1,37 @@
 //! Floating-point arithmetic with a fixed order of operations.
 //!
-//! A reduction runs in [`LANES`] independent lanes that are added up as a tree. A compiler can map the
-//! lanes to vectors of any width without changing the order, so that the result is the same to the bit
-//! with SSE, AVX, NEON or none. Multiplications and additions are never fused, for the same reason. What is
-//! worth it is compiled for the wide vectors of x86-64, too, and chosen when the program runs ([`widest`]).
+//! A reduction runs in [`LANES`] independent lanes that are added up as a tree ([`Lanes`]), so that the result is the
+//! same to the bit with SSE, AVX, NEON or none. Multiplications and additions are never fused, for the same reason.
+//! Which vectors there are is asked when the program runs ([`widest`]).
 
-const LANES: usize = 16;
+use crate::lanes::{Base, LANES, Lanes, ROWS};
 
-/// Makes a function that is compiled several times, and runs the one with the widest vectors that the machine
+/// Makes a function that is compiled several times, and runs the one with the widest vectors, `L`, that the machine
 /// has. Asking the machine takes the standard library.
 macro_rules! widest {
-    ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* fn $name:ident<L>($($argument:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
         pub(crate) fn $name($($argument: $type),*) {
+            /// # Safety
+            /// The machine has the instructions of `L`.
             #[inline(always)]
-            fn portable($($argument: $type),*) $body
+            unsafe fn with<L: Lanes>($($argument: $type),*) {
+                // SAFETY: as the caller says.
+                unsafe { $body }
+            }
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             {
+                use crate::lanes::{Avx2, Avx512};
+
                 #[target_feature(enable = "avx512f")]
                 fn avx512($($argument: $type),*) {
-                    portable($($argument),*);
+                    // SAFETY: the machine has the instructions, or this would not run.
+                    unsafe { with::<Avx512>($($argument),*) };
                 }
                 #[target_feature(enable = "avx2")]
                 fn avx2($($argument: $type),*) {
-                    portable($($argument),*);
+                    // SAFETY: the machine has the instructions, or this would not run.
+                    unsafe { with::<Avx2>($($argument),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx512f") {
                     // SAFETY: the machine has the instructions.
@@ -34,217 +42,191 @@ macro_rules! widest {
                     return unsafe { avx2($($argument),*) };
                 }
             }
-            portable($($argument),*);
+            // SAFETY: every machine has these instructions.
+            unsafe { with::<Base>($($argument),*) };
         }
     };
 }
 
-widest! {
-    /// Writes y = M x, M row by row.
-    fn matrix_vector(matrix: &[f32], x: &[f32], y: &mut [f32]) {
-        /// Rows at a time: one row alone waits for its own sums.
-        const ROWS: usize = 4;
-        let n = x.len();
-        let whole = n / LANES * LANES;
-        let rows = y.len() / ROWS * ROWS;
-        for (matrix, y) in matrix.chunks_exact(n * ROWS).zip(y.chunks_exact_mut(ROWS)) {
-            let mut lanes = [[0.0; LANES]; ROWS];
-            for at in (0..whole).step_by(LANES) {
-                let x = &x[at..at + LANES];
-                for (row, lanes) in lanes.iter_mut().enumerate() {
-                    let m = &matrix[row * n + at..][..LANES];
-                    for i in 0..LANES {
-                        lanes[i] += m[i] * x[i];
-                    }
-                }
-            }
-            for (row, (lanes, y)) in lanes.into_iter().zip(y).enumerate() {
-                let mut lanes = lanes;
-                let m = &matrix[row * n + whole..][..n - whole];
-                for ((lane, m), x) in lanes.iter_mut().zip(m).zip(&x[whole..]) {
-                    *lane += m * x;
-                }
-                *y = sum_lanes(lanes);
+/// Σ m_i x_i of so many rows of a matrix side by side, in lanes.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn products<L: Lanes, const ROWS: usize>(rows: &[f32], x: &[f32]) -> [L; ROWS] {
+    let n = x.len();
+    let whole = n / LANES * LANES;
+    // SAFETY: as the caller says.
+    unsafe {
+        let mut lanes = [L::splat(0.0); ROWS];
+        for at in (0..whole).step_by(LANES) {
+            let x = L::load_part(&x[at..at + LANES], 0.0);
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                let m = L::load_part(&rows[row * n + at..][..LANES], 0.0);
+                *lanes = lanes.add(m.multiply(x));
             }
         }
-        for (row, y) in matrix[rows * n..].chunks_exact(n).zip(&mut y[rows..]) {
-            *y = reduce(row, x, |m, x| m * x);
+        if whole < n {
+            let x = L::load_part(&x[whole..], 0.0);
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                let m = L::load_part(&rows[row * n + whole..][..n - whole], 0.0);
+                *lanes = lanes.add(m.multiply(x));
+            }
+        }
+        lanes
+    }
+}
+
+widest! {
+    /// Writes y = M x + b, M row by row; no b is one of 0.
+    fn affine<L>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
+        let n = x.len();
+        let mut rows = matrix.chunks_exact(n * ROWS);
+        let mut sums = y.chunks_exact_mut(ROWS);
+        for (rows, sums) in rows.by_ref().zip(sums.by_ref()) {
+            sums.copy_from_slice(&L::sums(products::<L, ROWS>(rows, x)));
+        }
+        for (row, sum) in rows.remainder().chunks_exact(n).zip(sums.into_remainder()) {
+            let [lanes] = products::<L, 1>(row, x);
+            *sum = lanes.sum();
+        }
+        for (y, b) in y.iter_mut().zip(b) {
+            *y += b;
         }
     }
 }
 
 widest! {
     /// y −= s x.
-    fn subtract_scaled(s: f32, x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y -= s * x;
+    fn subtract_scaled<L>(s: f32, x: &[f32], y: &mut [f32]) {
+        let s = L::splat(s);
+        let (mut ys, mut xs) = (y.chunks_exact_mut(LANES), x.chunks_exact(LANES));
+        for (y, x) in ys.by_ref().zip(xs.by_ref()) {
+            let x = L::load_part(x, 0.0);
+            L::load_part(y, 0.0).subtract(s.multiply(x)).store_part(y);
         }
+        let (y, x) = (ys.into_remainder(), xs.remainder());
+        L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
     }
-}
-
-#[inline(always)]
-fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// Reduces `f(a_i, b_i)` over two slices of one length by addition.
-#[inline(always)]
-fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    debug_assert_eq!(a.len(), b.len());
-    let mut lanes = [0.0; LANES];
-    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in a.by_ref().zip(b.by_ref()) {
-        for i in 0..LANES {
-            lanes[i] += f(a[i], b[i]);
-        }
-    }
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(a.remainder().iter().zip(b.remainder())) {
-        *lane += f(a, b);
-    }
-    sum_lanes(lanes)
 }
 
 widest! {
     /// Gives Σ a_i b_i.
-    fn find_dot(a: &[f32], b: &[f32], sum: &mut f32) {
-        *sum = reduce(a, b, |a, b| a * b);
+    fn find_dot<L>(a: &[f32], b: &[f32], sum: &mut f32) {
+        let [lanes] = products::<L, 1>(a, b);
+        *sum = lanes.sum();
     }
 }
 
 widest! {
     /// Gives Σ (a_i − b_i)².
-    fn find_squared_distance(a: &[f32], b: &[f32], sum: &mut f32) {
-        *sum = reduce(a, b, |a, b| (a - b) * (a - b));
+    fn find_squared_distance<L>(a: &[f32], b: &[f32], sum: &mut f32) {
+        let mut lanes = L::splat(0.0);
+        for at in (0..a.len().min(b.len())).step_by(LANES) {
+            let difference = L::load_part(&a[at..], 0.0).subtract(L::load_part(&b[at..], 0.0));
+            lanes = lanes.add(difference.multiply(difference));
+        }
+        *sum = lanes.sum();
     }
 }
 
-/// Σ a_i b_i.
+/// Σ a_i b_i of slices of one length.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
     let mut sum = 0.0;
     find_dot(a, b, &mut sum);
     sum
 }
 
-/// Σ (a_i − b_i)².
+/// Σ (a_i − b_i)² of slices of one length.
 pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
     let mut sum = 0.0;
     find_squared_distance(a, b, &mut sum);
     sum
 }
 
+/// e^x below this is 0.
+const LOWEST: f32 = -85.0;
+
 /// e^x for x ≤ 0, and 0 where that is below 1e-37; one unit in the last place off at most.
 ///
-/// Written out here, and not taken from libm, because this way a compiler makes vectors of it.
+/// # Safety
+/// The machine has the instructions of `L`.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+unsafe fn exp<L: Lanes>(x: L) -> L {
     /// Where it is added, halves are rounded away: what is left in the last bits is a whole number.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; a whole number of the first is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -0.000_212_194_44];
-    let rounded = x * core::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LN_2[0] - n * LN_2[1];
-    // The series up to r⁷: |r| ≤ ln 2 / 2.
-    let mut series = 1.0 / 5040.0;
-    for inverse in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
-        series = series * r + inverse;
+    // SAFETY: as the caller says.
+    unsafe {
+        let rounded = x.multiply(L::splat(core::f32::consts::LOG2_E)).add(L::splat(ROUND));
+        let n = rounded.subtract(L::splat(ROUND));
+        let r = x.subtract(n.multiply(L::splat(LN_2[0])));
+        let r = r.subtract(n.multiply(L::splat(LN_2[1])));
+        // The series up to r⁷: |r| ≤ ln 2 / 2.
+        let mut series = L::splat(1.0 / 5040.0);
+        for inverse in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+            series = series.multiply(r).add(L::splat(inverse));
+        }
+        let value = series.multiply(r.multiply(r)).add(r).add(L::splat(1.0));
+        x.where_below(LOWEST, L::splat(0.0), value.multiply(rounded.power_of_two()))
     }
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    let value = (series * (r * r) + r + 1.0) * power;
-    if x < -85.0 { 0.0 } else { value }
 }
 
-widest! {
-    /// Writes e^(z − most) in place of each z, and gives two sums: of these, and of these times z − most.
-    fn exponentials(z: &mut [f32], most: f32, sums: &mut [f32; 2]) {
-        let mut lanes = [[0.0; LANES]; 2];
-        let mut chunks = z.chunks_exact_mut(LANES);
-        for chunk in chunks.by_ref() {
-            for i in 0..LANES {
-                let below = chunk[i] - most;
-                let e = exp(below);
-                chunk[i] = e;
-                lanes[0][i] += e;
-                // What adds nothing may be infinitely far below.
-                lanes[1][i] += e * if below < -85.0 { -85.0 } else { below };
-            }
-        }
-        for (i, z) in chunks.into_remainder().iter_mut().enumerate() {
-            let below = *z - most;
+/// Writes e^(z + l − most) in place of each z, and gives two sums: of these, and of these times z + l − most. No
+/// offsets l are offsets of 0.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn exponentials<L: Lanes>(z: &mut [f32], offsets: &[f32], most: f32) -> [f32; 2] {
+    // SAFETY: as the caller says.
+    unsafe {
+        let (mut sum, mut weighted) = (L::splat(0.0), L::splat(0.0));
+        for at in (0..z.len()).step_by(LANES) {
+            // What is missing is e^−∞ = 0.
+            let shifted = L::load_part(&z[at..], f32::NEG_INFINITY).add(offset(offsets, at));
+            let below = shifted.subtract(L::splat(most));
             let e = exp(below);
-            *z = e;
-            lanes[0][i] += e;
-            lanes[1][i] += e * if below < -85.0 { -85.0 } else { below };
+            e.store_part(&mut z[at..]);
+            sum = sum.add(e);
+            // What adds nothing may be infinitely far below.
+            weighted = weighted.add(e.multiply(below.where_below(LOWEST, L::splat(LOWEST), below)));
         }
-        *sums = lanes.map(sum_lanes);
+        let nothing = L::splat(0.0);
+        let [sum, weighted, ..] = L::sums([sum, weighted, nothing, nothing]);
+        [sum, weighted]
+    }
+}
+
+/// Offsets from a place on; 0 where there are none.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn offset<L: Lanes>(offsets: &[f32], at: usize) -> L {
+    // SAFETY: as the caller says.
+    unsafe {
+        match offsets {
+            [] => L::splat(0.0),
+            offsets => L::load_part(&offsets[at..], 0.0),
+        }
     }
 }
 
 widest! {
-    /// Gives the largest; −∞ for none.
-    fn find_largest(values: &[f32], largest: &mut f32) {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let mut chunks = values.chunks_exact(LANES);
-        for chunk in chunks.by_ref() {
-            for i in 0..LANES {
-                lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
-            }
+    /// Turns logits into probabilities in place.
+    fn softmax<L>(z: &mut [f32]) {
+        let mut most = L::splat(f32::NEG_INFINITY);
+        for at in (0..z.len()).step_by(LANES) {
+            most = most.or_larger(L::load_part(&z[at..], f32::NEG_INFINITY));
         }
-        for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
-            *lane = if *value > *lane { *value } else { *lane };
-        }
-        *largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let [sum, _] = exponentials::<L>(z, &[], most.largest());
+        let inverse = 1.0 / sum;
+        z.iter_mut().for_each(|z| *z *= inverse);
     }
-}
-
-widest! {
-    /// Gives the largest of a + b.
-    fn find_largest_sum(a: &[f32], b: &[f32], largest: &mut f32) {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-        for (a, b) in a.by_ref().zip(b.by_ref()) {
-            for i in 0..LANES {
-                let sum = a[i] + b[i];
-                lanes[i] = if sum > lanes[i] { sum } else { lanes[i] };
-            }
-        }
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.remainder().iter().zip(b.remainder())) {
-            let sum = a + b;
-            *lane = if sum > *lane { sum } else { *lane };
-        }
-        *largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    }
-}
-
-/// The largest of some values; −∞ for none.
-pub(crate) fn max(values: &[f32]) -> f32 {
-    let mut largest = 0.0;
-    find_largest(values, &mut largest);
-    largest
-}
-
-/// Turns logits into probabilities in place; gives their entropy in nats.
-pub(crate) fn softmax(z: &mut [f32]) -> f32 {
-    let most = max(z);
-    softmax_below(z, most)
-}
-
-/// [`softmax`] of logits of which the largest is known.
-fn softmax_below(z: &mut [f32], most: f32) -> f32 {
-    let mut sums = [0.0; 2];
-    exponentials(z, most, &mut sums);
-    let [sum, weighted] = sums;
-    let inverse = 1.0 / sum;
-    z.iter_mut().for_each(|z| *z *= inverse);
-    // −Σ p ln p with p = e^x / S is ln S − Σ e^x x / S. Rounding may leave a little less than nothing.
-    (libm::logf(sum) - weighted * inverse).max(0.0)
 }
 
 /// What is added to logits, and how much of the confidence it costs to go against them.
@@ -257,12 +239,14 @@ pub(crate) struct Shift<'a> {
 }
 
 /// What [`top`] says of logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Top {
     /// The class of the largest probability; the first of several.
     pub(crate) class: usize,
     /// What it is believed with.
     pub(crate) confidence: f32,
+    /// The largest probability of another class.
+    pub(crate) second: f32,
     /// Of the probabilities, in nats.
     pub(crate) entropy: f32,
 }
@@ -272,38 +256,61 @@ pub(crate) struct Top {
 /// That is p_c where c is also the class of the largest logit, and otherwise p_c (q_c / max q)^β with
 /// q = softmax(z · scale): where the offsets overrule the logits, both must be believed.
 pub(crate) fn top(z: &mut [f32], scale: f32, shift: Option<Shift<'_>>) -> Top {
-    z.iter_mut().for_each(|z| *z *= scale);
-    let evident = max(z);
-    let Some(Shift { offsets, doubt }) = shift else {
-        let class = first(z.iter().copied(), evident);
-        let entropy = softmax_below(z, evident);
-        return Top {
-            class,
-            confidence: z[class],
-            entropy,
-        };
-    };
-    let mut most = 0.0;
-    find_largest_sum(z, offsets, &mut most);
-    let class = first(z.iter().zip(offsets).map(|(z, l)| z + l), most);
-    let own = z[class];
-    z.iter_mut().zip(offsets).for_each(|(z, l)| *z += l);
-    let entropy = softmax_below(z, most);
-    let discount = if own == evident {
-        1.0
-    } else {
-        libm::expf(doubt * (own - evident))
-    };
-    Top {
-        class,
-        confidence: z[class] * discount,
-        entropy,
-    }
+    let mut top = Top::default();
+    let Shift { offsets, doubt } = shift.unwrap_or(Shift {
+        offsets: &[],
+        doubt: 0.0,
+    });
+    find_top(z, scale, offsets, doubt, &mut top);
+    top
 }
 
-/// The place of the first that is as large; 0 where none is.
-fn first(mut values: impl Iterator<Item = f32>, largest: f32) -> usize {
-    values.position(|value| value == largest).unwrap_or(0)
+widest! {
+    /// Gives what [`top`] says; no offsets are offsets of 0.
+    fn find_top<L>(z: &mut [f32], scale: f32, offsets: &[f32], doubt: f32, top: &mut Top) {
+        let nothing = L::splat(f32::NEG_INFINITY);
+        let (mut evident, mut most) = (nothing, nothing);
+        for at in (0..z.len()).step_by(LANES) {
+            let scaled = L::load_part(&z[at..], f32::NEG_INFINITY).multiply(L::splat(scale));
+            scaled.store_part(&mut z[at..]);
+            evident = evident.or_larger(scaled);
+            most = most.or_larger(scaled.add(offset(offsets, at)));
+        }
+        let (evident, most) = (evident.largest(), most.largest());
+        let mut class = 0;
+        for at in (0..z.len()).step_by(LANES) {
+            let shifted = L::load_part(&z[at..], f32::NAN).add(offset(offsets, at));
+            let found = shifted.equal(L::splat(most));
+            if found != 0 {
+                class = at + found.trailing_zeros() as usize;
+                break;
+            }
+        }
+        let own = z[class];
+        let [sum, weighted] = exponentials::<L>(z, offsets, most);
+        let inverse = 1.0 / sum;
+        let first = z[class] * inverse;
+        z[class] = f32::NEG_INFINITY;
+        let mut second = nothing;
+        for at in (0..z.len()).step_by(LANES) {
+            let p = L::load_part(&z[at..], f32::NEG_INFINITY).multiply(L::splat(inverse));
+            p.store_part(&mut z[at..]);
+            second = second.or_larger(p);
+        }
+        z[class] = first;
+        let discount = if own == evident {
+            1.0
+        } else {
+            libm::expf(doubt * (own - evident))
+        };
+        *top = Top {
+            class,
+            confidence: first * discount,
+            second: second.largest(),
+            // −Σ p ln p with p = e^x / S is ln S − Σ e^x x / S. Rounding may leave a little less than nothing.
+            entropy: (libm::logf(sum) - weighted * inverse).max(0.0),
+        };
+    }
 }
 
 /// Writes p^(1/t), made to sum to one.
@@ -321,6 +328,14 @@ mod tests {
 
     use super::*;
 
+    /// e^x of one number.
+    fn exp(x: f32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: every machine has these instructions.
+        unsafe { super::exp(Base::splat(x)).store(&mut lanes) };
+        lanes[0]
+    }
+
     #[test]
     fn dot_equals_the_sum_in_double_precision() {
         for n in [0, 1, 15, 16, 17, 100, 257] {
@@ -337,7 +352,7 @@ mod tests {
             let matrix: Vec<f32> = (0..rows * n).map(|i| (i as f32 * 0.37).sin()).collect();
             let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
             let mut y = alloc::vec![0.0; rows];
-            matrix_vector(&matrix, &x, &mut y);
+            affine(&matrix, &x, &[], &mut y);
             let expected: Vec<f32> = matrix.chunks_exact(n).map(|row| dot(row, &x)).collect();
             assert_eq!(y, expected, "{rows}x{n}");
         }
@@ -394,7 +409,6 @@ mod tests {
                 let mut z: Vec<f32> = (0..n).map(|i| -((i * 7 % n) as f32) - 1.0).collect();
                 z[place] = 3.0;
                 *z.last_mut().unwrap() = 3.0;
-                assert_eq!(max(&z), 3.0);
                 assert_eq!(top(&mut z.clone(), 2.0, None).class, place);
                 let offsets = alloc::vec![0.5; n];
                 let shift = Some(Shift {
@@ -408,10 +422,11 @@ mod tests {
 
     #[test]
     fn entropy_is_zero_when_certain_ln_k_when_uniform_and_right_in_between() {
-        assert_eq!(softmax(&mut [900.0, 0.0, -1e30]), 0.0);
-        assert!((softmax(&mut [7.0; 4]) - 4f32.ln()).abs() < 1e-6);
+        let entropy = |z: &mut [f32]| top(z, 1.0, None).entropy;
+        assert_eq!(entropy(&mut [900.0, 0.0, -1e30]), 0.0);
+        assert!((entropy(&mut [7.0; 4]) - 4f32.ln()).abs() < 1e-6);
         let mut p: Vec<f32> = (0..100).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
-        let entropy = softmax(&mut p);
+        let entropy = entropy(&mut p);
         let exact: f64 = p.iter().map(|p| -f64::from(*p) * f64::from(*p).ln()).sum();
         assert!((f64::from(entropy) - exact).abs() < 2e-6, "{entropy} for {exact}");
     }

@@ -15,7 +15,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::math::{dot, matrix_vector};
+use crate::math::{affine, dot};
 use crate::numbers::Numbers;
 
 /// Share of the mean variance that is added to every direction, so that directions in which features
@@ -87,7 +87,7 @@ impl Whitener {
         for ((c, u), m) in centred.iter_mut().zip(u).zip(&self.mean) {
             *c = u - m;
         }
-        matrix_vector(&self.precision, centred, d);
+        affine(&self.precision, centred, &[], d);
         1.0 - dot(d, &self.mean)
     }
 }

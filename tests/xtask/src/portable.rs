@@ -69,6 +69,8 @@ pub fn check(target: &Path) -> Result<()> {
     trace(&mut cross(), &folder, &["--profile", "dev", "--target", TARGET])?;
     let release = ["--profile", "release", "--target", TARGET];
     trace(&mut cross(), &folder, &release)?;
+    test(&mut cross(), &folder, &release, &["offramp-core", "--lib", "lanes"])
+        .context("the core computes something else on aarch64")?;
     test(&mut cross(), &folder, &release, &["offramp-kernels", "--lib"])
         .context("kernels compute something else on aarch64, or cannot be run")
 }
