@@ -15,10 +15,11 @@ use crate::fault::OverCap;
 use crate::inspect::inspect;
 use crate::limits::Limits;
 use crate::policy::{LoadError, Policy, Shape};
+use crate::shortcut::shorten;
 use crate::watchdog::Watchdog;
 
-/// Core instances, memories and tables of one policy: wit-component makes up to three core instances,
-/// one memory and two tables.
+/// Core instances, memories and tables of one policy: wit-component makes up to three core instances, to which
+/// [`shorten`] adds two, one memory and two tables.
 const CORE_INSTANCES: u32 = 8;
 const MEMORIES: u32 = 2;
 const TABLES: u32 = 4;
@@ -101,7 +102,10 @@ impl PolicyHost {
             return Ok(policy);
         }
         let inspection = inspect(component, limits)?;
-        let compiled = Component::from_binary(&self.shared.engine, component)
+        // As it came where it is put together unlike others, or not well: the error is then told of what came.
+        let compiled = shorten(component)
+            .and_then(|shortened| Component::from_binary(&self.shared.engine, &shortened).ok())
+            .map_or_else(|| Component::from_binary(&self.shared.engine, component), Ok)
             .map_err(|error| LoadError::Invalid { source: error.into() })?;
         let pre = self
             .linker

@@ -12,8 +12,8 @@ use crate::policy::LoadError;
 
 const PACKAGE: &str = "offramp:policy";
 const HOST: &str = "offramp:policy/host";
-const GUEST: &str = "offramp:policy/guest";
-const OBSERVER: &str = "offramp:policy/observer";
+pub(crate) const GUEST: &str = "offramp:policy/guest";
+pub(crate) const OBSERVER: &str = "offramp:policy/observer";
 const STATE: &str = "offramp:policy/state";
 
 /// Most local variables of a function: a register allocator's work grows with them, and a few bytes declare many.

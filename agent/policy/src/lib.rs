@@ -60,6 +60,7 @@ mod instance;
 mod ladder;
 mod limits;
 mod policy;
+mod shortcut;
 mod watchdog;
 
 pub use check::{CheckError, CheckReport};
