@@ -20,7 +20,7 @@ use crate::artifacts::{self, Artifacts, Held};
 use crate::authority::{Authority, AuthorityError};
 use crate::desired::{self, PolicyUpload, Publisher, PushError, Pushed, Target};
 use crate::forecast::Forecaster;
-use crate::ingest::{Ingest, Unanswered};
+use crate::ingest::Ingest;
 use crate::key::{KeyError, Keyring};
 use crate::models::{self, AddedModel, ModelError, ModelUpload};
 use crate::peers::{self, Peers};
@@ -35,8 +35,9 @@ use crate::store::{
 use crate::totals::{Figures, TotalsCache};
 use crate::web;
 
-/// Messages that the broker may hand over before the first is acknowledged: one batch holds them all.
-const WINDOW: u16 = 512;
+/// Messages that the broker may hand over before the first is acknowledged: while the database writes one batch, the
+/// next comes.
+const WINDOW: u16 = 1000;
 /// Messages that may wait here beyond that, of brokers that send more than they may: about 40 MB of summaries. Fewer than
 /// there are packet identifiers: none of them stands for two.
 const BACKLOG: usize = 48 * 1024;
@@ -381,7 +382,6 @@ impl Controller {
             requests,
             renewals,
             statistics: statistics.clone(),
-            unanswered: Unanswered::default(),
             stop: stopped.clone(),
         };
         let conductor = Conductor {

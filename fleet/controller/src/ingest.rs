@@ -1,6 +1,7 @@
 //! Takes what devices send into the database.
 //!
-//! Messages are taken in batches: as many as have arrived, each batch in one transaction. A message is
+//! Messages are taken in batches: as many as have arrived, each batch in one transaction. While one is being written, the
+//! next is read. A message is
 //! acknowledged to the broker when its transaction is committed, not before, so that a controller that
 //! dies gets it again. While the database cannot be written (a full disk), nothing is acknowledged and
 //! the broker keeps what comes.
@@ -68,13 +69,12 @@ pub(crate) struct Ingest {
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) renewals: mpsc::Sender<RenewalRequest>,
     pub(crate) statistics: watch::Sender<Statistics>,
-    pub(crate) unanswered: Unanswered,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// Requests that nobody could be handed to, as the log is told of them: not each for itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Unanswered {
+#[derive(Debug, Default)]
+struct Unanswered {
     requests: u64,
     told: Option<Instant>,
 }
@@ -92,62 +92,102 @@ impl Unanswered {
     }
 }
 
+/// Messages that are kept together, as far as they are to be kept.
+#[derive(Default)]
+struct Batch {
+    deliveries: Vec<Delivery>,
+    arrivals: Vec<Arrival>,
+    pieces: Vec<Piece>,
+    refused: u64,
+    /// Requests that nobody could be handed to.
+    unanswered: u64,
+}
+
 impl Ingest {
     /// Runs until the link is closed.
-    pub(crate) async fn run(mut self, mut inbox: Inbox) {
-        while let Some(first) = inbox.recv().await {
-            if self.take(batch(first, &mut inbox)).await.is_err() {
-                break;
-            }
-        }
+    pub(crate) async fn run(self, mut inbox: Inbox) {
+        self.work(&mut inbox, None).await;
     }
 
     /// Runs until nothing has come for a while, or the link is closed.
-    pub(crate) async fn take_over(mut self, inbox: &mut Inbox, quiet: Duration) {
-        while let Ok(Some(first)) = tokio::time::timeout(quiet, inbox.recv()).await {
-            if self.take(batch(first, inbox)).await.is_err() {
+    pub(crate) async fn take_over(self, inbox: &mut Inbox, quiet: Duration) {
+        self.work(inbox, Some(quiet)).await;
+    }
+
+    async fn work(&self, inbox: &mut Inbox, quiet: Option<Duration>) {
+        let mut unanswered = Unanswered::default();
+        let mut next = Batch::default();
+        loop {
+            if next.deliveries.is_empty() {
+                let first = match quiet {
+                    None => inbox.recv().await,
+                    Some(quiet) => tokio::time::timeout(quiet, inbox.recv()).await.ok().flatten(),
+                };
+                let Some(first) = first else { break };
+                self.read(first, &mut next);
+            }
+            while next.deliveries.len() < BATCH
+                && let Some(Some(delivery)) = inbox.recv().now_or_never()
+            {
+                self.read(delivery, &mut next);
+            }
+            unanswered.add(next.unanswered);
+            let keeping = self.keep(std::mem::take(&mut next));
+            tokio::pin!(keeping);
+            // What comes while the database writes is read meanwhile.
+            let kept = loop {
+                tokio::select! {
+                    biased;
+                    kept = &mut keeping => break kept,
+                    Some(delivery) = inbox.recv(), if next.deliveries.len() < BATCH => self.read(delivery, &mut next),
+                }
+            };
+            if kept.is_err() {
                 break;
             }
         }
     }
 
-    /// Takes a batch. An error means that the controller is ending; the batch is then not acknowledged.
-    async fn take(&mut self, deliveries: Vec<Delivery>) -> Result<(), StoreError> {
-        let mut news = Statistics {
-            received: deliveries.len() as u64,
-            ..Statistics::default()
-        };
-        let mut dropped = 0;
-        let mut batch = Vec::with_capacity(deliveries.len());
-        let mut pieces = Vec::new();
-        for delivery in &deliveries {
-            match understand(&self.tenant, &delivery.message) {
-                Ok(Understood::Record(arrival)) => batch.push(arrival),
-                // A device that gets no answer asks again: better than to hold up the summaries.
-                Ok(Understood::Request(request)) => {
-                    if self.requests.try_send(request).is_err() {
-                        dropped += 1;
-                    }
-                }
-                Ok(Understood::Renewal(request)) => {
-                    if self.renewals.try_send(request).is_err() {
-                        dropped += 1;
-                    }
-                }
-                Ok(Understood::Trace(piece)) => pieces.push(piece),
-                Ok(Understood::Nothing) => {}
-                Err(refusal) => {
-                    news.refused += 1;
-                    let topic: String = delivery.message.topic.chars().take(200).collect();
-                    tracing::warn!(topic, reason = %refusal, "message refused");
-                }
+    /// Adds a message to a batch, or hands it to whom it is for.
+    fn read(&self, delivery: Delivery, batch: &mut Batch) {
+        match understand(&self.tenant, &delivery.message) {
+            Ok(Understood::Record(arrival)) => batch.arrivals.push(arrival),
+            // A device that gets no answer asks again: better than to hold up the summaries.
+            Ok(Understood::Request(request)) => {
+                batch.unanswered += u64::from(self.requests.try_send(request).is_err());
+            }
+            Ok(Understood::Renewal(request)) => {
+                batch.unanswered += u64::from(self.renewals.try_send(request).is_err());
+            }
+            Ok(Understood::Trace(piece)) => batch.pieces.push(piece),
+            Ok(Understood::Nothing) => {}
+            Err(refusal) => {
+                batch.refused += 1;
+                let topic: String = delivery.message.topic.chars().take(200).collect();
+                tracing::warn!(topic, reason = %refusal, "message refused");
             }
         }
-        self.unanswered.add(dropped);
-        let batch: Arc<[Arrival]> = batch.into();
-        if !batch.is_empty() {
-            let outcomes = self.insert(&batch).await?;
-            for (arrival, outcome) in batch.iter().zip(outcomes) {
+        batch.deliveries.push(delivery);
+    }
+
+    /// Keeps a batch and acknowledges it. An error means that the controller is ending; it is then not acknowledged.
+    async fn keep(&self, batch: Batch) -> Result<(), StoreError> {
+        let Batch {
+            deliveries,
+            arrivals,
+            pieces,
+            refused,
+            ..
+        } = batch;
+        let mut news = Statistics {
+            received: deliveries.len() as u64,
+            refused,
+            ..Statistics::default()
+        };
+        let arrivals: Arc<[Arrival]> = arrivals.into();
+        if !arrivals.is_empty() {
+            let outcomes = self.insert(&arrivals).await?;
+            for (arrival, outcome) in arrivals.iter().zip(outcomes) {
                 match (&arrival.record, outcome) {
                     (Record::Summary(_), Outcome::Stored) => news.ingested += 1,
                     (Record::Summary(_), Outcome::Repeated) => news.duplicates += 1,
@@ -182,7 +222,8 @@ impl Ingest {
     }
 
     /// Writes a batch, however long it takes the database to accept it.
-    async fn insert(&mut self, batch: &Arc<[Arrival]>) -> Result<Vec<Outcome>, StoreError> {
+    async fn insert(&self, batch: &Arc<[Arrival]>) -> Result<Vec<Outcome>, StoreError> {
+        let mut stop = self.stop.clone();
         loop {
             let error = match self.store.arrival_insert(Arc::clone(batch)).await {
                 Ok(outcomes) => return Ok(outcomes),
@@ -195,22 +236,11 @@ impl Ingest {
                 "messages wait at the broker until the database accepts them"
             );
             tokio::select! {
-                _ = self.stop.wait_for(|stop| *stop) => return Err(error),
+                _ = stop.wait_for(|stop| *stop) => return Err(error),
                 () = tokio::time::sleep(RETRY) => {}
             }
         }
     }
-}
-
-/// A message and those that have come with it.
-fn batch(first: Delivery, inbox: &mut Inbox) -> Vec<Delivery> {
-    let mut deliveries = vec![first];
-    while deliveries.len() < BATCH
-        && let Some(Some(next)) = inbox.recv().now_or_never()
-    {
-        deliveries.push(next);
-    }
-    deliveries
 }
 
 fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusal> {

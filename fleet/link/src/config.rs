@@ -53,8 +53,8 @@ pub struct Config {
     /// Largest packet in bytes, both ways. Default 256 KiB. The broker may allow less; larger ones
     /// it discards for this client instead of sending them.
     pub max_packet: u32,
-    /// Messages in flight each way: received and not acknowledged, published and not confirmed; of the latter never more
-    /// than 32, since rumqttc copies them all with every packet. 1 to 1000. Default 32.
+    /// Messages in flight each way: received and not acknowledged, published and not confirmed; of the latter fewer where
+    /// the broker allows fewer. 1 to 1000. Default 32.
     pub window: u16,
     /// Messages beyond the window that may wait in the inbox: what an earlier connection brought, and what a broker
     /// sends that does not keep to the window (mosquitto 2.0, out of a backlog). What finds no room comes again over a
@@ -124,11 +124,6 @@ impl Config {
         }
     }
 
-    /// Messages that may be published and not confirmed.
-    pub(crate) fn outgoing(&self) -> u16 {
-        self.window.min(32)
-    }
-
     /// Checks everything that can be checked without a broker.
     pub(crate) fn options(&self) -> Result<MqttOptions, ConfigError> {
         self.check()?;
@@ -148,7 +143,7 @@ impl Config {
             .set_connect_timeout(self.connect_timeout)
             .set_max_packet_size(Some(self.max_packet))
             .set_receive_maximum(Some(window))
-            .set_outgoing_inflight_upper_limit(self.outgoing())
+            .set_outgoing_inflight_upper_limit(window)
             .set_ack_mode(AckMode::Manual)
             .set_session_store_arc(Arc::new(VolatileSession::new(self)))
             .set_network_options(network);

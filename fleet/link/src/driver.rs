@@ -205,7 +205,11 @@ impl Driver {
                 }
             };
             let outcome = match event {
-                Event::Incoming(Packet::ConnAck(answer)) => self.connected(&client, &answer),
+                Event::Incoming(Packet::ConnAck(answer)) => {
+                    // Only connecting needs it: see `VolatileSession`.
+                    events.options.clear_session_store();
+                    self.connected(&client, &answer)
+                }
                 Event::Incoming(Packet::SubAck(answer)) => self.confirmed(&client, &answer, phase),
                 Event::Incoming(Packet::Publish(packet)) => self.deliver(&client, packet, &mut overrun).map(|()| phase),
                 Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Ok(phase),

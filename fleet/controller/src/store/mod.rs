@@ -324,6 +324,10 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // Summaries of many devices touch many pages, again and again: 64 MB of them stay in memory, and go from the
+            // write-ahead log to their places when it has as many, not at nearly every commit.
+            .pragma("cache_size", "-65536")
+            .pragma("wal_autocheckpoint", "16384")
             .busy_timeout(Duration::from_secs(5));
         // A connection that is asked whether it lives costs a turn of its thread, and a file cannot hang up.
         let writer = SqlitePoolOptions::new()
