@@ -317,7 +317,7 @@ impl Mosquitto {
         write!(
             file,
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-             max_queued_messages 0\nmax_inflight_messages 500\nlog_dest stderr\nlog_type error\n"
+             max_queued_messages 0\nmax_inflight_messages 1000\nlog_dest stderr\nlog_type error\n"
         )?;
         let child = Command::new(&program)
             .arg("-c")
