@@ -1,7 +1,7 @@
 //! Sixteen numbers side by side, and one order in which they are added up, on every machine.
 //!
-//! Written out for each machine: what a compiler makes by itself of arrays of sixteen numbers takes up to half as long
-//! again for a matrix and a vector, all of it where lanes come together. The portable one is what the others are held to.
+//! Written out for each machine: what a compiler makes by itself of arrays of sixteen numbers is slow where lanes come
+//! together. The portable one is what the others are held to.
 
 /// Numbers side by side: the widest vector of `f32` there is.
 pub(crate) const LANES: usize = 16;

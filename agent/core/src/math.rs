@@ -53,12 +53,12 @@ macro_rules! widest {
 /// # Safety
 /// The machine has the instructions of `L`.
 #[inline(always)]
-unsafe fn products<L: Lanes, const ROWS: usize>(rows: &[f32], x: &[f32]) -> [L; ROWS] {
+unsafe fn products<L: Lanes, const COUNT: usize>(rows: &[f32], x: &[f32]) -> [L; COUNT] {
     let n = x.len();
     let whole = n / LANES * LANES;
     // SAFETY: as the caller says.
     unsafe {
-        let mut lanes = [L::splat(0.0); ROWS];
+        let mut lanes = [L::splat(0.0); COUNT];
         for at in (0..whole).step_by(LANES) {
             let x = L::load_part(&x[at..at + LANES], 0.0);
             for (row, lanes) in lanes.iter_mut().enumerate() {

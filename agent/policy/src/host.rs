@@ -20,7 +20,7 @@ use crate::watchdog::Watchdog;
 
 /// Core instances, memories and tables of one policy: wit-component makes up to three core instances, to which
 /// [`shorten`] adds two, one memory and two tables.
-const CORE_INSTANCES: u32 = 8;
+pub(crate) const CORE_INSTANCES: u32 = 8;
 const MEMORIES: u32 = 2;
 const TABLES: u32 = 4;
 

@@ -2,9 +2,9 @@
 //!
 //! At each call of a component wasmtime 48 asks the core instance for the function behind it, and of a function that the
 //! instance defines itself it puts all facts together anew, by searches through tables of the compiled code: half of
-//! what a verdict costs. Of a function that the instance has imported, it takes what is there. So what is called for every frame is led
-//! through one more core instance, which imports the function and exports it again. What a component means does not
-//! change by that, whatever the function is.
+//! what a verdict costs. Of a function that the instance has imported, it takes what is there. So what is called for
+//! every frame is led through one more core instance, which imports the function and exports it again. What a component
+//! means does not change by that, whatever the function is.
 
 use wasm_encoder::{
     Alias, Component, ComponentAliasSection, Encode, EntityType, ExportKind, ExportSection, ImportSection,
@@ -12,9 +12,10 @@ use wasm_encoder::{
 };
 use wasmparser::{
     BinaryReaderError, ComponentAlias, ComponentAliasSectionReader, ComponentExternalKind, ComponentOuterAliasKind,
-    ComponentTypeRef, ExternalKind, Parser, Payload,
+    ComponentTypeRef, ExternalKind, Instance, Parser, Payload,
 };
 
+use crate::host::CORE_INSTANCES;
 use crate::inspect::{GUEST, OBSERVER};
 
 use ValType::{F32, I32};
@@ -64,7 +65,7 @@ pub(crate) fn shorten(component: &[u8]) -> Option<Vec<u8>> {
 
 fn rewrite(component: &[u8], call: &Call) -> Result<Option<Vec<u8>>, BinaryReaderError> {
     let mut written = Component::new();
-    let (mut modules, mut instances) = (0, 0);
+    let (mut modules, mut instances, mut instantiated) = (0, 0, 0);
     let mut done = false;
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(component) {
@@ -75,7 +76,12 @@ fn rewrite(component: &[u8], call: &Call) -> Result<Option<Vec<u8>>, BinaryReade
             // What follows would count from another place.
             Payload::ModuleSection { .. } | Payload::InstanceSection(_) if done => return Ok(None),
             Payload::ModuleSection { .. } => modules += 1,
-            Payload::InstanceSection(section) => instances += section.count(),
+            Payload::InstanceSection(section) => {
+                for instance in section.clone() {
+                    instances += 1;
+                    instantiated += u32::from(matches!(instance?, Instance::Instantiate { .. }));
+                }
+            }
             Payload::ComponentImportSection(imports) => {
                 for import in imports.clone() {
                     if let ComponentTypeRef::Module(_) = import?.ty {
@@ -103,16 +109,17 @@ fn rewrite(component: &[u8], call: &Call) -> Result<Option<Vec<u8>>, BinaryReade
         if depth == 0
             && let Some((id, range)) = payload.as_section()
         {
-            written.section(&RawSection {
-                id,
-                data: &component[range],
-            });
+            // Where a module ends nobody has looked yet.
+            let Some(data) = component.get(range) else {
+                return Ok(None);
+            };
+            written.section(&RawSection { id, data });
         }
         if let Payload::ModuleSection { .. } | Payload::ComponentSection { .. } = payload {
             depth += 1;
         }
     }
-    Ok(done.then(|| written.finish()))
+    Ok((done && instantiated < CORE_INSTANCES).then(|| written.finish()))
 }
 
 enum Found<'a> {
@@ -251,6 +258,20 @@ mod tests {
         assert_eq!(shorten(&wat("(core module)")), None);
         assert_eq!(shorten(&wat("(component (core module))")).map(|_| ()), Some(()));
         assert_eq!(shorten(b"\0asm"), None);
+        // One more would be one too many.
+        let more = |count: u32| {
+            let more = "(core instance (instantiate $m))".repeat(count as usize);
+            let component = wat::parse_str(format!(
+                r#"(component
+                    (core module $m (func (export "offramp:policy/guest@1.0.0#decide")))
+                    {more}
+                    (core instance $i (instantiate $m))
+                    (alias core export $i "offramp:policy/guest@1.0.0#decide" (core func $f)))"#
+            ));
+            shorten(&component.unwrap()).is_some()
+        };
+        assert!(more(CORE_INSTANCES - 2));
+        assert!(!more(CORE_INSTANCES - 1));
         assert_eq!(shorten(&wat::parse_str("(component)").unwrap()), None);
     }
 }

@@ -1,9 +1,8 @@
 //! Takes what devices send into the database.
 //!
-//! Messages are taken in batches: as many as have arrived, each batch in one transaction. While one is being written, the
-//! next is read. A message is
-//! acknowledged to the broker when its transaction is committed, not before, so that a controller that
-//! dies gets it again. While the database cannot be written (a full disk), nothing is acknowledged and
+//! Messages are taken in batches: as many as have arrived, each batch in one transaction. While one is being written,
+//! the next is read. A message is acknowledged to the broker when its transaction is committed, not before, so that a
+//! controller that dies gets it again. While the database cannot be written (a full disk), nothing is acknowledged and
 //! the broker keeps what comes.
 
 use std::error::Error as _;

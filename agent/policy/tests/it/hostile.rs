@@ -62,6 +62,33 @@ fn a_truncated_file_is_refused_at_every_length() {
 }
 
 #[test]
+fn lengths_and_counts_that_the_file_does_not_have_are_refused() {
+    let host = host();
+    let name = b"offramp:policy/guest@1.0.0";
+    let mut export = vec![1, 0, name.len() as u8];
+    export.extend_from_slice(name);
+    // An instance, the first, of no type in particular.
+    export.extend_from_slice(&[5, 0, 0]);
+    let with = |rest: &[u8]| {
+        let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+        component.extend_from_slice(&[11, export.len() as u8]);
+        component.extend_from_slice(&export);
+        component.extend_from_slice(rest);
+        component
+    };
+    let module_of_1000_bytes = b"\x01\xe8\x07\0asm\x01\0\0\0";
+    let very_many_core_instances = [2, 5, 0xff, 0xff, 0xff, 0xff, 0x0f].repeat(2);
+    for rest in [&module_of_1000_bytes[..], &very_many_core_instances] {
+        let refused = host.load(&with(rest)).unwrap_err();
+        // Not for what the outline says: it got further than that.
+        assert!(
+            matches!(refused, LoadError::Invalid { .. } | LoadError::Malformed { .. }),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_refused_or_contained() {
     let host = host();
     let whole = puppet("whole");

@@ -324,10 +324,6 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            // Summaries of many devices touch many pages, again and again: 64 MB of them stay in memory, and go from the
-            // write-ahead log to their places when it has as many, not at nearly every commit.
-            .pragma("cache_size", "-65536")
-            .pragma("wal_autocheckpoint", "16384")
             .busy_timeout(Duration::from_secs(5));
         // A connection that is asked whether it lives costs a turn of its thread, and a file cannot hang up.
         let writer = SqlitePoolOptions::new()
@@ -335,7 +331,14 @@ impl Store {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
-            .connect_with(options.clone())
+            // Summaries of many devices touch many pages, again and again: 64 MB of them stay in memory, and go from the
+            // write-ahead log to their places when it has as many, not at nearly every commit.
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("cache_size", "-65536")
+                    .pragma("wal_autocheckpoint", "16384"),
+            )
             .await
             .map_err(cannot_open)?;
         sqlite_migrations()
