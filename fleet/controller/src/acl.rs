@@ -50,8 +50,7 @@ pub const MOSQUITTO_FIRST: &str = "# Each listener has its own rules.\n\
 per_listener_settings true\n\
 # What waits for a controller that is away; 0 for no limit but memory and disk.\n\
 max_queued_messages 0\n\
-# What may be on its way to the controller at a time: two batches of its database. Without it 20 are, and each batch is\n\
-# as small.\n\
+# What may be on its way to the controller at a time: two batches of its database. The default is 20.\n\
 max_inflight_messages 1000\n";
 
 /// A listener of mosquitto for one fleet, with the files in a folder, for its `conf.d`.
