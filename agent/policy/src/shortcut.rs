@@ -28,22 +28,21 @@ struct Call {
     results: &'static [ValType],
 }
 
-const CALLS: [Call; 2] = [
-    Call {
-        interface: GUEST,
-        function: "#decide",
-        parameters: &[
-            I32, I32, I32, F32, F32, F32, I32, F32, F32, F32, F32, I32, F32, F32, F32, F32,
-        ],
-        results: &[I32],
-    },
-    Call {
-        interface: OBSERVER,
-        function: "#observe",
-        parameters: &[I32, I32, F32, F32, F32, F32, F32, F32, I32, I32, I32],
-        results: &[],
-    },
-];
+const DECIDE: Call = Call {
+    interface: GUEST,
+    function: "#decide",
+    parameters: &[
+        I32, I32, I32, F32, F32, F32, I32, F32, F32, F32, F32, I32, F32, F32, F32, F32,
+    ],
+    results: &[I32],
+};
+
+const OBSERVE: Call = Call {
+    interface: OBSERVER,
+    function: "#observe",
+    parameters: &[I32, I32, F32, F32, F32, F32, F32, F32, I32, I32, I32],
+    results: &[],
+};
 
 impl Call {
     fn is(&self, export: &str) -> bool {
@@ -54,12 +53,11 @@ impl Call {
 /// The same component with detours for `decide`, and for `observe` where it has one; `None` where it is put together in
 /// another way than tools do it, and is to be taken as it is.
 pub(crate) fn shorten(component: &[u8]) -> Option<Vec<u8>> {
-    let [decide, observe] = CALLS;
     let shorten = |component: &[u8], call| rewrite(component, call).ok().flatten();
     // What comes first has to be led first: the second detour counts from behind the first.
-    let shortened = shorten(component, &decide)?;
-    let both = shorten(&shortened, &observe)
-        .or_else(|| shorten(component, &observe).and_then(|observed| shorten(&observed, &decide)));
+    let shortened = shorten(component, &DECIDE)?;
+    let both = shorten(&shortened, &OBSERVE)
+        .or_else(|| shorten(component, &OBSERVE).and_then(|observed| shorten(&observed, &DECIDE)));
     Some(both.unwrap_or(shortened))
 }
 
