@@ -170,11 +170,14 @@ pub(crate) async fn identify(store: &Store, headers: &HeaderMap) -> Result<Ident
     }
     if let Some(secret) = cookie(headers) {
         let session = digest(secret);
-        match valid(store.session_fetch(session, now).await?, now) {
-            Ok(token) => return Ok(identity(token, By::Session(session))),
-            // A session that is over is a login that is missing. In an open controller it is a leftover.
-            Err(_) if store.is_open().await? => return Ok(Identity::local()),
-            Err(_) => return Err(Denied::Missing),
+        // A session that is over is a login that is missing; one whose token does not hold any more is refused.
+        let found = store.session_fetch(session, now).await?;
+        match found.map(|token| valid(Some(token), now)) {
+            Some(Ok(token)) => return Ok(identity(token, By::Session(session))),
+            // In an open controller it is a leftover.
+            _ if store.is_open().await? => return Ok(Identity::local()),
+            Some(Err(denied)) => return Err(denied),
+            None => return Err(Denied::Missing),
         }
     }
     if store.is_open().await? {

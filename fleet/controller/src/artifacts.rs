@@ -97,6 +97,19 @@ impl Artifacts {
             tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
             return;
         };
+        match self.store.is_apart(device.as_str()).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.statistics.send_modify(|s| s.refused += 1);
+                tracing::warn!(%device, "request for an artifact refused: the device is in quarantine");
+                return;
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(%device, error, "artifact cannot be read");
+                return;
+            }
+        }
         let mut offset = request.offset;
         for _ in 0..request.chunks {
             let (bytes, total) = match self.part(request.digest, offset).await {

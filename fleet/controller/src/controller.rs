@@ -257,8 +257,14 @@ impl Shared {
     }
 
     /// Tells a rollout what to do.
-    pub(crate) async fn command_rollout(&self, id: u64, act: Act, who: String) -> Result<Commanded, StoreError> {
-        let done = self.store.rollout_command(id, act, who, now()).await?;
+    pub(crate) async fn command_rollout(
+        &self,
+        id: u64,
+        act: Act,
+        who: String,
+        why: String,
+    ) -> Result<Commanded, StoreError> {
+        let done = self.store.rollout_command(id, act, who, why, now()).await?;
         self.told.notify_one();
         Ok(done)
     }

@@ -321,6 +321,10 @@ impl Publisher {
         let wanted = desired.len();
         let sent = futures_util::stream::iter(desired)
             .map(|desired| async move {
+                // Another controller may have newer ones by now.
+                if !*self.duty.borrow() {
+                    return None;
+                }
                 let device = DeviceId::new(desired.device.as_str()).ok()?;
                 let topic = Topic::new(&self.tenant, &device, Kind::Desired).to_string();
                 match self.link.publish(Publication::new(topic, desired.signed).retained()).await {

@@ -13,6 +13,7 @@ use offramp_proto::{DeviceId, Digest, Parameter};
 use offramp_trace::{Frame, Header, Hosted, Reader, Replay, TraceError, Weights};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use utoipa::ToSchema;
 
 use crate::rollout::{Foreseen, Gates, Gauge, foreseen};
@@ -131,8 +132,9 @@ pub(crate) enum ForecastError {
     Refused { name: String, version: u64, why: String },
     #[error("policies cannot be run on the controller's machine")]
     Engine(#[source] EngineError),
-    #[error("the replay has ended by itself")]
-    Ended,
+    /// It panicked, or the controller is ending.
+    #[error("the replay stopped short")]
+    Stopped(#[from] JoinError),
 }
 
 /// What is asked.
@@ -182,11 +184,10 @@ impl Forecaster {
             version,
             why,
         };
-        let _turn = self.turn.acquire().await.map_err(|_| ForecastError::Ended)?;
+        let _turn = self.turn.acquire().await.expect("nobody closes it");
         let start = Instant::now();
         let host = Arc::clone(self.host()?);
-        let compiled = tokio::task::spawn_blocking(move || host.load(&component)).await;
-        let compiled = compiled.map_err(|_| ForecastError::Ended)?;
+        let compiled = tokio::task::spawn_blocking(move || host.load(&component)).await?;
         let compiled = Arc::new(compiled.map_err(|error| refused(chain(&error)))?);
         let parameters = Parameters::of(&parameters).map_err(|error| refused(error.to_string()))?;
         let parameters = Arc::new(parameters);
@@ -203,8 +204,8 @@ impl Forecaster {
                 continue;
             };
             let (compiled, parameters) = (Arc::clone(&compiled), Arc::clone(&parameters));
-            let part = tokio::task::spawn_blocking(move || replay(&bytes, &compiled, &parameters)).await;
-            match part.map_err(|_| ForecastError::Ended)? {
+            let part = tokio::task::spawn_blocking(move || replay(&bytes, &compiled, &parameters)).await?;
+            match part {
                 Ok(part) => groups.entry(part.header.model_digest).or_default().add(device, part),
                 Err(error) => tracing::warn!(piece = id, %error, "a trace cannot be read"),
             }

@@ -27,9 +27,10 @@ const BATCH: usize = 512;
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two lines of the log about requests that get no answer.
 const TELL: Duration = Duration::from_secs(10);
-/// Largest sequence number and generation: what JSON carries exactly. One device a second takes 285
-/// million years to get there.
+/// Largest number of any kind: what JSON carries exactly. One record a second takes 285 million years to get there.
 const LARGEST: u64 = 1 << 53;
+/// Most multiply-adds of a window: six hours at what an Orin does at its best.
+const MOST_MACS: u64 = 1 << 60;
 
 /// Why a message is refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,8 @@ enum Refusal {
     Content(#[from] DecodeError),
     #[error("it speaks for device `{0}`")]
     Device(DeviceId),
-    #[error("its {0} is above {LARGEST}")]
-    Number(&'static str),
+    #[error("its {0} is above {1}")]
+    Number(&'static str, u64),
     #[error("{0}{cause}", cause = .0.source().map_or_else(String::new, |cause| format!(": {cause}")))]
     Trace(BadPiece),
 }
@@ -289,21 +290,46 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
     if *device != topic.device {
         return Err(Refusal::Device(device.clone()));
     }
-    let numbers = match &record {
-        Record::Summary(m) => [("sequence", m.sequence.0), ("generation", m.generation.0)],
-        Record::Event(m) => [("sequence", m.sequence.0), ("time", m.at)],
-        Record::Reported(m) => [("generation", m.generation.0), ("time", m.at)],
-        Record::Birth(m) => [("model's version", m.model.version), ("time", m.started_at)],
-        Record::Death(_) => [("", 0); 2],
-    };
-    if let Some((name, _)) = numbers.into_iter().find(|(_, number)| *number > LARGEST) {
-        return Err(Refusal::Number(name));
-    }
+    bounded(&record)?;
     Ok(Understood::Record(Arrival {
         at: now(),
         retained: message.retained,
-        duplicate: message.duplicate,
         record,
         raw: bytes.to_vec(),
     }))
+}
+
+/// Refuses numbers that no device comes to: what is added up of them must not overflow.
+fn bounded(record: &Record) -> Result<(), Refusal> {
+    let check = |numbers: &[(&'static str, u64)], most| match numbers.iter().find(|(_, number)| *number > most) {
+        Some((name, _)) => Err(Refusal::Number(name, most)),
+        None => Ok(()),
+    };
+    match record {
+        Record::Summary(m) => {
+            check(
+                &[
+                    ("sequence", m.sequence.0),
+                    ("generation", m.generation.0),
+                    ("window's end", m.window.end),
+                    // Those of its exits add up to them.
+                    ("frames", m.frames),
+                    ("dropped frames", m.dropped),
+                    ("hurried frames", m.hurried),
+                    ("time in stages", m.cost.stage_us),
+                    ("time beside the stages", m.cost.overhead_us),
+                    ("audits", m.audits.run),
+                    ("rollbacks", m.learner.rollbacks),
+                    ("policy's version", m.policy.version),
+                    ("policy's faults", m.policy.faults),
+                ],
+                LARGEST,
+            )?;
+            check(&[("cost", m.cost.macs), ("full cost", m.cost.full_macs)], MOST_MACS)
+        }
+        Record::Event(m) => check(&[("sequence", m.sequence.0), ("time", m.at)], LARGEST),
+        Record::Reported(m) => check(&[("generation", m.generation.0), ("time", m.at)], LARGEST),
+        Record::Birth(m) => check(&[("model's version", m.model.version), ("time", m.started_at)], LARGEST),
+        Record::Death(_) => Ok(()),
+    }
 }

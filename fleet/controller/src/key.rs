@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use offramp_proto::{Message, PublicKey, SigningKey};
+use offramp_proto::{PublicKey, SigningKey};
 
 /// What is wrong with the key file.
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +114,6 @@ impl Keyring {
         replace(&self.path, &bytes).map_err(|source| write_error(&self.path, source))?;
         *keys = load(&self.path)?;
         Ok(SigningKey::from_seed(&seed).public())
-    }
-
-    /// A message that one of the keys has signed.
-    pub(crate) fn verify<M: Message>(&self, signed: &[u8]) -> Option<M> {
-        let keys = self.keys();
-        keys.iter().rev().find_map(|key| key.public().verify(signed).ok())
     }
 }
 

@@ -14,6 +14,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SHARE: u32 = 4;
 /// Summaries that are younger are not folded yet, in milliseconds: most of an hour comes together.
 const YOUNG: u64 = 15 * 60 * 1000;
+/// Runs whose births were told later are not added together, in milliseconds: copies of a device are told by them.
+const RESTLESS: u64 = 60 * 60 * 1000;
+/// An upload that brought nothing for so long has broken off, in milliseconds.
+const BROKEN_OFF: u64 = 24 * 60 * 60 * 1000;
 
 /// What the task works with.
 pub(crate) struct Retention {
@@ -59,6 +63,10 @@ impl Retention {
     async fn tidy(&self) -> Result<u64, StoreError> {
         let before = |keep: Duration| now().saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
         let mut rows = self.store.fold_before(now().saturating_sub(YOUNG)).await?;
+        rows += self.store.runs_join_before(now().saturating_sub(RESTLESS)).await?;
+        self.store
+            .pieces_remove_before(now().saturating_sub(BROKEN_OFF))
+            .await?;
         if let Some(keep) = self.keep {
             rows += self.store.remove_before(before(keep)).await?;
         }

@@ -31,7 +31,7 @@ pub use message::{
     LearnerSettings, LogLevel, MAX_ARTIFACT, MAX_CERTIFICATE, MAX_CHUNKS, MAX_KEYS, MAX_TRACE, ModelFacts, Parameter,
     PolicyReport, PolicySource, PolicyStatement, RenewalAnswer, RenewalRequest, Reported, Summary, TraceSample, Window,
 };
-pub use sign::{InvalidKey, PublicKey, SignError, SigningKey, VerifyError};
+pub use sign::{InvalidKey, PublicKey, SignError, SigningKey, VerifyError, unverified};
 pub use topic::{Kind, Topic, TopicError};
 
 /// Version of the protocol that this crate speaks; the second level of every topic.

@@ -53,6 +53,10 @@ pub struct Birth {
     /// What this build and board can do, e.g. `tract`, `avx512`.
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// How often this run has told of its birth, this time included: whoever hears one of them twice can tell. Zero
+    /// where it does not count; older agents do not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told: u64,
 }
 
 /// The facts of a model that the fleet needs.

@@ -108,10 +108,7 @@ impl PublicKey {
     /// # Errors
     /// See [`VerifyError`].
     pub fn verify<M: Message>(&self, bytes: &[u8]) -> Result<M, VerifyError> {
-        if bytes.len() > MAX_MESSAGE {
-            return Err(VerifyError::TooLarge(bytes.len()));
-        }
-        let signed = CoseSign1::from_slice(bytes).map_err(|e| VerifyError::NotSigned(e.to_string()))?;
+        let signed = parse(bytes)?;
         let eddsa = coset::RegisteredLabelWithPrivate::Assigned(iana::Algorithm::EdDSA);
         if signed.protected.header.alg != Some(eddsa) {
             return Err(VerifyError::Algorithm);
@@ -122,11 +119,30 @@ impl PublicKey {
                 .verify_strict(content, &signature)
                 .map_err(|_| VerifyError::Signature)
         })?;
-        let payload = signed
-            .payload
-            .ok_or_else(|| VerifyError::NotSigned("it carries no content".to_string()))?;
-        Ok(decode(&payload)?)
+        content(signed)
     }
+}
+
+/// What a signed message says, whoever signed it: for one that its signer has kept. Not for what came from outside.
+///
+/// # Errors
+/// When it is no signed message of this kind.
+pub fn unverified<M: Message>(bytes: &[u8]) -> Result<M, VerifyError> {
+    content(parse(bytes)?)
+}
+
+fn parse(bytes: &[u8]) -> Result<CoseSign1, VerifyError> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(VerifyError::TooLarge(bytes.len()));
+    }
+    CoseSign1::from_slice(bytes).map_err(|e| VerifyError::NotSigned(e.to_string()))
+}
+
+fn content<M: Message>(signed: CoseSign1) -> Result<M, VerifyError> {
+    let payload = signed
+        .payload
+        .ok_or_else(|| VerifyError::NotSigned("it carries no content".to_string()))?;
+    Ok(decode(&payload)?)
 }
 
 impl Serialize for PublicKey {

@@ -56,17 +56,16 @@ impl Trust {
     }
 
     /// Trusts these keys from now on, also after a restart; without any, nothing changes. The word is that of a desired
-    /// state, which was verified.
+    /// state, which was verified and is stored. An error means that they are not kept.
     pub(crate) fn take(&mut self, store: &Store, keys: &[PublicKey]) -> Result<(), StoreError> {
         if keys.is_empty() || keys == self.keys {
             return Ok(());
         }
         let kept = std::iter::once(&self.root).chain(keys);
         let kept: Vec<u8> = kept.flat_map(PublicKey::to_bytes).collect();
-        store.set_value(KEPT, &kept)?;
         info!(?keys, "keys of the controller");
         self.keys = keys.to_vec();
-        Ok(())
+        store.set_value(KEPT, &kept)
     }
 }
 

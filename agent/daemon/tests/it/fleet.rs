@@ -1,12 +1,14 @@
 //! What the fleet may and may not do to a device.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use offramp_broker::{Broker, Persistence};
 use offramp_fleet::{PolicyUpload, Target};
-use offramp_link::{Config, Link, Publication};
+use offramp_link::{Config, Inbox, Link, Publication};
 use offramp_proto::{
-    Desired, DeviceId, Generation, Kind, LogLevel, Reported, SigningKey, TenantId, Topic, decode, encode,
+    Desired, DesiredPolicy, DeviceId, Digest, Generation, Kind, LogLevel, Reported, SigningKey, TenantId, Topic,
+    decode, encode,
 };
 use offramp_test_support::{PATIENCE, free_port, temp_dir};
 use serde_json::{Value, json};
@@ -18,6 +20,79 @@ use crate::kill::{controller, upload};
 
 fn desired(device: &str, generation: u64) -> Desired {
     Desired::new(DeviceId::new(device).unwrap(), Generation(generation), 0)
+}
+
+/// The next report that fits.
+async fn told(inbox: &mut Inbox, fits: impl Fn(&Reported) -> bool) -> Reported {
+    let told = async {
+        loop {
+            let delivery = inbox.recv().await.expect("the link lives");
+            let reported: Reported = decode(&delivery.message.payload).unwrap();
+            delivery.acknowledge();
+            if fits(&reported) {
+                return reported;
+            }
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is reported")
+}
+
+/// The device's floor is what it has stored, not what runs; and it trusts no key that an older word names.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_desired_state_brings_no_revoked_key_back_even_where_the_stored_one_cannot_run() {
+    let folder = temp_dir();
+    let broker = Broker::start(([127, 0, 0, 1], 0).into(), Persistence::Memory)
+        .await
+        .unwrap();
+    let url = format!("mqtt://{}", broker.address());
+    let [revoked, key] = [5, 6].map(|seed| SigningKey::from_seed(&[seed; 32]));
+    let naming = |generation, keys: &[&SigningKey]| Desired {
+        keys: keys.iter().map(|key| key.public()).collect(),
+        ..desired("floor", generation)
+    };
+    let device = Device::new(folder.path(), "floor", Some((&url, &revoked.public())));
+    // The last word that the old key signed names the new one, and a policy that is gone; a crash came before the new
+    // key was kept.
+    let gone = Desired {
+        policy: Some(DesiredPolicy {
+            name: "gone".into(),
+            version: 1,
+            digest: Digest::of(b"gone"),
+            size: 4,
+            parameters: BTreeMap::new(),
+        }),
+        ..naming(9, &[&key])
+    };
+    device.store().set_desired(9, &revoked.sign(&gone).unwrap()).unwrap();
+    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("floor").unwrap());
+    let mut config = Config::new(url.parse().unwrap(), "operator");
+    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
+    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let mut agent = device.start();
+    agent.show([device.frame(0)]);
+    let first = told(&mut inbox, |_| true).await;
+    assert_eq!((first.generation, first.trusts), (Generation(0), vec![key.public()]));
+
+    let say = |signed: Vec<u8>| Publication::new(Topic::new(&tenant, &id, Kind::Desired).to_string(), signed);
+    let replayed = key.sign(&naming(8, &[&revoked, &key])).unwrap();
+    link.publish(say(replayed)).await.unwrap();
+    let refused = told(&mut inbox, |reported| reported.refused.is_some()).await;
+    assert_eq!(refused.refused_generation, Some(Generation(8)), "{:?}", refused.refused);
+    assert_eq!(refused.trusts, [key.public()]);
+    link.publish(say(revoked.sign(&naming(10, &[])).unwrap()))
+        .await
+        .unwrap();
+    let distrusts = |reported: &Reported| {
+        reported
+            .refused
+            .as_ref()
+            .is_some_and(|why| why.contains("does not trust"))
+    };
+    told(&mut inbox, distrusts).await;
+    link.publish(say(key.sign(&naming(10, &[])).unwrap())).await.unwrap();
+    told(&mut inbox, |reported| reported.generation == Generation(10)).await;
+    agent.end();
+    link.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,24 +140,12 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
     ];
     for (payload, generation, refusal) in cases {
         link.publish(Publication::new(topic.clone(), payload)).await.unwrap();
-        let told = async {
-            loop {
-                let delivery = inbox.recv().await.expect("the link lives");
-                let reported: Reported = decode(&delivery.message.payload).unwrap();
-                delivery.acknowledge();
-                let fits = match (&reported.refused, refusal) {
-                    (Some(why), Some(expected)) => why.contains(expected),
-                    (None, None) => reported.generation == Generation(generation),
-                    _ => false,
-                };
-                if fits {
-                    return reported;
-                }
-            }
-        };
-        let reported = timeout(PATIENCE, told)
-            .await
-            .unwrap_or_else(|_| panic!("{refusal:?} was not reported"));
+        let reported = told(&mut inbox, |reported| match (&reported.refused, refusal) {
+            (Some(why), Some(expected)) => why.contains(expected),
+            (None, None) => reported.generation == Generation(generation),
+            _ => false,
+        })
+        .await;
         assert_eq!(reported.generation, Generation(generation), "{refusal:?}");
         // What cannot be trusted has no generation.
         let told = reported.refused_generation;

@@ -17,7 +17,7 @@ use crate::web::Fleet;
 pub(super) struct EventQuery {
     /// Only those of this device.
     device: Option<String>,
-    /// Only those that happened at this time or later, by the device's clock.
+    /// Only those that reached the controller after this time.
     since: Option<u64>,
     /// Events, 1 to 1000; 100 without it.
     limit: Option<u32>,

@@ -54,8 +54,15 @@ impl Reason {
     fn read(sent: Result<Json<Self>, JsonRejection>) -> Result<String, ApiError> {
         let usage = "send {\"reason\": …}, of 1 to 500 characters";
         let Json(Self { reason }) = sent.map_err(|rejection| ApiError::bad_request(rejection.body_text(), usage))?;
+        Self::check(reason)
+    }
+
+    fn check(reason: String) -> Result<String, ApiError> {
         if reason.trim().is_empty() || reason.chars().count() > 500 {
-            return Err(ApiError::bad_request("the reason is missing or too long", usage));
+            return Err(ApiError::bad_request(
+                "the reason is missing or too long",
+                "give one of 1 to 500 characters",
+            ));
         }
         Ok(reason)
     }

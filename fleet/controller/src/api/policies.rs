@@ -248,8 +248,11 @@ impl From<ForecastError> for ApiError {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "check the file with `offramp policy check FILE.wasm`",
             ),
-            ForecastError::Engine(_) | ForecastError::Ended => {
-                tracing::error!(error = message, "a policy could not be replayed");
+            ForecastError::Engine(_) | ForecastError::Stopped(_) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a policy could not be replayed"
+                );
                 (StatusCode::SERVICE_UNAVAILABLE, "see the controller's log")
             }
         };

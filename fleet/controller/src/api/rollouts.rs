@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::groups::meant;
-use super::{ApiError, MOST, limit, openapi};
+use super::{ApiError, MOST, Reason, limit, openapi};
 use crate::access::Identity;
 use crate::desired::{self, PushError};
 use crate::forecast::{Forecast, Question};
@@ -47,6 +47,8 @@ pub(super) struct View {
     /// Devices in each state.
     #[schema(value_type = BTreeMap<String, u64>)]
     devices: BTreeMap<&'static str, u64>,
+    /// Devices that must still be judged before more are ordered; 0 while some are being watched.
+    awaited: u64,
     created_at: u64,
     created_by: String,
     changed_at: u64,
@@ -55,6 +57,7 @@ pub(super) struct View {
 impl From<RolloutView> for View {
     fn from(view: RolloutView) -> Self {
         let devices = MemberState::ALL.map(|(state, name)| (name, view.count(state)));
+        let awaited = view.awaited();
         Self {
             id: view.id,
             policy: (view.rollout.kind == ArtifactKind::Policy).then(|| view.name.clone()),
@@ -69,6 +72,7 @@ impl From<RolloutView> for View {
             gauges: view.gauges,
             forecast: view.forecast,
             devices: devices.into(),
+            awaited,
             created_at: view.created_at,
             created_by: view.created_by,
             changed_at: view.changed_at,
@@ -294,12 +298,20 @@ pub(super) async fn start(
     }
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CommandQuery {
+    /// Why, for the audit log: 1 to 500 characters.
+    reason: Option<String>,
+}
+
 /// Tell a rollout what to do
 #[utoipa::path(
     post, path = "/rollouts/{id}/{act}", tag = "rollouts", operation_id = "command_rollout",
     params(
         ("id" = u64, Path, description = "Its number"),
         ("act" = inline(Act), Path, description = "What it is told"),
+        CommandQuery,
     ),
     responses((status = OK, body = View))
 )]
@@ -307,11 +319,13 @@ pub(super) async fn command(
     State(shared): Fleet,
     identity: Identity,
     path: Result<Path<(u64, String)>, PathRejection>,
+    Query(CommandQuery { reason }): Query<CommandQuery>,
 ) -> Result<Json<View>, ApiError> {
     let Path((id, act)) = path.map_err(|_| unknown())?;
+    let why = reason.map(Reason::check).transpose()?.unwrap_or_default();
     let act = named(&Act::ALL, &act)
         .ok_or_else(|| ApiError::not_found("no such command", "use pause, resume, abort or roll-back"))?;
-    match shared.command_rollout(id, act, identity.name).await? {
+    match shared.command_rollout(id, act, identity.name, why).await? {
         Commanded::Done => {
             let view = shared.store.rollout_fetch(id).await?.ok_or_else(unknown)?;
             Ok(Json(view.into()))

@@ -7,7 +7,7 @@ use offramp_proto::DeviceId;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::Client;
+use super::client::{Client, parse};
 use super::{Align, Server, print, table};
 
 /// One line a device: whether it lives, what it runs, what it costs now and how far its predictions are
@@ -19,9 +19,22 @@ pub(super) struct Devices {
     select: String,
     #[command(flatten)]
     server: Server,
-    /// Print one JSON array instead of a table.
+}
+
+/// What it runs, what is desired of it and what it refuses, what it costs and what learning saves there; or its latest
+/// summaries.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The device.
+    device: DeviceId,
+    /// Show its summaries instead, the latest last.
     #[arg(long)]
-    json: bool,
+    summaries: bool,
+    /// Of so many.
+    #[arg(long, requires = "summaries", value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 20)]
+    limit: u32,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// It is given nothing, and counts in no figure of the fleet, until it is let go. The controller does so by itself with
@@ -46,17 +59,136 @@ pub(super) struct Release {
     server: Server,
 }
 
+impl Show {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let client = Client::new(&self.server);
+        let path = format!("/devices/{}", self.device);
+        if self.summaries {
+            let limit = self.limit.to_string();
+            let answer = client.get(&format!("{path}/summaries"), &[("limit", &limit)])?;
+            return match self.server.json {
+                true => print(&format!("{answer}\n")),
+                false => print(&summaries(parse(&answer)?)),
+            };
+        }
+        let answer = client.get(&path, &[])?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
+        let Detail {
+            device,
+            quarantine,
+            capabilities,
+            class_count,
+            saving,
+        } = parse(&answer)?;
+        let refused = device.reported.as_ref().and_then(|reported| reported.refused.clone());
+        let mut lines: Vec<(&str, String)> = HEADS.iter().map(|(head, _)| *head).zip(row(device)).collect();
+        let share = |share: f64| format!("{:.1} %", share * 100.0);
+        lines.extend(refused.map(|why| ("REFUSES", why)));
+        lines.extend(quarantine.map(|quarantine| ("QUARANTINE", quarantine.reason)));
+        lines.extend(saving.map(|saving| ("SAVES", format!("{} of what frozen heads cost", share(saving.share)))));
+        let seen = class_count.iter().take(5).map(|seen| match &seen.name {
+            Some(name) => format!("{name} {}", seen.count),
+            None => format!("class {} {}", seen.class, seen.count),
+        });
+        lines.push(("SEES", seen.collect::<Vec<_>>().join(", ")));
+        lines.push(("CAN", capabilities.join(", ")));
+        let lines = lines.iter().filter(|(_, what)| !what.is_empty());
+        print(
+            &lines
+                .map(|(head, what)| format!("{head:<13} {what}\n"))
+                .collect::<String>(),
+        )
+    }
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    #[serde(flatten)]
+    device: Device,
+    quarantine: Option<Reason>,
+    capabilities: Vec<String>,
+    class_count: Vec<Seen>,
+    saving: Option<Saving>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Seen {
+    class: u32,
+    name: Option<String>,
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Saving {
+    share: f64,
+}
+
+#[derive(Deserialize)]
+struct Summaries {
+    summaries: Vec<Summary>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    window_end: u64,
+    frames: u64,
+    exits: Vec<u64>,
+    macs: u64,
+    full_macs: u64,
+    audits: u64,
+    disagreements: u64,
+    policy: Named,
+}
+
+fn summaries(found: Summaries) -> String {
+    let row = |summary: Summary| {
+        let exits = summary.exits.iter().map(u64::to_string).collect::<Vec<_>>();
+        let cost = summary.macs as f64 / summary.full_macs.max(1) as f64;
+        vec![
+            offramp_fleet::utc(summary.window_end),
+            summary.frames.to_string(),
+            exits.join("/"),
+            format!("{:.1} %", cost * 100.0),
+            format!("{} of {}", summary.disagreements, summary.audits),
+            format!("{} {}", summary.policy.name, summary.policy.version),
+        ]
+    };
+    let rows: Vec<Vec<String>> = found.summaries.into_iter().map(row).collect();
+    let heads = [
+        ("END", Align::Left),
+        ("FRAMES", Align::Right),
+        ("EXITS", Align::Left),
+        ("COST", Align::Right),
+        ("AUDITS THAT DIFFER", Align::Left),
+        ("POLICY", Align::Left),
+    ];
+    table(&heads, &rows)
+}
+
 impl Quarantine {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let path = format!("/devices/{}/quarantine", self.device);
-        Client::new(&self.server).post_json(&path, &json!({"reason": self.reason}))?;
+        let answer = Client::new(&self.server).post_json(&path, &json!({"reason": self.reason}))?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
         Ok(())
     }
 }
 
 impl Release {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Client::new(&self.server).post(&format!("/devices/{}/release", self.device), &[], b"")?;
+        let answer = Client::new(&self.server).post(&format!("/devices/{}/release", self.device), &[], b"")?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
         Ok(())
     }
 }
@@ -99,6 +231,7 @@ struct Desired {
 #[derive(Deserialize)]
 struct Reported {
     generation: u64,
+    refused: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +248,7 @@ struct Disagreement {
 impl Devices {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let devices = Client::new(&self.server).devices(&self.select)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{}\n", serde_json::Value::Array(devices)));
         }
         if devices.is_empty() {
@@ -129,22 +262,23 @@ impl Devices {
             .into_iter()
             .map(|device| Ok(row(serde_json::from_value(device)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let heads = [
-            ("DEVICE", Align::Left),
-            ("STATE", Align::Left),
-            ("MODEL", Align::Left),
-            ("POLICY", Align::Left),
-            ("GENERATION", Align::Right),
-            ("PROGRESS", Align::Left),
-            ("FRAMES", Align::Right),
-            ("COST", Align::Right),
-            ("DISAGREEMENT", Align::Right),
-            ("GIVEN UP", Align::Right),
-            ("LABELS", Align::Left),
-        ];
-        print(&table(&heads, &rows))
+        print(&table(&HEADS, &rows))
     }
 }
+
+const HEADS: [(&str, Align); 11] = [
+    ("DEVICE", Align::Left),
+    ("STATE", Align::Left),
+    ("MODEL", Align::Left),
+    ("POLICY", Align::Left),
+    ("GENERATION", Align::Right),
+    ("PROGRESS", Align::Left),
+    ("FRAMES", Align::Right),
+    ("COST", Align::Right),
+    ("DISAGREEMENT", Align::Right),
+    ("GIVEN UP", Align::Right),
+    ("LABELS", Align::Left),
+];
 
 fn row(device: Device) -> Vec<String> {
     let none = || "-".to_owned();

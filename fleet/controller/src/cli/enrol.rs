@@ -28,9 +28,6 @@ pub(super) struct Enrol {
     label: Vec<(String, String)>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Makes a folder with all that mosquitto needs to serve the fleet: a listener for its `conf.d`, rules, a certificate
@@ -93,6 +90,9 @@ impl Revoke {
         }
         let path = format!("/devices/{}/revoke", self.device);
         let answer = Client::new(&self.server).post_json(&path, &json!({"reason": self.reason}))?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
         let done: Done = parse(&answer)?;
         eprintln!("now give the broker the list: offramp-fleet crl > crl.pem, and restart it");
         let what = if done.revoked == 1 {
@@ -110,8 +110,11 @@ impl Crl {
         struct Answer {
             list: String,
         }
-        let answer: Answer = parse(&Client::new(&self.server).get("/revocations", &[])?)?;
-        print(&answer.list)
+        let answer = Client::new(&self.server).get("/revocations", &[])?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
+        print(&parse::<Answer>(&answer)?.list)
     }
 }
 
@@ -138,7 +141,7 @@ impl Enrol {
         let wanted =
             json!({"device": self.device.as_ref().map(DeviceId::as_str), "hours": self.hours, "labels": labels});
         let answer = Client::new(&self.server).post_json("/enrolments", &wanted)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let made: Answer = parse(&answer)?;

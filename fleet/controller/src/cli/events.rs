@@ -19,9 +19,6 @@ pub(super) struct Events {
     limit: u32,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Whether it is connected to its broker, and what it has done since its start.
@@ -29,9 +26,6 @@ pub(super) struct Events {
 pub(super) struct Status {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 impl Events {
@@ -51,7 +45,7 @@ impl Events {
         let mut query = vec![("limit", limit.as_str())];
         query.extend(self.device.as_ref().map(|device| ("device", device.as_str())));
         let answer = Client::new(&self.server).get("/events", &query)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let answer: Answer = parse(&answer)?;
@@ -74,7 +68,7 @@ impl Events {
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let answer = Client::new(&self.server).get("/status", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let status: Value = parse(&answer)?;

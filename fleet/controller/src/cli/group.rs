@@ -37,9 +37,6 @@ pub(super) struct Set {
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print one JSON array instead of a table.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +79,9 @@ impl Set {
         }
         let path = format!("/groups/{}", name(&self.name)?);
         let answer = Client::new(&self.server).put_json(&path, &json!({"selector": self.selector}))?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
         let kept: Kept = parse(&answer)?;
         let devices = if kept.devices == 1 { "device" } else { "devices" };
         print(&format!("{} means {} {devices}\n", self.name, kept.devices))
@@ -101,7 +101,7 @@ impl List {
             devices: u64,
         }
         let Groups { groups } = parse(&Client::new(&self.server).get("/groups", &[])?)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{}\n", serde_json::Value::Array(groups)));
         }
         if groups.is_empty() {
@@ -158,6 +158,9 @@ impl Label {
             None => wanted["devices"] = json!(devices),
         }
         let answer = Client::new(&self.server).post_json("/labels", &wanted)?;
+        if self.server.json {
+            return print(&format!("{answer}\n"));
+        }
         let kept: Kept = parse(&answer)?;
         print(&kept.devices.iter().map(|name| format!("{name}\n")).collect::<String>())
     }

@@ -18,9 +18,6 @@ pub(super) struct Insight {
     select: Option<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON: all rows of all kinds.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -86,7 +83,7 @@ impl Insight {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let query = self.select.as_deref().map(|select| ("select", select));
         let answer = Client::new(&self.server).get("/insight", query.as_slice())?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let answer: Answer = parse(&answer)?;

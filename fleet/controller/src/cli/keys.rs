@@ -25,18 +25,12 @@ pub(super) enum Keys {
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print one JSON array instead of a table.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -50,9 +44,6 @@ pub(super) struct Revoke {
     force: bool,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 fn key(text: &str) -> Result<PublicKey, String> {
@@ -84,7 +75,7 @@ impl List {
             trusted_by: u64,
         }
         let Answer { keys } = parse(&Client::new(&self.server).get("/keys", &[])?)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{}\n", serde_json::Value::Array(keys)));
         }
         let row = |key| {
@@ -120,7 +111,7 @@ impl Rotate {
             devices: u64,
         }
         let answer = Client::new(&self.server).post_json("/keys", &json!({}))?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let Answer { key, devices } = parse(&answer)?;
@@ -142,7 +133,7 @@ impl Revoke {
         }
         let path = format!("/keys/{:?}/revoke", self.key);
         let answer = Client::new(&self.server).post_json(&path, &json!({"force": self.force}))?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let answer: Answer = parse(&answer)?;

@@ -47,6 +47,8 @@ enum Command {
     Serve(serve::Serve),
     /// List the devices of a running controller.
     Devices(devices::Devices),
+    /// Show one device, or what it told lately.
+    Device(devices::Show),
     /// Keep a device apart.
     Quarantine(devices::Quarantine),
     /// Let a device out of quarantine.
@@ -118,6 +120,9 @@ struct Server {
     /// read command lines: better set the variable.
     #[arg(long, value_name = "SECRET", env = "OFFRAMP_FLEET_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl std::fmt::Debug for Server {
@@ -126,6 +131,7 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server")
             .field("url", &self.url)
             .field("token", &token)
+            .field("json", &self.json)
             .finish()
     }
 }
@@ -169,6 +175,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Devices(devices) => devices.run(),
+        Command::Device(device) => device.run(),
         Command::Quarantine(quarantine) => quarantine.run(),
         Command::Release(release) => release.run(),
         Command::Label(label) => label.run(),
@@ -255,6 +262,63 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What the API does, and the command that does it.
+    #[test]
+    fn every_operation_of_the_api_has_a_command_that_can_print_json() {
+        let key = offramp_proto::SigningKey::from_seed(&[7; 32]).public();
+        let commands = [
+            ("audit", "audit"),
+            ("list_devices", "devices"),
+            ("show_device", "device cam"),
+            ("list_summaries", "device cam --summaries"),
+            ("quarantine_device", "quarantine cam --reason lost"),
+            ("release_device", "release cam"),
+            ("revoke_certificates", "revoke cam --reason lost"),
+            ("create_enrolment", "enrol"),
+            ("list_events", "events"),
+            ("list_groups", "group list"),
+            ("set_group", "group set night site=north"),
+            ("remove_group", "group remove night"),
+            ("show_insight", "insight"),
+            ("list_keys", "keys list"),
+            ("rotate_key", "keys rotate"),
+            ("revoke_key", &format!("keys revoke {key:?}")),
+            ("label_devices", "label cam site=north"),
+            ("list_models", "model list"),
+            ("add_model", "model add folder"),
+            ("push_model", "model push revcol 2"),
+            ("list_policies", "policy list"),
+            ("push_policy", "policy push a.wasm --name a --version 1"),
+            ("replay_policy", "policy replay a 1"),
+            ("list_revocations", "crl"),
+            ("list_rollouts", "rollout list"),
+            ("start_rollout", "rollout start a 1"),
+            ("show_rollout", "rollout show 1"),
+            ("command_rollout", "rollout pause 1 --reason night"),
+            ("change_settings", "set --all --log debug"),
+            ("status", "status"),
+            ("list_tokens", "token list"),
+            ("create_token", "token create ada --role viewer"),
+            ("revoke_token", "token revoke ada"),
+            ("whoami", "whoami"),
+        ];
+        for (operation, command) in &commands {
+            let words = format!("offramp-fleet {command} --json");
+            let parsed = Cli::try_parse_from(words.split(' '));
+            assert!(parsed.is_ok(), "{operation}: {}", parsed.unwrap_err());
+        }
+        let api: serde_json::Value = serde_json::from_str(&offramp_fleet::openapi()).unwrap();
+        let paths = api["paths"].as_object().unwrap().values();
+        let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+        let mut operations: Vec<&str> = operations.map(|o| o["operationId"].as_str().unwrap()).collect();
+        // That is a device's own: `offramp enrol`.
+        operations.retain(|operation| *operation != "enrol");
+        operations.sort_unstable();
+        let mut known: Vec<&str> = commands.iter().map(|(operation, _)| *operation).collect();
+        known.sort_unstable();
+        assert_eq!(known, operations);
     }
 
     #[test]

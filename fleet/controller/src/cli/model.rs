@@ -35,9 +35,6 @@ pub(super) struct Add {
     from: Option<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Devices fetch the package, check it, load it, hold what it computes to its reference vectors, and swap to it between
@@ -61,18 +58,12 @@ pub(super) struct Push {
     select: Option<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -104,7 +95,7 @@ impl Add {
         let file = Package::pack(&self.package).with_context(|| format!("package {path} is not added"))?;
         let query: Vec<(&str, &str)> = self.from.iter().map(|url| ("url", url.as_str())).collect();
         let answer = Client::new(&self.server).post("/models", &query, &file)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let Added { name, version, digest } = parse(&answer)?;
@@ -118,7 +109,7 @@ impl Push {
             "model": self.model, "version": self.version, "own": self.own, "devices": self.device, "select": self.select
         });
         let answer = Client::new(&self.server).post_json("/models/push", &wanted)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let pushed: Pushed = parse(&answer)?;
@@ -129,7 +120,7 @@ impl Push {
 impl List {
     fn run(self) -> anyhow::Result<()> {
         let answer = Client::new(&self.server).get("/models", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let listed: Listed = parse(&answer)?;

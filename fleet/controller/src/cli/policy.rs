@@ -50,9 +50,6 @@ pub(super) struct Push {
     select: Option<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// It is kept, and no device gets it: `offramp-fleet rollout start NAME VERSION` does that.
@@ -69,9 +66,6 @@ pub(super) struct Add {
     version: u64,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Devices share traces where their configuration has `[trace]` with `share_kb`. Cost, exits and disagreement with the
@@ -90,18 +84,12 @@ pub(super) struct Replay {
     device: Vec<DeviceId>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +132,7 @@ impl Add {
         let version = self.version.to_string();
         let query = [("name", self.name.as_str()), ("version", &version), ("target", "none")];
         let answer = Client::new(&self.server).post("/policies", &query, &bytes)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let kept: Kept = parse(&answer)?;
@@ -165,7 +153,7 @@ impl Push {
         if pushed.is_empty() {
             eprintln!("the policy is kept, but no device is known that could get it: push it again when there is one");
         }
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         pushed.print()
@@ -179,7 +167,7 @@ impl Replay {
         let query: Vec<(&str, &str)> = parameters.chain(devices).collect();
         let path = format!("/policies/{}/{}/replay", self.policy, self.version);
         let answer = Client::new(&self.server).get(&path, &query)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let forecast: Forecast = parse(&answer)?;
@@ -274,7 +262,7 @@ impl Forecast {
 impl List {
     fn run(self) -> anyhow::Result<()> {
         let answer = Client::new(&self.server).get("/policies", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let listed: Listed = parse(&answer)?;

@@ -90,18 +90,12 @@ pub(super) struct Start {
     follow: bool,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -113,20 +107,17 @@ pub(super) struct Show {
     follow: bool,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Act {
     /// Number of the rollout.
     id: u64,
+    /// Why, for the log.
+    #[arg(long)]
+    reason: Option<String>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Who did what: starts, commands, waves, failures and ends of rollouts, the last first.
@@ -140,9 +131,6 @@ pub(super) struct Audit {
     limit: u32,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// A time as people write it, in seconds.
@@ -185,6 +173,7 @@ struct View {
     wave: u32,
     gauges: Vec<Gauge>,
     devices: BTreeMap<String, u64>,
+    awaited: u64,
     created_by: String,
     #[serde(default)]
     members: Vec<Member>,
@@ -238,6 +227,9 @@ impl View {
             if self.count(state) > 0 {
                 parts.push(format!("{} {what}", self.count(state)));
             }
+        }
+        if self.awaited > 0 {
+            parts.push(format!("waits until {} more have run it", self.awaited));
         }
         parts.join(", ")
     }
@@ -303,10 +295,10 @@ impl Start {
             .as_u64()
             .context("the controller gave no number")?;
         if !self.follow {
-            let text = if self.json { answer } else { id.to_string() };
+            let text = if self.server.json { answer } else { id.to_string() };
             return print(&format!("{text}\n"));
         }
-        follow(&client, id, self.json)
+        follow(&client, id, self.server.json)
     }
 }
 
@@ -317,7 +309,7 @@ impl List {
             rollouts: Vec<View>,
         }
         let answer = Client::new(&self.server).get("/rollouts", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let listed: Answer = parse(&answer)?;
@@ -351,10 +343,10 @@ impl Show {
     fn run(self) -> anyhow::Result<()> {
         let client = Client::new(&self.server);
         if self.follow {
-            return follow(&client, self.id, self.json);
+            return follow(&client, self.id, self.server.json);
         }
         let answer = client.get(&format!("/rollouts/{}", self.id), &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         tell(&parse(&answer)?)
@@ -364,8 +356,9 @@ impl Show {
 impl Act {
     fn run(self, act: &str) -> anyhow::Result<()> {
         let path = format!("/rollouts/{}/{act}", self.id);
-        let answer = Client::new(&self.server).post(&path, &[], &[])?;
-        if self.json {
+        let reason = self.reason.as_deref().map(|reason| ("reason", reason));
+        let answer = Client::new(&self.server).post(&path, reason.as_slice(), &[])?;
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let view: View = parse(&answer)?;
@@ -484,7 +477,7 @@ impl Audit {
         let mut query = vec![("limit", limit.as_str())];
         query.extend(rollout.as_deref().map(|id| ("rollout", id)));
         let answer = Client::new(&self.server).get("/audit", &query)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let answer: Answer = parse(&answer)?;

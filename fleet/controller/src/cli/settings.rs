@@ -44,9 +44,6 @@ pub(super) struct Set {
     log: Option<Setting<String>>,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// A value, or the device's own.
@@ -129,7 +126,7 @@ impl Set {
             None => wanted["devices"] = json!(self.devices.iter().map(DeviceId::as_str).collect::<Vec<_>>()),
         }
         let answer = Client::new(&self.server).post_json("/settings", &wanted)?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let answer: Answer = parse(&answer)?;

@@ -123,6 +123,7 @@ impl SwarmArgs {
             }
         })
         .await?;
+        let stored_before = place.stored().await?;
         let begin = Instant::now();
         swarm.send(true);
         let pages = tokio::spawn(watch_page(place.client.clone(), Duration::from_secs(self.seconds)));
@@ -135,11 +136,11 @@ impl SwarmArgs {
         tokio::time::sleep(Duration::from_secs(self.seconds).saturating_sub(begin.elapsed())).await;
         swarm.send(false);
         let took = begin.elapsed();
-        let stored_then = place.stored().await?;
+        let stored_then = place.stored().await?.saturating_sub(stored_before);
         let page_ms = pages.await.context("the page was not watched")?;
         let sent_by_device = swarm.finish().await;
         let sent: u64 = sent_by_device.iter().map(|(_, sent)| sent).sum();
-        place.settle(sent).await?;
+        place.settle(stored_before + sent).await?;
 
         let after = place.frames().await?;
         let (mut stored, mut lost, mut doubled) = (0, 0, 0);
@@ -177,6 +178,7 @@ impl SwarmArgs {
                 client: Client::new(&Server {
                     url: url.clone(),
                     token: self.token.clone(),
+                    json: false,
                 }),
                 controller: None,
                 mosquitto: None,
@@ -202,7 +204,11 @@ impl SwarmArgs {
         Ok(Place {
             broker,
             broker_name: "mosquitto",
-            client: Client::new(&Server { url, token: None }),
+            client: Client::new(&Server {
+                url,
+                token: None,
+                json: false,
+            }),
             controller: Some(controller),
             mosquitto: Some(mosquitto),
             _keys: Some(keys),

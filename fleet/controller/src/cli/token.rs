@@ -70,18 +70,12 @@ pub(super) struct Create {
     tenant: TenantId,
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -97,9 +91,6 @@ pub(super) struct Revoke {
 pub(super) struct Whoami {
     #[command(flatten)]
     server: Server,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -147,7 +138,7 @@ impl Create {
                 Client::new(&self.server).post_json("/tokens", &wanted)?
             }
         };
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let made: Made = parse(&answer)?;
@@ -159,7 +150,7 @@ impl Create {
 impl List {
     fn run(self) -> anyhow::Result<()> {
         let answer = Client::new(&self.server).get("/tokens", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let listed: Listed = parse(&answer)?;
@@ -214,7 +205,7 @@ impl Whoami {
             login: bool,
         }
         let answer = Client::new(&self.server).get("/whoami", &[])?;
-        if self.json {
+        if self.server.json {
             return print(&format!("{answer}\n"));
         }
         let who: Answer = parse(&answer)?;

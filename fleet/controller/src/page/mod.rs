@@ -16,6 +16,7 @@ mod version;
 
 use std::sync::{Arc, LazyLock};
 
+use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -310,16 +311,29 @@ async fn release(State(shared): Fleet, identity: Identity, Path(device): Path<St
     }
 }
 
+/// Why somebody presses a button, where there is a field for it.
+#[derive(Deserialize)]
+struct Why {
+    #[serde(default)]
+    reason: String,
+}
+
 /// A button of the page of a rollout.
 async fn command(
     State(shared): Fleet,
     identity: Identity,
     Path((id, act)): Path<(String, String)>,
+    why: Result<Form<Why>, FormRejection>,
 ) -> Result<Response, PageError> {
     let unknown = || PageError::NotFound("There is no such rollout.");
+    // Most buttons have no field, and that of others holds no more.
+    let why: String = match why {
+        Ok(Form(Why { reason })) => reason.trim().chars().take(500).collect(),
+        Err(_) => String::new(),
+    };
     let id: u64 = id.parse().map_err(|_| unknown())?;
     let act = named(&Act::ALL, &act).ok_or(PageError::NotFound("A rollout cannot be told that."))?;
-    match shared.command_rollout(id, act, identity.name).await? {
+    match shared.command_rollout(id, act, identity.name, why).await? {
         // What it is told comes too late where somebody or a gate was faster: the page shows what it does now.
         Commanded::Done | Commanded::NotNow(_) => Ok(Redirect::to(&format!("/rollouts/{id}")).into_response()),
         Commanded::Unknown => Err(unknown()),

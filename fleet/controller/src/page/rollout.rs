@@ -141,6 +141,10 @@ fn words(rollout: &RolloutView) -> String {
             words.push_str(&format!(", {} {what}", count(devices)));
         }
     }
+    match rollout.awaited() {
+        0 => {}
+        more => words.push_str(&format!(", waits until {} more have run it", count(more))),
+    }
     words
 }
 
@@ -215,6 +219,9 @@ impl RolloutPage {
         let button = |act: &str, label: &str, class: &str| {
             html! {
                 form method="post" action={ "/rollouts/" (self.rollout.id) "/" (act) } {
+                    @if class == "bad" {
+                        label { "Why " input name="reason" maxlength="500" autocomplete="off"; }
+                    }
                     button type="submit" class=(class) { (label) }
                 }
             }

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::Gates;
-use crate::overview::{add_exits, share};
+use crate::overview::{add_exits, all_exits, share};
 use crate::store::Run;
 
 /// What windows said, added up.
@@ -208,8 +208,10 @@ pub(crate) fn foreseen(gates: &Gates, seen: &Foreseen<'_>) -> Vec<Gauge> {
 /// Share of frames that leave at other exits.
 fn moved(before: &Sums, after: &Sums) -> Option<f64> {
     let exits = before.exits.len().max(after.exits.len());
-    let part = |sums: &Sums, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), sums.exits.iter().sum());
-    let differences = (0..exits).map(|exit| Some((part(before, exit)? - part(after, exit)?).abs()));
+    let (all_before, all_after) = (all_exits(&before.exits), all_exits(&after.exits));
+    let part = |sums: &Sums, all, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), all);
+    let differences =
+        (0..exits).map(|exit| Some((part(before, all_before, exit)? - part(after, all_after, exit)?).abs()));
     Some(differences.sum::<Option<f64>>()? / 2.0)
 }
 

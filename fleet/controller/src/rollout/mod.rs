@@ -19,7 +19,7 @@ mod step;
 pub(crate) use conductor::Conductor;
 pub(crate) use gauge::{Foreseen, Gauge, Sums, Verdict, foreseen};
 pub(crate) use plan::{Gates, Plan};
-pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State};
+pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, awaited};
 
 #[cfg(test)]
 mod tests;

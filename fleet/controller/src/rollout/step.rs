@@ -107,8 +107,9 @@ pub(crate) struct Member {
 pub(crate) struct Observed {
     pub(crate) alive: bool,
     pub(crate) boot: Option<BootId>,
-    /// Generation of its desired state.
-    pub(crate) desired: u64,
+    /// The generation since which its desired state names the policy, or the model, that it names: other settings and
+    /// keys change nothing of it.
+    pub(crate) named_since: u64,
     /// The generation that it reports, and whether the desired policy decides there.
     pub(crate) reported: u64,
     pub(crate) by_desired: bool,
@@ -145,6 +146,8 @@ pub(crate) enum Change {
 
 /// Devices that are ordered or reverted in one step, at most: the database's writer has other work, too.
 const BATCH: usize = 500;
+/// Of so many devices that are out one must have been judged, proven or failed, before more go out.
+const JUDGED: u64 = 5;
 
 /// What is to be done now, and what the gates of the wave say.
 pub(crate) fn step(rollout: &Rollout, members: &mut [Member], now: u64) -> (Vec<Change>, Vec<Gauge>) {
@@ -190,9 +193,11 @@ fn watch(plan: &Plan, member: &mut Member, now: u64, changes: &mut Vec<Change>) 
     let patience = plan.patience * 1000;
     let in_force = seen.reported >= member.generation && seen.by_desired;
     let mut why = None;
-    let next = if seen.desired > member.generation {
+    // Of a later generation it may be the settings that it refuses, and what is rolled out decides.
+    let refuses = |generation: u64| generation == member.generation || generation > member.generation && !in_force;
+    let next = if seen.named_since > member.generation {
         Superseded
-    } else if let Some((_, reason)) = seen.refused.as_ref().filter(|(g, _)| *g == member.generation) {
+    } else if let Some((_, reason)) = seen.refused.as_ref().filter(|(generation, _)| refuses(*generation)) {
         why = Some(reason.clone());
         Failed
     } else if seen.reported >= member.generation && !seen.by_desired {
@@ -291,6 +296,33 @@ fn failure(rollout: &Rollout, members: &[Member], gauges: &[Gauge]) -> Option<St
     Some(format!("{reason} ({})", names.join(", ")))
 }
 
+/// Devices that may be ordered now.
+fn allowance(rollout: &Rollout, members: &[Member], now: u64) -> usize {
+    const MINUTE: u64 = 60_000;
+    let rate = match rollout.plan.rate {
+        0 => return usize::MAX,
+        rate => rate as usize,
+    };
+    let ordered_since = |since: u64| {
+        members
+            .iter()
+            .filter(|m| m.wave.is_some() && m.ordered_at > since)
+            .count()
+    };
+    // Evenly over the minute; and what was missed, while it was paused or no controller ran, is not made up for.
+    let minutes = now.saturating_sub(rollout.wave_since) as f64 / MINUTE as f64;
+    let due = (minutes * rate as f64) as usize + 1;
+    let in_wave = members.iter().filter(|m| m.wave == Some(rollout.wave)).count();
+    let of_minute = rate.saturating_sub(ordered_since(now.saturating_sub(MINUTE)));
+    due.saturating_sub(in_wave).min(of_minute)
+}
+
+/// How many devices must still be judged before more go out. Whoever is gone holds nothing up; but a fleet of which
+/// nearly all are gone would have waiting, all at once, what hardly more than the canary has run.
+pub(crate) fn awaited(out: u64, judged: u64) -> u64 {
+    out.div_ceil(JUDGED).saturating_sub(judged)
+}
+
 /// Sends the wave out as far as the rate allows; once it has passed, the next one.
 fn advance(rollout: &Rollout, members: &mut [Member], now: u64, changes: &mut Vec<Change>) {
     let is_of_it = |m: &Member| !matches!(m.state, MemberState::Waiting | MemberState::Superseded);
@@ -299,13 +331,7 @@ fn advance(rollout: &Rollout, members: &mut [Member], now: u64, changes: &mut Ve
     let reach = rollout.plan.reach(rollout.wave, all);
     let out = members.iter().filter(|m| is_of_it(m)).count();
     if out < reach {
-        let in_wave = members.iter().filter(|m| m.wave == Some(rollout.wave)).count();
-        let minutes = now.saturating_sub(rollout.wave_since) as f64 / 60_000.0;
-        let allowed = match rollout.plan.rate {
-            0 => usize::MAX,
-            rate => (minutes * f64::from(rate)) as usize + 1,
-        };
-        let count = (reach - out).min(allowed.saturating_sub(in_wave)).min(BATCH);
+        let count = (reach - out).min(allowance(rollout, members, now)).min(BATCH);
         // Those first that are alive: a canary that is not there tells nothing. Then as they come, which is at random.
         let mut waiting: Vec<&Member> = members.iter().filter(|m| m.state == MemberState::Waiting).collect();
         waiting.sort_by_key(|member| !member.now.alive);
@@ -321,14 +347,15 @@ fn advance(rollout: &Rollout, members: &mut [Member], now: u64, changes: &mut Ve
         _ => true,
     };
     let settled = members.iter().filter(|m| m.wave == Some(rollout.wave)).all(is_settled);
-    if !settled {
+    let count = |state| members.iter().filter(|m| m.state == state).count();
+    let judged = count(MemberState::Proven) + count(MemberState::Failed);
+    if !settled || awaited(out as u64, judged as u64) > 0 {
         return;
     }
     if out < all {
         changes.push(Change::Wave(rollout.wave + 1));
         return;
     }
-    let count = |state| members.iter().filter(|m| m.state == state).count();
     let mut reason = format!("{} of {} devices proved it", count(MemberState::Proven), members.len());
     for (state, what) in [
         (MemberState::Ordered, "were gone and have it waiting"),

@@ -167,7 +167,7 @@ impl Fleet {
                 (member.wave, member.ordered_at, member.generation) = (Some(wave), now, generation);
                 (member.was_alive, member.boot) = (member.now.alive, member.now.boot);
                 member.before = windows(1000, &GOOD);
-                member.now.desired = generation;
+                member.now.named_since = generation;
             }
             Change::Settle { device, state, why } => {
                 let now = self.now;
@@ -384,6 +384,68 @@ fn a_rate_bounds_how_fast_a_wave_goes_out() {
 }
 
 #[test]
+fn after_a_pause_no_more_go_out_in_a_minute_than_the_rate_allows() {
+    let slow = Plan {
+        canary: 50,
+        rate: 10,
+        ..plan()
+    };
+    let mut fleet = Fleet::new(slow, vec![GOOD; 50]);
+    fleet.tick();
+    fleet.rollout.state = State::Paused;
+    (0..3600).for_each(|_| fleet.tick());
+    assert_eq!(fleet.out(), 1);
+    fleet.rollout.state = State::Running;
+    let mut before = vec![fleet.out()];
+    for second in 0..600 {
+        fleet.tick();
+        before.push(fleet.out());
+        let minute_ago = before[before.len().saturating_sub(60)];
+        assert!(fleet.out() - minute_ago <= 10, "{second}: {before:?}");
+    }
+    assert_eq!(fleet.run(), State::Done);
+}
+
+#[test]
+fn a_fleet_that_is_gone_does_not_get_all_at_once_what_only_the_canary_has_run() {
+    let mut fleet = Fleet::new(plan(), vec![GOOD; 100]);
+    while fleet.count(MemberState::Proven) < 2 {
+        fleet.tick();
+    }
+    let set = |fleet: &mut Fleet, alive: bool| {
+        for (member, habit) in fleet.members.iter_mut().zip(&mut fleet.habits).skip(2) {
+            (member.now.alive, habit.alive) = (alive, alive);
+        }
+    };
+    set(&mut fleet, false);
+    (0..5000).for_each(|_| fleet.tick());
+    // Ten devices are judged by two at the most, and the next wave would have eighteen.
+    assert_eq!((fleet.out(), fleet.rollout.state), (18, State::Running));
+    assert_eq!(fleet.count(MemberState::Proven), 2);
+    set(&mut fleet, true);
+    assert_eq!(fleet.run(), State::Done, "{}", fleet.reason);
+    assert_eq!(fleet.count(MemberState::Proven), 100);
+}
+
+#[test]
+fn a_refusal_of_later_settings_is_none_of_what_is_rolled_out() {
+    let refuses = |reported: bool| {
+        let mut fleet = Fleet::new(plan(), vec![GOOD; 2]);
+        while fleet.count(MemberState::InForce) < 2 {
+            fleet.tick();
+        }
+        let member = &mut fleet.members[0];
+        member.now.refused = Some((member.generation + 50, "a rate of 9".into()));
+        if !reported {
+            fleet.habits[0].answers = None;
+            member.now.reported = 0;
+        }
+        fleet.run()
+    };
+    assert_eq!((refuses(true), refuses(false)), (State::Done, State::RolledBack));
+}
+
+#[test]
 fn one_bad_device_of_many_does_not_stop_a_wave() {
     let mut habits = vec![GOOD; 60];
     habits[30] = Habit { refuses: true, ..GOOD };
@@ -428,7 +490,7 @@ fn while_it_is_paused_nothing_goes_out_but_a_failing_canary_is_still_taken_back(
 fn a_device_that_was_given_something_else_is_let_go() {
     let mut fleet = Fleet::new(plan(), vec![GOOD; 6]);
     fleet.tick();
-    fleet.members[0].now.desired = 99;
+    fleet.members[0].now.named_since = 99;
     assert_eq!(fleet.run(), State::Done);
     assert_eq!(
         (fleet.count(MemberState::Superseded), fleet.count(MemberState::Proven)),
@@ -477,6 +539,12 @@ proptest! {
                 break;
             }
         }
+        if fleet.rollout.state == State::Running {
+            // Too few are there to judge it.
+            let judged = fleet.count(MemberState::Proven) + fleet.count(MemberState::Failed);
+            prop_assert!(5 * judged < fleet.out() && fleet.out() > judged);
+            return Ok(());
+        }
         prop_assert!(!fleet.rollout.state.is_active(), "{:?}", fleet.rollout.state);
         for (device, (ordered, reverted)) in &fleet.ordered {
             prop_assert!(*ordered == 1 && *reverted <= 1, "{device}");
@@ -488,6 +556,24 @@ proptest! {
         }
         prop_assert!(!fleet.reason.is_empty());
     }
+}
+
+#[test]
+fn counts_beyond_all_measure_are_measured() {
+    let most = Sums {
+        exits: vec![u64::MAX, u64::MAX],
+        ..windows(1000, &GOOD)
+    };
+    let mut all = most.clone();
+    all.run.frames = u64::MAX;
+    all.add(&all.clone());
+    let wave = super::gauge::Wave {
+        devices: 1,
+        before: most,
+        after: all,
+        ..super::gauge::Wave::default()
+    };
+    assert!(!super::gauge::gauges(&Gates::default(), &wave, 1).is_empty());
 }
 
 #[test]

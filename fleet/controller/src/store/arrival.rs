@@ -15,8 +15,6 @@ pub(crate) struct Arrival {
     pub(crate) at: u64,
     /// Whether the broker had kept it: then it says nothing about the device being alive now.
     pub(crate) retained: bool,
-    /// Whether the broker sends it again.
-    pub(crate) duplicate: bool,
     /// The message.
     pub(crate) record: Record,
     /// Its bytes as they came.

@@ -5,7 +5,7 @@ use offramp_proto::{CHUNK, DesiredModel, Digest, MAX_ARTIFACT};
 
 use super::audit::log_in_txn;
 use super::sql::{FromRow, Row, Transaction, query, query_as, query_scalar};
-use super::{Store, StoreError, Task as _, device, int, uint};
+use super::{Store, StoreError, Task as _, device, int, now, uint};
 
 /// A policy or a model of the library.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,11 +139,25 @@ impl Store {
             let piece = bytes.slice(at..bytes.len().min(at + PIECE));
             let at = (number * PIECE) as u64;
             self.write(move |connection| {
-                Box::pin(async move { piece_insert_in_txn(connection, digest, at, &piece).await })
+                Box::pin(async move { piece_insert_in_txn(connection, digest, at, &piece, now()).await })
             })
             .await?;
         }
         Ok(())
+    }
+
+    /// Removes pieces that came before a time and belong to no artifact: their upload broke off. Gives how many.
+    pub(crate) async fn pieces_remove_before(&self, time: u64) -> Result<u64, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                query("DELETE FROM artifact_pieces WHERE kept_at < $1 AND digest NOT IN (SELECT digest FROM artifacts)")
+                    .bind(int(time))
+                    .execute(connection)
+                    .await
+                    .task("remove what broken-off uploads have left")
+            })
+        })
+        .await
     }
 
     /// The models that were ever added, the newest first.
@@ -259,7 +273,7 @@ pub(super) async fn artifact_insert_in_txn(
         return Ok(());
     }
     for (number, piece) in bytes.chunks(PIECE).enumerate() {
-        piece_insert_in_txn(connection, digest, (number * PIECE) as u64, piece).await?;
+        piece_insert_in_txn(connection, digest, (number * PIECE) as u64, piece, now).await?;
     }
     artifact_note_in_txn(connection, digest, bytes.len() as u64, now).await
 }
@@ -269,14 +283,20 @@ async fn piece_insert_in_txn(
     digest: Digest,
     at: u64,
     bytes: &[u8],
+    now: u64,
 ) -> Result<(), StoreError> {
-    query("INSERT INTO artifact_pieces (digest, at, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
-        .bind(&digest.0[..])
-        .bind(int(at))
-        .bind(bytes)
-        .execute(connection)
-        .await
-        .task("keep a piece of an artifact")?;
+    // One of an upload that broke off counts as new again, and is not removed before this one ends.
+    query(
+        "INSERT INTO artifact_pieces (digest, at, bytes, kept_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (digest, at) DO UPDATE SET kept_at = excluded.kept_at",
+    )
+    .bind(&digest.0[..])
+    .bind(int(at))
+    .bind(bytes)
+    .bind(int(now))
+    .execute(connection)
+    .await
+    .task("keep a piece of an artifact")?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use offramp_proto::{
     Desired, DesiredModel, DesiredPolicy, DeviceId, Digest, Generation, LearnerSettings, LogLevel, Parameter,
+    unverified,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,9 @@ use super::keys::Signer;
 use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 use crate::key::Keyring;
+
+/// Generations of a device's desired state that are kept.
+const KEPT: u64 = 50;
 
 /// The desired state of a device that is in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -341,10 +345,23 @@ pub(super) async fn issue_in_txn(
     now: u64,
 ) -> Result<Generation, StoreError> {
     let (generation, trusts) = next_generation_in_txn(connection, device).await?;
-    let latest = latest_in_txn(connection, signer.ring, device).await?;
-    let mut desired = latest.unwrap_or_else(|| Desired::new(device.clone(), generation, now));
+    let latest = latest_in_txn(connection, device).await?;
+    let mut desired = match &latest {
+        Some(latest) => latest.desired.clone(),
+        None => Desired::new(device.clone(), generation, now),
+    };
     (desired.generation, desired.issued_at) = (generation, now);
     change(&mut desired);
+    let (mut policy_since, mut model_since) = (generation.0, generation.0);
+    if let Some(latest) = &latest {
+        let (before, after) = (&latest.desired, &desired);
+        if (&before.policy, before.own_policy) == (&after.policy, after.own_policy) {
+            policy_since = latest.policy_since;
+        }
+        if before.model == after.model {
+            model_since = latest.model_since;
+        }
+    }
     desired.keys = signer.keys();
     let signed = signer.for_device(trusts)?.sign(&desired).map_err(StoreError::Sign)?;
     let settings = Wanted {
@@ -353,7 +370,7 @@ pub(super) async fn issue_in_txn(
     };
     query(
         "INSERT INTO desired (device, generation, issued_at, policy, policy_version, signed, settings, model, \
-         model_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         model_version, policy_since, model_since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(device.as_str())
     .bind(int(generation.0))
@@ -364,9 +381,21 @@ pub(super) async fn issue_in_txn(
     .bind((settings != Wanted::default()).then(|| json(&settings)))
     .bind(desired.model.as_ref().map(|model| &model.name))
     .bind(desired.model.as_ref().map(|model| int(model.version)))
-    .execute(connection)
+    .bind(int(policy_since))
+    .bind(int(model_since))
+    .execute(&mut *connection)
     .await
     .task("keep a desired state")?;
+    // What a rollout has ordered stays: its way back looks at it.
+    query(
+        "DELETE FROM desired WHERE device = $1 AND generation <= $2 AND NOT EXISTS \
+         (SELECT 1 FROM rollout_devices r WHERE r.device = desired.device AND r.generation = desired.generation)",
+    )
+    .bind(device.as_str())
+    .bind(int(generation.0.saturating_sub(KEPT)))
+    .execute(connection)
+    .await
+    .task("remove old desired states")?;
     Ok(generation)
 }
 
@@ -391,16 +420,40 @@ async fn next_generation_in_txn(
 }
 
 /// The desired state in force.
+pub(super) struct Latest {
+    pub(super) desired: Desired,
+    /// The generations since which it names this policy, and this model.
+    policy_since: u64,
+    model_since: u64,
+}
+
+/// The desired state in force. What is kept is the controller's own, whichever of its keys has signed it: another
+/// controller's newest may not have been read here yet.
 pub(super) async fn latest_in_txn(
     connection: &mut Transaction,
-    key: &Keyring,
     device: &DeviceId,
-) -> Result<Option<Desired>, StoreError> {
-    let signed: Option<Vec<u8>> =
-        query_scalar("SELECT signed FROM desired WHERE device = $1 ORDER BY generation DESC LIMIT 1")
-            .bind(device.as_str())
-            .fetch_optional(connection)
-            .await
-            .task("read a desired state")?;
-    Ok(signed.and_then(|bytes| key.verify(&bytes)))
+) -> Result<Option<Latest>, StoreError> {
+    let task = "read a desired state";
+    let row: Option<(Vec<u8>, i64, i64)> = query_as(
+        "SELECT signed, coalesce(policy_since, generation), coalesce(model_since, generation) FROM desired \
+         WHERE device = $1 ORDER BY generation DESC LIMIT 1",
+    )
+    .bind(device.as_str())
+    .fetch_optional(connection)
+    .await
+    .task(task)?;
+    let read = |(signed, policy_since, model_since): (Vec<u8>, i64, i64)| {
+        Ok(Latest {
+            desired: read_kept(&signed)?,
+            policy_since: uint(policy_since),
+            model_since: uint(model_since),
+        })
+    };
+    row.map(read).transpose()
+}
+
+/// What a kept desired state says.
+pub(super) fn read_kept(signed: &[u8]) -> Result<Desired, StoreError> {
+    let read = unverified(signed).map_err(|error| sqlx::Error::Decode(Box::new(error)));
+    read.task("read a desired state")
 }

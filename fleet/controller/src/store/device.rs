@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::many::parts;
 use super::quarantine::{Quarantine, returned_in_txn};
-use super::sql::{Builder, FromRow, Row, Transaction, query, query_as, query_scalar};
+use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
 use super::{Arrival, Labels, Outcome, Store, StoreError, Task as _, int, uint};
 
 /// A device as it is known.
@@ -304,31 +304,42 @@ pub(super) async fn birth_in_txn(
     birth: &Birth,
     arrival: &Arrival,
 ) -> Result<Outcome, StoreError> {
-    let overtaken: bool = query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM devices d JOIN runs r ON r.device = d.device AND r.boot = $2 \
-         WHERE d.device = $1 AND d.boot <> $2 AND d.started_at > $3 AND r.born)",
+    // How often the run has told of its birth, where a later run was born since.
+    let overtaken: Option<i64> = query_scalar(
+        "SELECT r.told FROM devices d JOIN runs r ON r.device = d.device AND r.boot = $2 \
+         WHERE d.device = $1 AND d.boot <> $2 AND d.started_at > $3 AND r.born",
     )
     .bind(birth.device.as_str())
     .bind(&birth.boot.0[..])
     .bind(int(birth.started_at))
-    .fetch_one(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await
     .task("compare a birth with the last one")?;
-    if overtaken {
-        if !arrival.retained && !arrival.duplicate {
-            returned_in_txn(connection, &birth.device, arrival.at).await?;
-        }
-        return Ok(Outcome::Repeated);
+    // Of several controllers each hears it, and a broker may send it twice.
+    if overtaken.is_some_and(|told| uint(told) < birth.told) {
+        returned_in_txn(connection, &birth.device, arrival.at).await?;
     }
-    other_model_in_txn(connection, birth).await?;
-    query(
-        "INSERT INTO runs (device, boot, born) VALUES ($1, $2, TRUE) ON CONFLICT (device, boot) DO UPDATE SET born = TRUE",
+    if overtaken.is_none() {
+        other_model_in_txn(connection, birth).await?;
+    }
+    either(
+        "INSERT INTO runs (device, boot, born, told, noted_at) VALUES ($1, $2, TRUE, $3, $4) \
+         ON CONFLICT (device, boot) DO UPDATE SET born = TRUE, told = max(runs.told, excluded.told), \
+         noted_at = excluded.noted_at",
+        "INSERT INTO runs (device, boot, born, told, noted_at) VALUES ($1, $2, TRUE, $3, $4) \
+         ON CONFLICT (device, boot) DO UPDATE SET born = TRUE, told = greatest(runs.told, excluded.told), \
+         noted_at = excluded.noted_at",
     )
     .bind(birth.device.as_str())
     .bind(&birth.boot.0[..])
+    .bind(int(birth.told))
+    .bind(int(arrival.at))
     .execute(&mut *connection)
     .await
     .task("note a run")?;
+    if overtaken.is_some() {
+        return Ok(Outcome::Repeated);
+    }
     query(
         "UPDATE devices SET boot = $2, started_at = $3, agent = $4, model_name = $5, model_version = $6, \
          model_digest = $7, classes = $8, stage_macs = $9, capabilities = $10, birth_raw = $11, \
@@ -442,6 +453,18 @@ pub(super) async fn alive_in_txn(
     Ok(())
 }
 
+/// Moves a device's desired state behind all others, if it reports an older one and does not refuse this one.
+macro_rules! publish_again {
+    ($row:literal) => {
+        concat!(
+            "UPDATE desired SET rowid = ",
+            $row,
+            " WHERE device = $1 AND generation > $2 AND generation <> $3 \
+             AND generation = (SELECT max(generation) FROM desired WHERE device = $1)"
+        )
+    };
+}
+
 /// Keeps what a device reports of its desired state.
 pub(super) async fn reported_in_txn(
     connection: &mut Transaction,
@@ -468,9 +491,23 @@ pub(super) async fn reported_in_txn(
         let keys: Vec<String> = reported.trusts.iter().map(|key| format!("{key:?}")).collect();
         json(&keys)
     }))
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .task("keep a reported state")?;
+    // It may have got an older one: from a controller that was stopped in the middle of publishing, and went on. What
+    // comes behind is published again.
+    if !arrival.retained {
+        either(
+            publish_again!("(SELECT max(rowid) + 1 FROM desired)"),
+            publish_again!("DEFAULT"),
+        )
+        .bind(reported.device.as_str())
+        .bind(int(reported.generation.0))
+        .bind(reported.refused_generation.map_or(0, |generation| int(generation.0)))
+        .execute(connection)
+        .await
+        .task("see whether a device is behind")?;
+    }
     Ok(Outcome::Stored)
 }
 

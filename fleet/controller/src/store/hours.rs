@@ -59,8 +59,8 @@ impl Window {
     fn join(&mut self, other: Self) {
         let mean = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => {
-                let all = (self.frames + other.frames).max(1) as f64;
-                Some((a * self.frames as f64 + b * other.frames as f64) / all)
+                let (ours, theirs) = (self.frames as f64, other.frames as f64);
+                Some((a * ours + b * theirs) / (ours + theirs).max(1.0))
             }
             (a, b) => a.or(b),
         };

@@ -287,6 +287,7 @@ fn sqlite_migrations() -> Migrator {
         "sqlite": "0001" "initial", "0002" "guard", "0003" "cameras", "0004" "rollouts", "0005" "access",
         "0006" "traces", "0007" "enrolment", "0009" "groups", "0010" "quarantine", "0011" "certificates",
         "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours", "0017" "models",
+        "0018" "since",
     )
 }
 
@@ -294,6 +295,7 @@ fn postgres_migrations() -> Migrator {
     migrations!(
         "postgres": "0007" "initial", "0008" "controllers", "0009" "groups", "0010" "quarantine",
         "0011" "certificates", "0012" "renewal", "0013" "insight", "0014" "settings", "0015" "keys", "0016" "hours", "0017" "models",
+        "0018" "since",
     )
 }
 

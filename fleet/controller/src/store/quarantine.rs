@@ -1,8 +1,9 @@
 //! Devices that are kept apart: two that have one name, or one that somebody does not trust.
 //!
 //! Two agents with one identity take the broker's session from each other, and each tells of its birth whenever it has
-//! it. So a run that is born again after a later one was born speaks of two; but what a broker sends twice, or has kept,
-//! looks alike, and is not counted, and what is told by chance in another order is rare.
+//! it, with the number of the time. So a run that is born again after a later one was born speaks of two. What is heard
+//! twice, since a broker sends it again or several controllers hear it, has the same number, and what is told by chance
+//! in another order is rare.
 
 use offramp_proto::DeviceId;
 
@@ -60,6 +61,16 @@ impl Store {
         .await
     }
 
+    /// Whether a device is kept apart.
+    pub(crate) async fn is_apart(&self, device: &str) -> Result<bool, StoreError> {
+        let apart: Option<bool> = query_scalar("SELECT quarantined_at IS NOT NULL FROM devices WHERE device = $1")
+            .bind(device)
+            .fetch_optional(&self.readers)
+            .await
+            .task("tell whether a device is in quarantine")?;
+        Ok(apart.unwrap_or(false))
+    }
+
     /// Lets a device go. What is desired of it is signed anew, so that it gets it.
     pub(crate) async fn release(
         &self,
@@ -83,7 +94,7 @@ impl Store {
                 .execute(&mut *connection)
                 .await
                 .task(task)?;
-                if latest_in_txn(connection, &key, &device).await?.is_some() {
+                if latest_in_txn(connection, &device).await?.is_some() {
                     let signer = Signer::of(connection, &key).await?;
                     issue_in_txn(connection, &signer, &device, |_| (), now).await?;
                 }

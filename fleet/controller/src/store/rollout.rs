@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use offramp_proto::{BootId, Desired, DesiredPolicy, DeviceId, Digest, Parameter};
+use offramp_proto::{BootId, DesiredPolicy, DeviceId, Digest, Parameter};
 
 use super::artifact::desired_model_in_txn;
 use super::audit::{ITSELF, log_in_txn};
-use super::desired::{ArtifactKind, Named, issue_in_txn, latest_in_txn};
+use super::desired::{ArtifactKind, Named, issue_in_txn, latest_in_txn, read_kept};
 use super::device::{self, Unfit, json, list};
 use super::keys::Signer;
 use super::many::parts;
@@ -18,7 +18,7 @@ use crate::forecast::Forecast;
 use crate::key::Keyring;
 use crate::named::{name, named};
 use crate::overview::RECENT;
-use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums};
+use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, awaited};
 
 /// A rollout that somebody wants.
 #[derive(Clone, Debug)]
@@ -99,6 +99,16 @@ impl RolloutView {
     /// Devices in a state.
     pub(crate) fn count(&self, state: MemberState) -> u64 {
         self.devices.get(&state).copied().unwrap_or(0)
+    }
+
+    /// Devices that must still be judged before more are ordered; none while some are being watched.
+    pub(crate) fn awaited(&self) -> u64 {
+        use MemberState::{Failed, InForce, Ordered, Proven};
+        if self.rollout.state != State::Running || self.count(InForce) > 0 {
+            return 0;
+        }
+        let judged = self.count(Proven) + self.count(Failed);
+        awaited(self.count(Ordered) + judged, judged)
     }
 
     /// Devices that are its own: those that were given something else left out.
@@ -217,7 +227,7 @@ impl FromRow for Member {
             now: Observed {
                 alive: row.try_get("alive")?,
                 boot: boot("now_boot")?,
-                desired: number("desired")?,
+                named_since: number("named_since")?,
                 reported: number("reported_generation")?,
                 by_desired: source.as_deref() == Some("desired"),
                 refused,
@@ -277,7 +287,9 @@ macro_rules! select_members {
             "SELECT r.device, r.state, r.wave, r.why, r.generation, r.ordered_at, r.was_alive, r.in_force_at, r.boot, \
              r.restarts, r.before, d.alive, d.boot AS now_boot, d.reported_at, d.reported_generation, \
              d.reported_source, d.reported_refused, d.reported_refused_generation, d.quarantine_reason, \
-             (SELECT max(generation) FROM desired WHERE device = r.device) AS desired \
+             (SELECT CASE WHEN (SELECT kind FROM rollouts WHERE id = $1) = 'model' \
+             THEN coalesce(model_since, generation) ELSE coalesce(policy_since, generation) END \
+             FROM desired WHERE device = r.device ORDER BY generation DESC LIMIT 1) AS named_since \
              FROM rollout_devices r JOIN devices d ON d.device = r.device WHERE r.rollout = $1 ",
             $rest
         )
@@ -427,6 +439,7 @@ impl Store {
         id: u64,
         act: Act,
         who: String,
+        why: String,
         now: u64,
     ) -> Result<Commanded, StoreError> {
         self.write(move |connection| {
@@ -439,7 +452,7 @@ impl Store {
                 };
                 enter_in_txn(connection, id, next, "", now).await?;
                 let what = format!("rollout.{}", name(&Act::ALL, act));
-                log_in_txn(connection, now, &who, &what, &subject(id), "").await?;
+                log_in_txn(connection, now, &who, &what, &subject(id), &why).await?;
                 Ok(Commanded::Done)
             })
         })
@@ -810,14 +823,14 @@ async fn revert_in_txn(
     };
     let (kind, ..) = ware_in_txn(connection, id).await?;
     let ware = |signed: Option<Vec<u8>>| {
-        let desired = signed.and_then(|signed| signer.ring.verify::<Desired>(&signed));
-        Named::of(kind, desired)
+        let desired = signed.map(|signed| read_kept(&signed)).transpose()?;
+        Ok::<_, StoreError>(Named::of(kind, desired))
     };
     // Other settings than at the time of the order change nothing of whose policy, or model, it is.
-    let latest = latest_in_txn(connection, signer.ring, &named).await?;
-    let is_ours = Named::of(kind, latest) == ware(ordered);
+    let latest = latest_in_txn(connection, &named).await?;
+    let is_ours = Named::of(kind, latest.map(|latest| latest.desired)) == ware(ordered)?;
     if is_ours {
-        let previous = ware(previous);
+        let previous = ware(previous)?;
         issue_in_txn(connection, signer, &named, |desired| previous.apply(desired), now).await?;
     }
     query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")

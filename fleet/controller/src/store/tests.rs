@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_proto::{
@@ -90,6 +91,12 @@ fn ring() -> (Arc<Keyring>, TempDir) {
     (Arc::new(ring), folder)
 }
 
+/// A desired state that one of the keys has signed.
+fn verified(ring: &Keyring, signed: &[u8]) -> Desired {
+    let keys = ring.public();
+    keys.iter().find_map(|key| key.verify(signed).ok()).unwrap()
+}
+
 /// Runs tests on both databases.
 macro_rules! on_both {
     ($($test:ident,)*) => {
@@ -130,7 +137,6 @@ fn live(record: Record) -> Arrival {
     Arrival {
         at: 1000,
         retained: false,
-        duplicate: false,
         record,
         raw: vec![0xa0],
     }
@@ -157,7 +163,17 @@ fn birth(name: &str, run: u8, started_at: u64) -> Record {
             stage_macs: vec![10, 20],
         },
         capabilities: vec!["tract".into()],
+        told: 1,
     }))
+}
+
+/// A birth that is told again.
+fn again(name: &str, run: u8, started_at: u64, told: u64) -> Record {
+    let Record::Birth(mut birth) = birth(name, run, started_at) else {
+        unreachable!("it is one")
+    };
+    birth.told = told;
+    Record::Birth(birth)
 }
 
 fn death(name: &str, run: u8) -> Record {
@@ -663,7 +679,7 @@ async fn generations_rise_per_device_and_the_learner_is_left_alone(fixture: Fixt
     let current = fixture.store.desired_list(ALL).await.unwrap();
     let found: Vec<_> = current.iter().map(|d| (d.device.as_str(), d.generation)).collect();
     assert_eq!(found, [("a", 1), ("b", 2)]);
-    let desired: Desired = fixture.ring.verify(&current[1].signed).unwrap();
+    let desired: Desired = verified(&fixture.ring, &current[1].signed);
     assert_eq!(desired.device, device("b"));
     assert_eq!(desired.generation, Generation(2));
     assert_eq!(desired.policy.unwrap().version, 2);
@@ -722,23 +738,26 @@ async fn two_agents_of_one_name_are_kept_apart_and_a_restart_is_not(fixture: Fix
     // An agent that restarts often, and a broker that sends again, or late, what it had.
     for run in 1..20 {
         fixture.insert(vec![at(minutes(1), birth("a", run, run.into()))]).await;
-        let again = Arrival {
-            duplicate: true,
-            ..at(minutes(1), birth("a", 1, 1))
-        };
-        fixture.insert(vec![again, kept(birth("a", 1, 1))]).await;
+        let sent_twice = at(minutes(1), birth("a", 1, 1));
+        fixture.insert(vec![sent_twice, kept(birth("a", 1, 1))]).await;
+    }
+    // Another controller hears it all, too, and is late.
+    for run in 1..20 {
+        fixture.insert(vec![at(minutes(2), birth("a", run, run.into()))]).await;
     }
     // Now and then something is told in another order.
     for hour in 1..20 {
-        fixture.insert(vec![at(minutes(60 * hour), birth("a", 1, 1))]).await;
+        let late = again("a", 1, 1, 1 + hour);
+        fixture.insert(vec![at(minutes(60 * hour), late)]).await;
     }
     assert_eq!(fixture.device("a").await.quarantine, None);
 
     // A copy: each is born again whenever it has taken the session from the other.
     for turn in 0..4 {
         assert_eq!(fixture.device("a").await.quarantine, None, "{turn}");
-        fixture.insert(vec![at(minutes(9000 + turn), birth("a", 30, 30))]).await;
-        fixture.insert(vec![at(minutes(9000 + turn), birth("a", 1, 1))]).await;
+        let (one, other) = (again("a", 30, 30, 1 + turn), again("a", 1, 1, 100 + turn));
+        fixture.insert(vec![at(minutes(9000 + turn), one)]).await;
+        fixture.insert(vec![at(minutes(9000 + turn), other)]).await;
     }
     let quarantine = fixture.device("a").await.quarantine.unwrap();
     assert!(quarantine.reason.contains("two agents"), "{quarantine:?}");
@@ -1069,7 +1088,7 @@ async fn a_model_lies_in_pieces_under_a_name_and_version_that_mean_the_same_for_
     assert_eq!(pushed, [(device("a"), Generation(1))]);
     let state = store.desired_fetch("a").await.unwrap().unwrap();
     assert_eq!(state.model, wanted);
-    let signed: Desired = fixture.ring.verify(&state.signed).unwrap();
+    let signed: Desired = verified(&fixture.ring, &state.signed);
     let model = signed.model.unwrap();
     assert_eq!((model.digest, model.size), (digest, size));
     assert_eq!(model.url.as_deref(), Some("https://models.example/2"));
@@ -1429,7 +1448,7 @@ async fn settings_change_what_is_named_and_nothing_else(fixture: Fixture) {
     change(Some(vec![device("b")]), off).await.unwrap();
     let desired = async |name: &str| {
         let state = store.desired_fetch(name).await.unwrap().unwrap();
-        let signed: Desired = key.verify(&state.signed).unwrap();
+        let signed: Desired = verified(&key, &state.signed);
         assert_eq!(
             (state.settings.learner, state.settings.log),
             (signed.learner, signed.log)
@@ -1533,7 +1552,199 @@ async fn summaries_are_folded_into_their_hours_once(fixture: Fixture) {
     assert_eq!(after.windows, all.windows[1..]);
 }
 
+/// As much as a message can carry: older databases hold it, though it would be refused today.
+async fn windows_beyond_all_measure_are_folded(fixture: Fixture) {
+    let beyond = |sequence| {
+        let most = SummaryMessage {
+            frames: u64::MAX,
+            exits: vec![ExitUse { taken: u64::MAX }],
+            drift: Some(0.0),
+            watts: Some(1.0),
+            ..summary("cam", 1, sequence, 4)
+        };
+        live(Record::Summary(Box::new(most)))
+    };
+    fixture.insert((1..=4).map(beyond).collect()).await;
+    // In parts, so that what is there already is added to as well.
+    fixture.insert(vec![beyond(5), beyond(6)]).await;
+    while fixture.store.fold_before(u64::MAX).await.unwrap() > 0 {}
+    fixture.insert(vec![beyond(7)]).await;
+    while fixture.store.fold_before(u64::MAX).await.unwrap() > 0 {}
+    let hours = fixture.store.history_by_hour("cam", u64::MAX >> 12, 10).await.unwrap();
+    assert_eq!((hours.windows.len(), hours.windows[0].drift), (1, Some(0.0)));
+}
+
+async fn other_settings_and_keys_leave_a_device_in_its_rollout(fixture: Fixture) {
+    let (store, key) = (&fixture.store, fixture.key());
+    store.peer_join("one", "").await.unwrap();
+    store.peer_beat("one", 60_000).await.unwrap();
+    fixture.insert(vec![live(birth("a", 1, 1000))]).await;
+    let push = async |version, devices| {
+        let drafted = store.desired_insert(Arc::clone(&key), draft(version, &[version as u8], devices));
+        assert!(matches!(drafted.await.unwrap(), Drafted::Desired(_)));
+    };
+    push(1, None).await;
+    push(2, Some(&[][..])).await;
+    let wanted = NewRollout {
+        kind: ArtifactKind::Policy,
+        name: "entropy".into(),
+        version: 2,
+        parameters: [].into(),
+        devices: None,
+        plan: crate::rollout::Plan::default(),
+        forecast: None,
+        who: "ada".into(),
+        now: 2000,
+    };
+    let Started::Rollout(id) = store.rollout_start(wanted).await.unwrap() else {
+        panic!("it starts")
+    };
+    let order = crate::rollout::Change::Order {
+        device: "a".into(),
+        wave: 0,
+    };
+    let running = crate::rollout::State::Running;
+    let applied = store.rollout_apply(Arc::clone(&key), id, running, vec![order], vec![], 2000);
+    assert!(applied.await.unwrap());
+    let member = async || {
+        let member = store.rollout_members(id).await.unwrap().remove(0);
+        (member.generation, member.now.named_since)
+    };
+    assert_eq!(member().await, (2, 2));
+    let change = Change {
+        log: Some(Some(LogLevel::Debug)),
+        ..Change::default()
+    };
+    let changed = store.desired_change(Arc::clone(&key), None, change, "ada".into(), 5);
+    assert_eq!(changed.await.unwrap().unwrap(), [(device("a"), Generation(3))]);
+    let new = key.add().unwrap();
+    store
+        .key_introduce(Arc::clone(&key), new, "ada".into(), 6)
+        .await
+        .unwrap();
+    assert_eq!(store.desired_fetch("a").await.unwrap().unwrap().generation, 4);
+    assert_eq!(member().await, (2, 2), "it still has what was rolled out");
+    push(3, None).await;
+    assert_eq!(member().await, (2, 5));
+}
+
+async fn what_another_controllers_newest_key_has_signed_is_changed_and_not_begun_anew(fixture: Fixture) {
+    let (store, one) = (&fixture.store, fixture.key());
+    let other = Arc::new(Keyring::load_or_generate(&fixture._keys.path().join("fleet.key")).unwrap());
+    fixture.insert(vec![live(birth("a", 1, 1000))]).await;
+    let new = one.add().unwrap();
+    store
+        .key_introduce(Arc::clone(&one), new.clone(), "ada".into(), 5)
+        .await
+        .unwrap();
+    let Record::Reported(mut trusts) = reported("a", 1, None) else {
+        unreachable!()
+    };
+    trusts.trusts = vec![new.clone()];
+    fixture.insert(vec![live(Record::Reported(trusts))]).await;
+    let drafted = store.desired_insert(Arc::clone(&one), draft(1, b"one", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    let change = Change {
+        log: Some(Some(LogLevel::Debug)),
+        ..Change::default()
+    };
+    let changed = store.desired_change(Arc::clone(&other), None, change, "ada".into(), 6);
+    changed.await.unwrap().unwrap();
+    let state = store.desired_fetch("a").await.unwrap().unwrap();
+    let signed: Desired = new.verify(&state.signed).unwrap();
+    assert_eq!(
+        (signed.policy.map(|policy| policy.version), signed.log),
+        (Some(1), Some(LogLevel::Debug))
+    );
+}
+
+async fn a_device_that_reports_an_older_state_is_told_again(fixture: Fixture) {
+    let store = &fixture.store;
+    fixture
+        .insert(vec![live(birth("a", 1, 1000)), live(birth("b", 1, 1000))])
+        .await;
+    let drafted = store.desired_insert(fixture.key(), draft(1, b"one", None)).await;
+    assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    let (_, mut row) = store.desired_since(0).await.unwrap();
+    let mut again = async |arrival: Arrival| {
+        fixture.insert(vec![arrival]).await;
+        let (found, next) = store.desired_since(row).await.unwrap();
+        row = next;
+        found
+            .into_iter()
+            .map(|state| (state.device, state.generation))
+            .collect::<Vec<_>>()
+    };
+    let refusing = |generation| {
+        let Record::Reported(mut message) = reported("a", 0, Some("no room")) else {
+            unreachable!()
+        };
+        message.refused_generation = Some(Generation(generation));
+        live(Record::Reported(message))
+    };
+    assert_eq!(again(live(reported("a", 0, None))).await, [("a".to_owned(), 1)]);
+    assert_eq!(again(kept(reported("a", 0, None))).await, [], "the broker had kept it");
+    assert_eq!(again(refusing(1)).await, [], "it knows it");
+    assert_eq!(again(refusing(0)).await, [("a".to_owned(), 1)]);
+    assert_eq!(again(live(reported("a", 1, None))).await, []);
+}
+
+async fn old_desired_states_and_runs_make_room(fixture: Fixture) {
+    let store = &fixture.store;
+    let at = |at: u64, record: Record| Arrival { at, ..live(record) };
+    fixture.insert(vec![live(birth("a", 1, 1))]).await;
+    for run in 1..=200 {
+        let arrivals = vec![
+            at(run, birth("a", run as u8, run)),
+            at(run, summarised("a", run as u8, 1, 8)),
+        ];
+        fixture.insert(arrivals).await;
+    }
+    let runs = async || store.run_list(&["a"]).await.unwrap().remove("a").unwrap();
+    let frames = |runs: &BTreeMap<Vec<u8>, Run>| runs.values().map(|run| run.frames).sum::<u64>();
+    assert_eq!((runs().await.len(), frames(&runs().await)), (200, 1600));
+    // Those that are still young stay, and that which goes on.
+    assert_eq!(store.runs_join_before(60).await.unwrap(), 0);
+    while store.runs_join_before(u64::MAX >> 1).await.unwrap() > 0 {}
+    let left = runs().await;
+    assert_eq!((left.len(), frames(&left)), (65, 1600));
+    assert_eq!(left[&vec![200; 16]].frames, 8);
+    assert!(left.contains_key(&vec![150; 16]) && !left.contains_key(&vec![100; 16]));
+    for run in 201..=254 {
+        fixture
+            .insert(vec![
+                at(run, birth("a", run as u8, run)),
+                at(run, summarised("a", run as u8, 1, 8)),
+            ])
+            .await;
+    }
+    while store.runs_join_before(u64::MAX >> 1).await.unwrap() > 0 {}
+    assert_eq!((runs().await.len(), frames(&runs().await)), (65, 1600 + 54 * 8));
+
+    for version in 1..=60 {
+        let drafted = store
+            .desired_insert(fixture.key(), draft(version, &[version as u8], None))
+            .await;
+        assert!(matches!(drafted.unwrap(), Drafted::Desired(_)));
+    }
+    let (_, all) = store.desired_since(0).await.unwrap();
+    assert_eq!(all, 60, "rows are numbered on");
+    assert_eq!(store.desired_fetch("a").await.unwrap().unwrap().generation, 60);
+
+    // Of an artifact whose upload broke off nothing stays.
+    let bytes = bytes::Bytes::from_static(b"half");
+    store.artifact_prepare(Digest::of(b"whole"), &bytes).await.unwrap();
+    assert_eq!(store.pieces_remove_before(1000).await.unwrap(), 0, "it may go on");
+    assert_eq!(store.pieces_remove_before(u64::MAX >> 1).await.unwrap(), 1);
+    assert!(store.artifact_part(Digest::of(&[60]), 0).await.unwrap().is_some());
+}
+
 on_both! {
+    windows_beyond_all_measure_are_folded,
+    other_settings_and_keys_leave_a_device_in_its_rollout,
+    what_another_controllers_newest_key_has_signed_is_changed_and_not_begun_anew,
+    a_device_that_reports_an_older_state_is_told_again,
+    old_desired_states_and_runs_make_room,
     summaries_are_folded_into_their_hours_once,
     settings_change_what_is_named_and_nothing_else,
     a_certificate_is_renewed_for_the_key_of_one_that_holds,

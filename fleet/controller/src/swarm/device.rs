@@ -224,6 +224,7 @@ impl Device {
                 stage_macs: vec![FULL / 5, FULL / 5, 3 * FULL / 10, 3 * FULL / 10],
             },
             capabilities: vec!["simulated".into()],
+            told: 0,
         };
         self.tell(Kind::Birth, &birth, true).await;
         self.report().await;

@@ -229,7 +229,11 @@ async fn a_stolen_token_is_refused_from_its_revocation_on() {
     let denied = metrics
         .lines()
         .find_map(|l| l.strip_prefix("offramp_requests_denied_total "));
-    assert_eq!(denied, Some("4"), "each with a token that does not hold");
+    assert_eq!(
+        denied,
+        Some("5"),
+        "each with a token, or its session, that does not hold"
+    );
     let policies = ask(address, "GET", "/api/v1/policies", &ada, &Value::Null).await.json();
     assert_eq!(policies["policies"], json!([]), "nothing was pushed");
 

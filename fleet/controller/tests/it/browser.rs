@@ -193,6 +193,8 @@ async fn the_first_screen_answers_and_a_rollout_is_told_what_to_do() {
         browser.run("document.querySelector('#careful-roll-back summary').focus()");
         browser.press("Enter");
         browser.until(&hidden);
+        browser.click("#careful-roll-back input");
+        browser.type_text("cameras went dark");
         picture(&mut browser, "rollout-careful");
         browser.click(&format!("form[action='/rollouts/{id}/roll-back'] button"));
         browser.until("document.querySelector('#rollout .chip')?.textContent === 'rolled-back'");
@@ -207,6 +209,19 @@ async fn the_first_screen_answers_and_a_rollout_is_told_what_to_do() {
         .map(|e| e["what"].as_str().unwrap())
         .collect();
     assert_eq!(by_ada, ["rollout.roll-back", "rollout.pause", "rollout.start"]);
+    let why = |what: &str| {
+        log["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|e| e["what"] == what)
+            .unwrap()["detail"]
+            .clone()
+    };
+    assert_eq!(
+        (why("rollout.roll-back"), why("rollout.pause")),
+        ("cameras went dark".into(), "".into())
+    );
     swarm.finish().await;
     world.controller.shutdown().await;
 }

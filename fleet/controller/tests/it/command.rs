@@ -196,6 +196,66 @@ async fn commands_talk_to_a_running_controller() {
     world.controller.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_looked_at_set_and_kept_apart_and_keys_are_replaced() {
+    let world = World::new().await;
+    let url = format!("http://{}", world.address());
+    let device = world.device("cam-1").await;
+    device.say(Kind::Birth, encode(&device.birth()).unwrap()).await;
+    device.say(Kind::Summary, encode(&device.summary(1)).unwrap()).await;
+    world.until("the summary", |s| s.ingested == 1).await;
+    let json = async |arguments: &[&str]| -> serde_json::Value {
+        let answer = tell(&url, &[arguments, &["--json"]].concat()).await;
+        serde_json::from_str(&stdout(&answer)).unwrap()
+    };
+
+    let shown = stdout(&tell(&url, &["device", "cam-1"]).await);
+    assert!(shown.contains("revcol 3") && shown.contains("tract"), "{shown}");
+    assert_eq!(json(&["device", "cam-1"]).await["device"], "cam-1");
+    let shown = stdout(&tell(&url, &["device", "cam-1", "--summaries"]).await);
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+    assert_eq!(
+        json(&["device", "cam-1", "--summaries"]).await["summaries"][0]["sequence"],
+        1
+    );
+    let unknown = tell(&url, &["device", "cam-9"]).await;
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr).contains("never been heard of"),
+        "{unknown:?}"
+    );
+
+    let set = tell(&url, &["set", "cam-1", "--learning", "off", "--log", "debug"]).await;
+    assert!(stdout(&set).contains("cam-1"), "{set:?}");
+    let wanted = json(&["device", "cam-1"]).await["desired"]["settings"].clone();
+    assert_eq!(
+        (&wanted["enabled"], &wanted["log"]),
+        (&false.into(), &"debug".into()),
+        "{wanted}"
+    );
+    assert!(json(&["insight"]).await.is_object());
+
+    let old = json(&["keys", "list"]).await[0]["key"].as_str().unwrap().to_owned();
+    let new = stdout(&tell(&url, &["keys", "rotate"]).await);
+    assert_eq!(json(&["keys", "list"]).await[1]["key"], new.trim());
+    let refused = tell(&url, &["keys", "revoke", &old]).await;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("cam-1"), "{why}");
+    stdout(&tell(&url, &["keys", "revoke", &old, "--force"]).await);
+    assert!(json(&["keys", "list"]).await[0]["revoked_at"].is_u64());
+
+    let apart = json(&["quarantine", "cam-1", "--reason", "it was stolen"]).await;
+    assert_eq!(apart["state"], "quarantined");
+    let shown = stdout(&tell(&url, &["device", "cam-1"]).await);
+    assert!(shown.contains("it was stolen"), "{shown}");
+    assert_eq!(json(&["release", "cam-1"]).await["quarantine"], serde_json::Value::Null);
+    for shell in ["bash", "zsh", "fish"] {
+        let mut command = fleet();
+        command.args(["completion", shell]);
+        assert!(stdout(&run(command).await).contains("quarantine"), "{shell}");
+    }
+    world.controller.shutdown().await;
+}
+
 /// Runs a command against a controller.
 async fn tell(url: &str, arguments: &[&str]) -> Output {
     let mut command = fleet();

@@ -180,6 +180,7 @@ async fn in_its_own_name_only(fleet: Fleet) {
                 stage_macs: vec![10, 20],
             },
             capabilities: Vec::new(),
+            told: 0,
         };
         encode(&birth).unwrap()
     };

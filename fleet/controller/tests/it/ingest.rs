@@ -78,12 +78,18 @@ async fn what_is_wrong_is_refused_and_the_rest_goes_on() {
     let mut beyond = device.summary(4);
     beyond.sequence.0 = u64::MAX;
     device.say(Kind::Summary, encode(&beyond).unwrap()).await;
+    let mut countless = device.summary(5);
+    (countless.frames, countless.exits) = (u64::MAX, vec![offramp_proto::ExitUse { taken: u64::MAX }]);
+    device.say(Kind::Summary, encode(&countless).unwrap()).await;
+    let mut endless = device.summary(6);
+    endless.window.end = u64::MAX;
+    device.say(Kind::Summary, encode(&endless).unwrap()).await;
     let unknown = Publication::new("offramp/1/greenhouse/cam-1/up/telepathy", summary.clone());
     device.link.publish(unknown).await.unwrap();
     device.say(Kind::Summary, summary).await;
 
-    let statistics = world.until("all messages", |s| s.received == 12).await;
-    assert_eq!((statistics.refused, statistics.ingested), (10, 1));
+    let statistics = world.until("all messages", |s| s.received == 14).await;
+    assert_eq!((statistics.refused, statistics.ingested), (12, 1));
     let devices = get(world.address(), "/api/v1/devices").await.json();
     assert_eq!(devices["devices"].as_array().unwrap().len(), 1);
     world.controller.shutdown().await;

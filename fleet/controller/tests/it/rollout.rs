@@ -258,7 +258,12 @@ async fn pause_resume_and_abort_do_what_they_say_and_nonsense_is_refused() {
     let tell = async |act: &str| post(address, &format!("/api/v1/rollouts/{id}/{act}"), &json!({})).await;
     assert_eq!(tell("resume").await.0, 409);
     assert_eq!(tell("explode").await.0, 404);
-    assert_eq!(tell("pause").await.1["state"], "paused");
+    assert_eq!(tell("pause?reason=%20").await.0, 400);
+    assert_eq!(tell("pause?reason=it%20is%20night").await.1["state"], "paused");
+    let log = get(address, &format!("/api/v1/audit?rollout={id}&limit=1"))
+        .await
+        .json();
+    assert_eq!(log["entries"][0]["detail"], "it is night");
     assert_eq!(tell("pause").await.0, 409);
     assert_eq!(tell("resume").await.1["state"], "running");
     assert_eq!(tell("abort").await.1["state"], "aborted");

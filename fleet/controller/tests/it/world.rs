@@ -146,6 +146,7 @@ impl Device {
                 stage_macs: vec![10, 20, 30],
             },
             capabilities: vec!["tract".into()],
+            told: 0,
         }
     }
 

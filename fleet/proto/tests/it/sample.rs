@@ -34,7 +34,12 @@ pub(crate) fn birth() -> Birth {
             stage_macs: vec![1_000, 2_000],
         },
         capabilities: vec!["tract".into()],
+        told: 0,
     }
+}
+
+pub(crate) fn birth_told_again() -> Birth {
+    Birth { told: 3, ..birth() }
 }
 
 pub(crate) fn death() -> Death {

@@ -36,6 +36,7 @@ fn hold_as<M: Message + PartialEq + Debug>(rule: &str, name: &str, message: &M) 
 #[test]
 fn every_message_has_the_frozen_bytes_and_fits_the_published_contract() {
     hold("birth", &sample::birth());
+    hold_as("birth", "birth-told-again", &sample::birth_told_again());
     hold("death", &sample::death());
     hold("summary", &sample::summary());
     hold_as("summary", "summary-guard", &sample::summary_with_guard());

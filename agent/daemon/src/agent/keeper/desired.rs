@@ -331,18 +331,21 @@ impl Keeper {
     /// Makes a desired state durable, then orders it. After a crash in between, the next start finds it.
     fn accept(&mut self, link: &Link, desired: &Desired, signed: &[u8], change: Change) {
         let generation = desired.generation;
-        if let Some(trust) = &mut self.trust
-            && let Err(error) = trust.take(&self.store, &desired.keys)
-        {
-            let why = format!("generation {generation}: its keys cannot be stored: {}", chain(&error));
-            return self.refuse(link, Some(generation), why);
-        }
         match self.make_durable(desired, signed, &change) {
             Ok(roles) => self.roles = roles,
             Err(error) => {
                 let why = format!("generation {generation} cannot be stored: {}", chain(&error));
                 return self.refuse(link, Some(generation), why);
             }
+        }
+        // Only now: the store has refused what is older than it, and what is older may name keys that were revoked since.
+        if let Some(trust) = &mut self.trust
+            && let Err(error) = trust.take(&self.store, &desired.keys)
+        {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the next start takes the keys from the desired state"
+            );
         }
         self.generation = generation;
         self.refused = None;

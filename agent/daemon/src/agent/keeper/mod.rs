@@ -111,6 +111,8 @@ pub(crate) struct Keeper {
     /// Whether nobody has seen it work yet.
     on_trial: bool,
     started_at: u64,
+    /// How often it has told of its birth.
+    born: u64,
     trust: Option<Trust>,
     config: Option<Config>,
     renewal: Option<Renewal>,
@@ -175,7 +177,7 @@ impl Keeper {
             other => debug!(?other, "store"),
         }
         let trust = options.fleet.as_ref().map(|fleet| Trust::open(&store, &fleet.key));
-        let trust = trust.transpose()?;
+        let mut trust = trust.transpose()?;
         let mut folder = options.state.clone().into_os_string();
         folder.push(".packages");
         let models = Models {
@@ -200,7 +202,7 @@ impl Keeper {
             generation,
             in_force,
             model,
-        } = models.first(&options, trust.as_ref(), own)?;
+        } = models.first(&options, trust.as_mut(), own)?;
         let names: Vec<String> = models.fitter.cameras.iter().map(|(name, _)| name.clone()).collect();
         let store = Arc::clone(&models.store);
         for (name, lane) in names.iter().zip(&mut fitted.lanes) {
@@ -263,6 +265,7 @@ impl Keeper {
             model: fitted.facts,
             model_in_force: model,
             started_at: unix_ms(),
+            born: 0,
             trust,
             config,
             renewal,
@@ -433,6 +436,7 @@ impl Keeper {
     }
 
     fn tell_birth(&mut self, link: &Link) {
+        self.born += 1;
         let birth = Birth {
             device: self.identity.device.clone(),
             boot: self.identity.boot,
@@ -440,6 +444,7 @@ impl Keeper {
             agent: env!("CARGO_PKG_VERSION").into(),
             model: self.model.clone(),
             capabilities: capabilities(),
+            told: self.born,
         };
         self.tell(link, Kind::Birth, &birth, true);
     }

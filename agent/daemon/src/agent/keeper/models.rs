@@ -68,11 +68,20 @@ pub(super) struct Staged {
 
 impl Models {
     /// Takes up what the store holds, as far as it can be used.
-    pub(super) fn first(&self, options: &Options, trust: Option<&Trust>, own: &Package) -> Result<First, StartError> {
+    pub(super) fn first(
+        &self,
+        options: &Options,
+        trust: Option<&mut Trust>,
+        own: &Package,
+    ) -> Result<First, StartError> {
         let mut desired = None;
         if let (Some(trust), Some(stored)) = (trust, self.store.desired()?) {
             match trust.verify(&stored.signed) {
-                Ok(verified) => desired = Some(verified),
+                Ok(verified) => {
+                    // A crash may have come between storing it and trusting its keys.
+                    trust.take(&self.store, &verified.keys)?;
+                    desired = Some(verified);
+                }
                 Err(error) => warn!(%error, "the stored desired state is ignored"),
             }
         }
