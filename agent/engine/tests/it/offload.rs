@@ -250,6 +250,23 @@ fn a_stage_that_the_provider_refuses_stays_and_the_others_go() {
 }
 
 #[test]
+fn a_stage_that_nobody_takes_is_told_before_the_next_is_built() {
+    let package = Files::of(FASHION).opset(0, 9_999).package();
+    let mut engine = Engine::load(&package).unwrap();
+    engine.offload(&package, on(&[Provider::Cpu])).unwrap();
+    loop {
+        let earlier = engine.stage_states();
+        let later = engine.stage_states();
+        if earlier[1].progress != Progress::Waiting {
+            assert_eq!(later[0].progress, Progress::Failed);
+        }
+        if is_settled(earlier[3].progress) {
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_stage_that_does_not_exist_is_refused_at_once() {
     let package = package(CIFAR100);
     let mut engine = Engine::load(&package).unwrap();
