@@ -136,7 +136,8 @@ impl Builder {
             return Ok(PathBuf::new());
         }
         let Offload { cache, device, .. } = &self.offload;
-        let folder = cache::folder(cache, &self.model, provider, &runtime.version, *device, stage);
+        let versions = runtime.versions(provider);
+        let folder = cache::folder(cache, &self.model, provider, &versions, *device, stage);
         folder.map_err(|error| OffloadProblem::Builder {
             cause: Cause::new(format_args!("the cache {}: {error}", cache.display())),
         })
