@@ -41,6 +41,12 @@ impl Frame {
     pub fn features(&self) -> &[f32] {
         &self.held.features
     }
+
+    /// Whether ONNX Runtime keeps what the next stage reads, or some of it, in the memory of its device.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.held.is_away()
+    }
 }
 
 impl Engine {

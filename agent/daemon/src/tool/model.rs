@@ -123,7 +123,16 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
     })?;
     engine.wait_for_offload();
     // Only a whole frame hands state from stage to stage, and a package need not carry reference vectors.
-    bench::stage_times(engine, &bench::random_image(package.manifest().input.values(), 7), 1)?;
+    let mut frame = engine.frame();
+    let image = bench::random_image(package.manifest().input.values(), 7);
+    engine.start(&mut frame, &image)?;
+    let mut copied = Vec::new();
+    for stage in 0..engine.stages() {
+        engine.run_stage(stage, &mut frame)?;
+        if !frame.is_away() && stage + 1 < engine.stages() {
+            copied.push((stage + 1).to_string());
+        }
+    }
     let states = engine.stage_states();
     // Most are the same for every stage.
     let mut refusals: Vec<(String, Vec<String>)> = Vec::new();
@@ -140,6 +149,14 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
         eprintln!("stage {}: {text}", stages.join(", "));
     }
     all_offloaded(&states)?;
+    let state = match copied.join(", ") {
+        none if none.is_empty() => "stays with the runtime between all stages".into(),
+        some if states.iter().all(|state| state.run_by == states[0].run_by) => {
+            bail!("the state behind stage {some} does not stay on the device, though one provider runs all stages")
+        }
+        some => format!("comes back behind stage {some}: the next, or one that reads it later, has another provider"),
+    };
+    terminal::line(&format!("  state {state}"))?;
     Ok(terminal::line(&format!(
         "  offloaded and held against our own kernels in {:.1} s",
         start.elapsed().as_secs_f64()

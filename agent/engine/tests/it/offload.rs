@@ -175,6 +175,30 @@ fn what_a_stage_only_passes_on_arrives_wherever_the_stages_run() {
 }
 
 #[test]
+fn state_stays_with_the_runtime_until_a_stage_here_reads_it() {
+    let package = package(FASHION);
+    let pixels = image(&package, 2);
+    for (stages, expected) in [
+        (vec![0, 1, 2, 3], [true, true, true, false]),
+        (vec![0, 1, 3], [true, false, false, false]),
+    ] {
+        let mut engine = offloaded(
+            &package,
+            Offload {
+                stages: Some(stages),
+                ..on(&[Provider::Cpu])
+            },
+        );
+        let mut frame = engine.frame();
+        engine.start(&mut frame, &pixels).unwrap();
+        for (stage, expected) in expected.into_iter().enumerate() {
+            engine.run_stage(stage, &mut frame).unwrap();
+            assert_eq!(frame.is_away(), expected, "behind stage {stage}");
+        }
+    }
+}
+
+#[test]
 fn a_frame_that_waits_between_stages_can_be_cloned() {
     let package = package(FASHION);
     let mut engine = offloaded(&package, on(&[Provider::Cpu]));
