@@ -129,7 +129,7 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
     let mut copied = Vec::new();
     for stage in 0..engine.stages() {
         engine.run_stage(stage, &mut frame)?;
-        if !frame.is_away() && stage + 1 < engine.stages() {
+        if engine.computes_state(stage) && !frame.is_away() {
             copied.push((stage + 1).to_string());
         }
     }

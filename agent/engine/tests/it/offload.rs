@@ -194,6 +194,7 @@ fn state_stays_with_the_runtime_until_a_stage_here_reads_it() {
         for (stage, expected) in expected.into_iter().enumerate() {
             engine.run_stage(stage, &mut frame).unwrap();
             assert_eq!(frame.is_away(), expected, "behind stage {stage}");
+            assert_eq!(engine.computes_state(stage), stage < 3);
         }
     }
 }
