@@ -1,14 +1,15 @@
 """ONNX Runtime and PyTorch as the peers of `offramp bench engine`: the stages joined into one network.
 
-The argument is a plan in JSON. The first line that is printed tells the peers that are there, with their versions
-(and the largest difference between their features); then, for every line `PEER THREADS FRAMES`, the mean
-milliseconds per frame.
+The argument is a plan in JSON, with the image to run in a file of 32-bit floats. The first line that is printed tells
+the peers that are there, with their versions, the folder of ONNX Runtime's library, and the features that it gives
+behind each stage; then, for every line `PEER THREADS FRAMES`, the mean milliseconds per frame.
 
 PyTorch runs eagerly what a hand-written network would: a linear layer is one call, so is a GELU, and a convolution
 sees the channels-last map as it lies in memory.
 """
 
 import json
+import pathlib
 import sys
 import time
 
@@ -203,7 +204,7 @@ class PyTorch:
 def main() -> None:
     plan = json.loads(sys.argv[1])
     model = joined(plan["stages"])
-    image = np.random.default_rng(7).uniform(-1, 1, plan["image"]).astype(np.float32)
+    image = np.fromfile(plan["image"], "<f4").reshape(plan["shape"])
     peers = [OnnxRuntime(model, image)]
     if plan["pytorch"]:
         try:
@@ -214,7 +215,14 @@ def main() -> None:
     apart = max(float(abs(a - b).max()) for other in results for a, b in zip(results[0], other, strict=True))
     if apart > 1e-3:
         raise SystemExit(f"the peers differ by {apart:.2g} in a feature")
-    print(json.dumps([{"name": peer.name, "version": peer.version} for peer in peers]), flush=True)
+    given = dict(zip((output.name for output in model.graph.output), results[0], strict=True))
+    features = [given[f"stage{number}/{stage['features']}"] for number, stage in enumerate(plan["stages"])]
+    told = {
+        "there": [{"name": peer.name, "version": peer.version} for peer in peers],
+        "library": str(pathlib.Path(onnxruntime.__file__).parent / "capi"),
+        "features": [of_stage.ravel().tolist() for of_stage in features],
+    }
+    print(json.dumps(told), flush=True)
     for line in sys.stdin:
         name, threads, frames = line.split()
         peer = next(peer for peer in peers if peer.name == name)

@@ -8,7 +8,7 @@ use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
 use crate::offload::{self, Offload, OffloadProblem, Offloaded, Progress, RunBy, StageState, Survey};
-use crate::stage::{Held, Kernels, Stage};
+use crate::stage::{Handed, Held, Kernels, Stage};
 
 /// The stages of a package, ready to run on one thread, or with the help of some.
 ///
@@ -40,6 +40,12 @@ impl Frame {
     #[must_use]
     pub fn features(&self) -> &[f32] {
         &self.held.features
+    }
+
+    /// Whether ONNX Runtime keeps what the next stage reads, or some of it, in the memory of its device.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.held.is_away()
     }
 }
 
@@ -169,6 +175,16 @@ impl Engine {
     #[must_use]
     pub fn is_fused(&self, stage: usize) -> bool {
         self.stages[stage].is_fused()
+    }
+
+    /// Whether a stage computes any of what it hands on, and does not only pass on what it reads.
+    ///
+    /// # Panics
+    /// Where there is no such stage.
+    #[must_use]
+    pub fn computes_state(&self, stage: usize) -> bool {
+        let handed = self.stages[stage].handed();
+        handed.iter().any(|source| matches!(source, Handed::Output))
     }
 
     /// C of the exit behind a stage.

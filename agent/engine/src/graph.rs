@@ -1,6 +1,6 @@
 //! What is checked of an ONNX graph before the runtime sees it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
@@ -13,6 +13,11 @@ use crate::stage::said;
 
 /// Nodes of one graph, and initializers of one.
 const MAX_NODES: usize = 20_000;
+
+/// How often, on average, the weights of a graph may be read, and how many bytes may be read besides. Every reader
+/// packs its own copy, here and in the runtime.
+const MAX_READS: usize = 8;
+const FREE_READS: usize = 4 << 20;
 
 /// Integers among the attributes: axes, kernel sizes, strides, groups …
 const ATTRIBUTES: RangeInclusive<i64> = -65_536..=65_536;
@@ -196,13 +201,20 @@ fn is_finite(tensor: &TensorProto) -> bool {
 /// The runtime computes what follows from constants alone while it loads a
 /// graph. A few bytes of constants can ask for any amount of memory there
 /// (`Expand`, or a sum of a row and a column), so that only operators which
-/// cannot grow their inputs are let through.
+/// cannot grow their inputs are let through; and of what they read, or others
+/// would pack, only a few times of what the graph holds.
 fn check_constants(graph: &GraphProto) -> Result<(), StageProblem> {
-    let mut constants: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    // With the bytes that each takes in the file.
+    let sized = graph
+        .initializer
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), bytes(tensor)));
+    let mut constants: HashMap<&str, usize> = sized.collect();
     // An absent optional input decides nothing.
-    constants.insert("");
+    constants.insert("", 0);
     let inputs = graph.input.iter().map(|input| input.name.as_str());
-    let mut given: HashSet<&str> = constants.iter().copied().chain(inputs).collect();
+    let mut given: HashSet<&str> = constants.keys().copied().chain(inputs).collect();
+    let (mut held, mut reads) = (constants.values().sum::<usize>(), 0usize);
     for node in &graph.node {
         let refuse = |what, remedy| {
             Err(StageProblem::Refused {
@@ -221,21 +233,42 @@ fn check_constants(graph: &GraphProto) -> Result<(), StageProblem> {
                 return refuse("an output that was given before", EXPORT_AGAIN);
             }
         }
+        let sizes = node.input.iter().filter_map(|input| constants.get(input.as_str()));
+        let read = sizes.sum::<usize>();
+        reads += read;
         let constant = match node.op_type.as_str() {
-            "Constant" => true,
-            operator if node.input.iter().all(|input| constants.contains(input.as_str())) => {
+            "Constant" => {
+                let own = node.attribute.iter().map(|attribute| {
+                    let tensor = attribute.t.as_ref().map_or(0, bytes);
+                    tensor + 4 * attribute.floats.len() + 8 * attribute.ints.len()
+                });
+                let own = own.sum();
+                held += own;
+                Some(own)
+            }
+            operator if node.input.iter().all(|input| constants.contains_key(input.as_str())) => {
                 if !ON_CONSTANTS.contains(&operator) {
                     return refuse("arithmetic on constants", "fold the constants when exporting");
                 }
-                true
+                Some(read)
             }
-            _ => false,
+            _ => None,
         };
-        if constant {
-            constants.extend(node.output.iter().map(String::as_str));
+        if reads > MAX_READS * held + FREE_READS {
+            return refuse("weights that too many nodes read", "share fewer of them between nodes");
+        }
+        if let Some(size) = constant {
+            constants.extend(node.output.iter().map(|output| (output.as_str(), size)));
         }
     }
     Ok(())
+}
+
+/// What the numbers of a tensor take in the file.
+fn bytes(tensor: &TensorProto) -> usize {
+    let small = tensor.float_data.len() + tensor.int32_data.len();
+    let large = tensor.int64_data.len() + tensor.double_data.len() + tensor.uint64_data.len();
+    tensor.raw_data.len() + 4 * small + 8 * large
 }
 
 fn label(node: &NodeProto) -> &str {
@@ -257,6 +290,43 @@ mod tests {
             assert!(known.contains_key(operator), "{operator}");
         }
         assert!(ON_CONSTANTS.iter().all(|operator| OPERATORS.contains(operator)));
+    }
+
+    #[test]
+    fn weights_are_not_multiplied_by_those_who_read_them() {
+        let node = |op: &str, inputs: [&str; 2], output: &str| NodeProto {
+            op_type: op.into(),
+            input: inputs.map(Into::into).into(),
+            output: vec![output.into()],
+            ..Default::default()
+        };
+        let graph = |nodes: Vec<NodeProto>| GraphProto {
+            initializer: vec![TensorProto {
+                name: "w".into(),
+                raw_data: vec![0; 1 << 20],
+                ..Default::default()
+            }],
+            input: vec![tract_onnx::pb::ValueInfoProto {
+                name: "x".into(),
+                ..Default::default()
+            }],
+            node: nodes,
+            ..Default::default()
+        };
+        let products = |count: usize| graph((0..count).map(|n| node("MatMul", ["x", "w"], &n.to_string())).collect());
+        check_constants(&products(12)).unwrap();
+        let refused = check_constants(&products(13)).unwrap_err().to_string();
+        assert!(refused.contains("too many nodes read at node `12`"), "{refused}");
+        // Each twice as large as the one before.
+        let names: Vec<String> = ["w".into()]
+            .into_iter()
+            .chain((0..40).map(|n| format!("c{n}")))
+            .collect();
+        let doubles = names
+            .windows(2)
+            .map(|pair| node("Concat", [&pair[0], &pair[0]], &pair[1]));
+        let refused = check_constants(&graph(doubles.collect())).unwrap_err().to_string();
+        assert!(refused.contains("too many nodes read at node `c2`"), "{refused}");
     }
 
     #[test]

@@ -34,8 +34,8 @@
 //! **Loading checks.** A graph is decoded and looked through before the runtime
 //! sees it: operators of convolutional networks only, finite weights, no
 //! subgraphs, no data outside the file, no arithmetic on constants beyond casts
-//! and reshapes, so that what a graph can make the loader allocate is bounded by
-//! its own size. Then every tensor's shape must be known, hold at most
+//! and reshapes, weights that are read a few times at most on average, so that what
+//! a graph can make the loader allocate is bounded by its own size. Then every tensor's shape must be known, hold at most
 //! [`MAX_TENSOR_VALUES`] values, and fit the manifest and the next stage, and
 //! each stage is run once on zeros. A panic of the runtime on a graph that
 //! passed all this is contained and reported like any other error. What is not

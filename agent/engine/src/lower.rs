@@ -80,6 +80,20 @@ impl Form {
         }
     }
 
+    /// Whether a constant of this shape has a number for each channel, and the same for every place.
+    fn is_per_channel(self, shape: &[usize]) -> bool {
+        let (rank, axis, channels) = match self {
+            Self::Map(map, Order::Last) => (4, 3, map.channels),
+            Self::Map(map, Order::First) => (4, 1, map.channels),
+            Self::Vector(values) => (2, 1, values),
+            Self::Split(..) => return false,
+        };
+        // Shapes are aligned at their last axes.
+        let places = rank - shape.len().min(rank)..;
+        let fits = |(place, size): (usize, &usize)| *size == if place == axis { channels } else { 1 };
+        (rank - axis..=rank).contains(&shape.len()) && places.zip(shape).all(fits)
+    }
+
     /// Channels, where they are the axis that the graph names last.
     fn last_axis(self) -> Option<usize> {
         match self {
@@ -166,6 +180,7 @@ impl<'g> Lowering<'g> {
             },
             "Conv" => self.convolution(node),
             "MatMul" => self.product(node),
+            "Gemm" => self.gemm(node),
             "LayerNormalization" => self.norm(node),
             "Erf" => match self.get(node, 0)? {
                 Value::Times(id, _, factor) if near(*factor, std::f32::consts::FRAC_1_SQRT_2) => Some(Value::Erf(*id)),
@@ -219,6 +234,20 @@ impl<'g> Lowering<'g> {
         let Value::Integers(shape) = self.get(node, 1)? else {
             return None;
         };
+        if let Some((_, values)) = self.floats(node, 0) {
+            let mut known = shape.iter().filter(|size| **size != -1);
+            let known = known.try_fold(1i64, |product, size| product.checked_mul(*size))?;
+            let open = (values.len() as i64).checked_div(known)?;
+            let sizes = shape.iter().map(|size| if *size == -1 { open } else { *size });
+            let sizes: Option<Vec<usize>> = sizes.map(|size| usize::try_from(size).ok()).collect();
+            let product = |sizes: &[usize]| {
+                sizes
+                    .iter()
+                    .try_fold(1usize, |product, size| product.checked_mul(*size))
+            };
+            let sizes = sizes.filter(|sizes| product(sizes) == Some(values.len()))?;
+            return Some(Value::Floats(sizes, values.to_vec()));
+        }
         let sizes: Option<Vec<usize>> = shape.iter().skip(1).map(|size| usize::try_from(*size).ok()).collect();
         let sizes = sizes?;
         if !matches!(shape.first(), Some(-1..=1)) || sizes.contains(&0) {
@@ -362,6 +391,44 @@ impl<'g> Lowering<'g> {
         Some(self.compute(linear, x, to))
     }
 
+    fn gemm(&mut self, node: &NodeProto) -> Option<Value> {
+        let (x, Form::Vector(inputs)) = self.data(node, 0)? else {
+            return None;
+        };
+        let (&[rows, columns], weights) = self.floats(node, 1)? else {
+            return None;
+        };
+        let factor = |name| node.attribute.iter().find(|a| a.name == name).map_or(1.0, |a| a.f);
+        if integer(node, "transA").unwrap_or(0) != 0 || factor("alpha") != 1.0 || factor("beta") != 1.0 {
+            return None;
+        }
+        let (weights, of_weights, outputs) = match integer(node, "transB").unwrap_or(0) {
+            0 => (weights.to_vec(), rows, columns),
+            _ => {
+                let column = |k: usize| (0..rows).map(move |n| weights[n * columns + k]);
+                ((0..columns).flat_map(column).collect(), columns, rows)
+            }
+        };
+        let to = Form::Vector(outputs);
+        let bias = match node.input.get(2).filter(|name| !name.is_empty()) {
+            None => vec![0.0; outputs],
+            Some(_) => match self.floats(node, 2)? {
+                (shape, bias) if to.is_per_channel(shape) => bias.to_vec(),
+                _ => return None,
+            },
+        };
+        if of_weights != inputs || outputs == 0 {
+            return None;
+        }
+        let linear = Work::Linear(Linear {
+            weights,
+            inputs,
+            bias,
+            activation: Activation::None,
+        });
+        Some(self.compute(linear, x, to))
+    }
+
     fn norm(&mut self, node: &NodeProto) -> Option<Value> {
         let (id, form) = self.data(node, 0)?;
         let channels = form.last_axis()?;
@@ -432,9 +499,9 @@ impl<'g> Lowering<'g> {
                 (one == [1.0]).then_some(Value::OnePlusErf(id))
             }
             (Value::Data(id, form), Value::Floats(shape, bias))
-            | (Value::Floats(shape, bias), Value::Data(id, form)) => (form.last_axis()? == bias.len()
-                && shape.last() == Some(&bias.len()))
-            .then(|| self.change(Work::Shift(bias), id, None, form)),
+            | (Value::Floats(shape, bias), Value::Data(id, form)) => form
+                .is_per_channel(&shape)
+                .then(|| self.change(Work::Shift(bias), id, None, form)),
             (Value::Data(a, form), Value::Scaled(b, other, factors))
             | (Value::Scaled(b, other, factors), Value::Data(a, form)) => {
                 (form == other).then(|| self.change(Work::Add(Some(factors)), a, Some(b), form))
@@ -462,14 +529,14 @@ impl<'g> Lowering<'g> {
     fn times(&mut self, node: &NodeProto, turn: fn(f32) -> f32) -> Option<Value> {
         let division = node.op_type == "Div";
         match (self.get(node, 0)?.clone(), self.get(node, 1)?.clone()) {
-            (Value::Data(id, form), Value::Floats(_, factors)) => match factors.as_slice() {
+            (Value::Data(id, form), Value::Floats(shape, factors)) => match factors.as_slice() {
                 [factor] => Some(Value::Times(id, form, turn(*factor))),
-                _ if !division && form.last_axis() == Some(factors.len()) => Some(Value::Scaled(id, form, factors)),
+                _ if !division && form.is_per_channel(&shape) => Some(Value::Scaled(id, form, factors)),
                 _ => None,
             },
-            (Value::Floats(_, factors), Value::Data(id, form)) if !division => match factors.as_slice() {
+            (Value::Floats(shape, factors), Value::Data(id, form)) if !division => match factors.as_slice() {
                 [factor] => Some(Value::Times(id, form, *factor)),
-                _ if form.last_axis() == Some(factors.len()) => Some(Value::Scaled(id, form, factors)),
+                _ if form.is_per_channel(&shape) => Some(Value::Scaled(id, form, factors)),
                 _ => None,
             },
             (Value::TwiceGelu(id, form), Value::Floats(_, half)) if half.len() == 1 && turn(half[0]) == 0.5 => {

@@ -211,12 +211,15 @@ pub(crate) enum Set {
 impl Isa {
     /// All that this machine can run, the fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         [
+            // A virtual machine may have it without the others, which `dispatch` enables with it.
             #[cfg(target_arch = "x86_64")]
-            is_x86_feature_detected!("avx512f").then_some(Set::Avx512),
+            (avx2 && is_x86_feature_detected!("avx512f")).then_some(Set::Avx512),
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
-                .then_some(Set::Avx2),
+            avx2.then_some(Set::Avx2),
             #[cfg(target_arch = "aarch64")]
             Some(Set::Neon),
             Some(Set::Portable),

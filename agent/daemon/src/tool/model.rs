@@ -96,6 +96,7 @@ pub fn check(name: &str, on: &On) -> anyhow::Result<()> {
     ))?;
     terminal::line("  manifest, digests, heads and stages fit")?;
     let mut engine = own.clone();
+    let offloaded = offload.is_some();
     if let Some(offload) = offload {
         offload_all(&mut engine, &package, offload)?;
     }
@@ -104,7 +105,11 @@ pub fn check(name: &str, on: &On) -> anyhow::Result<()> {
     terminal::line(&format!("  kernels of the stages: {}", by.join(", ")))?;
     compare(&mut engine, &package, tolerance(&states, on.half))?;
     if on.time {
-        terminal::line(&times(own, engine, &package)?)?;
+        terminal::line(&times(own, engine.clone(), &package)?)?;
+    }
+    if offloaded {
+        // A stage that failed since went on in our own kernels, and all of the above would be of those.
+        all_offloaded(&engine.stage_states())?;
     }
     Ok(())
 }
@@ -117,6 +122,17 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
         anyhow::Error::new(problem).context(remedy)
     })?;
     engine.wait_for_offload();
+    // Only a whole frame hands state from stage to stage, and a package need not carry reference vectors.
+    let mut frame = engine.frame();
+    let image = bench::random_image(package.manifest().input.values(), 7);
+    engine.start(&mut frame, &image)?;
+    let mut copied = Vec::new();
+    for stage in 0..engine.stages() {
+        engine.run_stage(stage, &mut frame)?;
+        if engine.computes_state(stage) && !frame.is_away() {
+            copied.push((stage + 1).to_string());
+        }
+    }
     let states = engine.stage_states();
     // Most are the same for every stage.
     let mut refusals: Vec<(String, Vec<String>)> = Vec::new();
@@ -132,17 +148,31 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
     for (text, stages) in refusals {
         eprintln!("stage {}: {text}", stages.join(", "));
     }
-    if let Some(stage) = states.iter().position(|state| state.progress != Progress::Working) {
-        bail!(
-            "stage {} does not run in ONNX Runtime: the reasons stand above, and `offramp doctor` tells what this \
-             machine can run",
-            stage + 1
-        );
-    }
+    all_offloaded(&states)?;
+    let state = match copied.join(", ") {
+        none if none.is_empty() => "stays with the runtime between all stages".into(),
+        some if states.iter().all(|state| state.run_by == states[0].run_by) => {
+            bail!("the state behind stage {some} does not stay on the device, though one provider runs all stages")
+        }
+        some => format!("comes back behind stage {some}: the next, or one that reads it later, has another provider"),
+    };
+    terminal::line(&format!("  state {state}"))?;
     Ok(terminal::line(&format!(
         "  offloaded and held against our own kernels in {:.1} s",
         start.elapsed().as_secs_f64()
     ))?)
+}
+
+/// Fails where a stage does not run in ONNX Runtime, or no longer.
+fn all_offloaded(states: &[StageState]) -> anyhow::Result<()> {
+    match states.iter().position(|state| state.progress != Progress::Working) {
+        None => Ok(()),
+        Some(stage) => bail!(
+            "stage {} does not run in ONNX Runtime: {}; `offramp doctor` tells what this machine can run",
+            stage + 1,
+            states[stage]
+        ),
+    }
 }
 
 /// What the least precise of the engines may differ by.
@@ -368,4 +398,23 @@ pub fn shares(shares: &[f64]) -> String {
         .map(|s| format!("{:3.0}", s * 100.0))
         .collect::<Vec<_>>()
         .join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_went_back_to_our_own_kernels_is_no_success() {
+        let state = |run_by, progress| StageState {
+            run_by,
+            progress,
+            refused: Vec::new(),
+        };
+        let there = state(RunBy::OnnxRuntime(Provider::Cuda), Progress::Working);
+        all_offloaded(&[there.clone(), there.clone()]).unwrap();
+        let error = all_offloaded(&[there, state(RunBy::Fused, Progress::Failed)]).unwrap_err();
+        let text = "stage 2 does not run in ONNX Runtime: fused; not offloaded; ";
+        assert!(error.to_string().starts_with(text), "{error}");
+    }
 }

@@ -457,6 +457,60 @@ fn a_stem_and_inverted_bottlenecks_agree() {
     );
 }
 
+/// ConvNeXt's as torchvision and timm write it: the residual and the scale of the layer are NCHW.
+#[test]
+fn a_block_with_a_scale_of_the_layer_agrees() {
+    for shape in [&[24, 1, 1][..], &[1, 24, 1, 1], &[24]] {
+        let c = 24;
+        let mut graph = Graph::new(&[1, 6, 6, c]);
+        let x = graph.first("x");
+        let (weights, bias) = (graph.weights(&[c, 1, 7, 7], true), graph.weights(&[c], true));
+        let attributes = vec![ints("pads", &[3; 4]), int("group", c as i64)];
+        let y = graph.node("Conv", &[&x, &weights, &bias], attributes);
+        let y = graph.last(&y);
+        let (scale, shift) = (graph.weights(&[c], true), graph.weights(&[c], true));
+        let y = graph.node("LayerNormalization", &[&y, &scale, &shift], vec![int("axis", -1)]);
+        let y = graph.linear(&y, c, 4 * c, true);
+        let y = graph.node("Gelu", &[&y], vec![]);
+        let y = graph.linear(&y, 4 * c, c, true);
+        let y = graph.first(&y);
+        let gamma = graph.weights(shape, true);
+        let for_maps = graph.integers(&[1, -1, 1, 1]);
+        let gamma = if shape.len() == 1 {
+            graph.node("Reshape", &[&gamma, &for_maps], vec![])
+        } else {
+            gamma
+        };
+        let y = graph.node("Mul", &[&gamma, &y], vec![]);
+        let y = graph.node("Add", &[&y, &x], vec![]);
+        let shift = graph.weights(&[24, 1, 1], true);
+        let y = graph.node("Add", &[&y, &shift], vec![]);
+        let y = graph.last(&y);
+        let plans = graph.check(&[&y]);
+        assert_eq!(
+            steps(&plans[0]),
+            ["depthwise", "norm", "linear", "linear", "copy", "add", "shift"]
+        );
+    }
+}
+
+#[test]
+fn products_with_a_bias_of_their_own_agree() {
+    for (transposed, with_bias) in [(false, true), (true, true), (true, false)] {
+        let mut graph = Graph::new(&[1, 33]);
+        let shape = if transposed { [20, 33] } else { [33, 20] };
+        let (weights, bias) = (graph.weights(&shape, true), graph.weights(&[20], true));
+        let inputs = if with_bias {
+            vec!["x", &weights, &bias]
+        } else {
+            vec!["x", &weights]
+        };
+        let y = graph.node("Gemm", &inputs, vec![int("transB", transposed.into())]);
+        let plans = graph.check(&[&y]);
+        assert_eq!(steps(&plans[0]), ["linear"]);
+    }
+}
+
 #[test]
 fn what_has_no_kernel_has_no_plan() {
     let isa = Isa::best();
@@ -469,6 +523,24 @@ fn what_has_no_kernel_has_no_plan() {
     let scale = graph.constant(&[4], &[1.0; 4]);
     let y = graph.node("LayerNormalization", &[&x, &scale], vec![int("axis", -1)]);
     assert!(graph.lower(&[&y], isa).is_none());
+    // Numbers for each row or column of a square map, which has as many channels.
+    for (first, shape) in [
+        (false, &[8, 1, 1][..]),
+        (false, &[8, 1]),
+        (true, &[8]),
+        (true, &[1, 1, 8]),
+    ] {
+        for op in ["Mul", "Add"] {
+            let mut graph = Graph::new(&[1, 8, 8, 8]);
+            let x = if first { graph.first("x") } else { "x".into() };
+            let (factors, other) = (graph.weights(shape, true), graph.linear("x", 8, 8, true));
+            let other = if first { graph.first(&other) } else { other };
+            let y = graph.node(op, &[&x, &factors], vec![]);
+            let y = graph.node("Add", &[&y, &other], vec![]);
+            let y = if first { graph.last(&y) } else { y };
+            assert!(graph.lower(&[&y], isa).is_none(), "{op} {shape:?}");
+        }
+    }
     // A map that is handed on with its channels first.
     let mut graph = Graph::new(&[1, 4, 4, 8]);
     let y = graph.first("x");

@@ -24,9 +24,9 @@ struct Builder {
 }
 
 /// A stage as our own kernels run it: what goes in, and what comes out.
-struct Example {
-    before: Held,
-    after: Held,
+pub(super) struct Example {
+    pub(super) before: Held,
+    pub(super) after: Held,
 }
 
 impl Builder {
@@ -75,6 +75,31 @@ impl Builder {
         Ok(Example { before, after })
     }
 
+    /// Lets a stage's session be built by the first provider that can.
+    fn place(
+        &self,
+        runtime: &Runtime,
+        stage: usize,
+        asked: &[(Provider, Result<(), OffloadProblem>)],
+        example: &Example,
+        offloaded: &Arc<Offloaded>,
+    ) {
+        for (provider, asked) in asked {
+            if offloaded.is_abandoned() {
+                return;
+            }
+            offloaded.building(stage, *provider);
+            let built = asked
+                .clone()
+                .and_then(|()| self.build(runtime, stage, *provider, example));
+            match built {
+                Ok(running) => return offloaded.publish(stage, running),
+                Err(problem) => offloaded.refuse(stage, problem),
+            }
+        }
+        offloaded.give_up(stage);
+    }
+
     /// Opens a session for a stage and lets it prove itself.
     fn build(
         &self,
@@ -111,7 +136,8 @@ impl Builder {
             return Ok(PathBuf::new());
         }
         let Offload { cache, device, .. } = &self.offload;
-        let folder = cache::folder(cache, &self.model, provider, &runtime.version, *device, stage);
+        let versions = runtime.versions(provider);
+        let folder = cache::folder(cache, &self.model, provider, &versions, *device, stage);
         folder.map_err(|error| OffloadProblem::Builder {
             cause: Cause::new(format_args!("the cache {}: {error}", cache.display())),
         })
@@ -128,27 +154,9 @@ impl Builder {
         let refused = |cause| OffloadProblem::Refused { provider, cause };
         let graph = &self.graphs[stage];
         let running = Running::open(runtime, provider, graph, &self.offload, cache).map_err(refused)?;
-        let mut found = example.before.clone();
         let handed = self.stages[stage].handed();
-        running.run(handed, &mut found, |_| false).map_err(refused)?;
-        let tolerance = provider.tolerance(self.offload.half);
-        let features = (&found.features, &example.after.features);
-        let tensors = found.tensors.iter().zip(&example.after.tensors);
-        for (place, (found, expected)) in std::iter::once(features).chain(tensors).enumerate() {
-            let difference = difference(found, expected);
-            if difference.is_nan() || difference > tolerance {
-                let tensor = match place.checked_sub(1) {
-                    None => graph.gives[0].0.clone(),
-                    Some(place) => format!("state {place}"),
-                };
-                return Err(OffloadProblem::Differs {
-                    provider,
-                    tensor,
-                    difference,
-                    tolerance,
-                });
-            }
-        }
+        let run = |image: &mut Held, stays| running.run(handed, image, |_| stays);
+        prove(provider, graph, self.offload.half, example, run)?;
         Ok(running)
     }
 
@@ -166,27 +174,50 @@ impl Builder {
             let example = self.run_here(stage, held)?;
             let wanted = self.offload.stages.as_ref();
             if wanted.is_none_or(|wanted| wanted.contains(&stage)) {
-                for (provider, asked) in &asked {
-                    if offloaded.is_abandoned() {
-                        return Ok(());
-                    }
-                    offloaded.building(stage, *provider);
-                    let built = asked
-                        .clone()
-                        .and_then(|()| self.build(runtime, stage, *provider, &example));
-                    match built {
-                        Ok(running) => {
-                            offloaded.publish(stage, running);
-                            break;
-                        }
-                        Err(problem) => offloaded.refuse(stage, problem),
-                    }
-                }
+                self.place(runtime, stage, &asked, &example, offloaded);
+            }
+            if offloaded.is_abandoned() {
+                return Ok(());
             }
             held = example.after;
         }
         Ok(())
     }
+}
+
+/// Holds what a session computes against our own kernels, when its state comes back and when it stays there, which the
+/// session may not be able to: the features are compared then.
+pub(super) fn prove(
+    provider: Provider,
+    graph: &Graph,
+    half: bool,
+    example: &Example,
+    run: impl Fn(&mut Held, bool) -> Result<(), Cause>,
+) -> Result<(), OffloadProblem> {
+    let tolerance = provider.tolerance(half);
+    for stays in [false, true] {
+        let mut found = example.before.clone();
+        run(&mut found, stays).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
+        let features = (&found.features, &example.after.features);
+        let tensors = found.tensors.iter().zip(&example.after.tensors);
+        let tensors = tensors.take(if stays { 0 } else { usize::MAX });
+        for (place, (found, expected)) in std::iter::once(features).chain(tensors).enumerate() {
+            let difference = difference(found, expected);
+            if difference.is_nan() || difference > tolerance {
+                let tensor = match place.checked_sub(1) {
+                    None => graph.gives[0].0.clone(),
+                    Some(place) => format!("state {place}"),
+                };
+                return Err(OffloadProblem::Differs {
+                    provider,
+                    tensor,
+                    difference,
+                    tolerance,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn builder(cause: Cause) -> Result<(), OffloadProblem> {

@@ -1,9 +1,9 @@
-//! The folder for what TensorRT has built: `MODEL/PROVIDER-VERSION-DEVICE/stage-N`.
+//! The folder for what TensorRT has built: `MODEL/PROVIDER-VERSIONS-DEVICE/stage-N`.
 //!
-//! `MODEL` is the package's digest, so that no engine meets a graph that it was not built from. What is in the last
-//! folders is the providers' own. Where a session fails and its folder holds anything, it gets an empty one and a second try; if
-//! that fails too, the folder was not to blame and is put back. Of models, and of runtimes and devices of each, the
-//! most recently used few are kept.
+//! `MODEL` is the package's digest, so that no engine meets a graph that it was not built from; `VERSIONS` are those of
+//! ONNX Runtime, TensorRT and the driver. What is in the last folders is the providers' own. Where a session fails and
+//! its folder holds anything, it gets an empty one and a second try; if that fails too, the folder was not to blame and
+//! is put back. Of models, and of runtimes and devices of each, the most recently used few are kept.
 
 use std::fs;
 use std::io;
@@ -22,12 +22,12 @@ pub(super) fn folder(
     cache: &Path,
     model: &str,
     provider: Provider,
-    version: &str,
+    versions: &str,
     device: u32,
     stage: usize,
 ) -> io::Result<PathBuf> {
     let model = cache.join(model);
-    let runtime = model.join(plain(&format!("{provider}-{version}-{}", device_name(device))));
+    let runtime = model.join(plain(&format!("{provider}-{versions}-{}", device_name(device))));
     let folder = runtime.join(format!("stage-{stage}"));
     fs::create_dir_all(&folder)?;
     for used in [&model, &runtime] {
@@ -75,10 +75,13 @@ fn keep_few(parent: &Path, ours: impl Fn(&str) -> bool) -> io::Result<()> {
     }
     folders.sort();
     let surplus = folders.len().saturating_sub(KEPT);
-    folders
-        .iter()
-        .take(surplus)
-        .try_for_each(|(_, folder)| fs::remove_dir_all(folder))
+    folders.iter().take(surplus).try_for_each(|(_, folder)| {
+        match fs::remove_dir_all(folder) {
+            // Another process on this cache was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    })
 }
 
 /// What engines are built for: the GPU by its model, as far as the driver tells without being loaded.
@@ -125,6 +128,24 @@ mod tests {
         // The newest four, of which the first is the last that was made.
         assert_eq!(kept, [true, true, true, true, false, false]);
         assert!(cache.path().join("photos").exists());
+    }
+
+    #[test]
+    fn two_that_make_room_at_the_same_time_do_not_disturb_each_other() {
+        for _ in 0..50 {
+            let cache = tempfile::tempdir().unwrap();
+            for old in 0..20 {
+                let model = cache.path().join(format!("{old:064x}")).join("stage-0");
+                fs::create_dir_all(&model).unwrap();
+                fs::write(model.with_file_name(USED), []).unwrap();
+            }
+            std::thread::scope(|scope| {
+                for new in 20..22 {
+                    let (cache, model) = (cache.path(), format!("{new:064x}"));
+                    scope.spawn(move || folder(cache, &model, Provider::TensorRt, "1.32.0", 0, 0).unwrap());
+                }
+            });
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The one ONNX Runtime of this process: finding it, and what it has.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
@@ -92,7 +92,7 @@ fn in_folder(folder: &Path, begins: &str) -> Option<PathBuf> {
     matching.min()
 }
 
-fn starts(name: &std::ffi::OsStr, begins: &str) -> bool {
+fn starts(name: &OsStr, begins: &str) -> bool {
     name.as_encoded_bytes().starts_with(begins.as_bytes())
 }
 
@@ -180,12 +180,45 @@ fn load(path: PathBuf) -> Result<Runtime, OffloadProblem> {
 
 /// The library's version, as far as it says: its file is named after it, or it knows its minor version.
 fn version(path: &Path) -> String {
+    file_version(path).unwrap_or_else(|| {
+        ort::util::probe(path).map_or_else(|| "of unknown version".into(), |minor| format!("1.{minor}"))
+    })
+}
+
+/// The three numbers after which the file of a library is named.
+fn file_version(path: &Path) -> Option<String> {
     let file = path.canonicalize().unwrap_or_else(|_| path.into());
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    match name.rsplit_once(".so.") {
-        Some((_, version)) if version.matches('.').count() == 2 => version.to_owned(),
-        _ => ort::util::probe(path).map_or_else(|| "of unknown version".into(), |minor| format!("1.{minor}")),
-    }
+    let (_, version) = file.file_name()?.to_str()?.rsplit_once(".so.")?;
+    (version.matches('.').count() == 2).then(|| version.to_owned())
+}
+
+/// The version in what the kernel tells of NVIDIA's driver.
+fn driver_version(text: &str) -> Option<&str> {
+    let is_version = |word: &&str| word.contains('.') && word.bytes().all(|b| b == b'.' || b.is_ascii_digit());
+    text.split_whitespace().find(is_version)
+}
+
+/// Where TensorRT is installed, besides LD_LIBRARY_PATH.
+fn system_folders() -> impl Iterator<Item = PathBuf> {
+    let of_machine = format!("/usr/lib/{}-linux-gnu", env::consts::ARCH);
+    [
+        "/usr/local/lib",
+        "/usr/local/tensorrt/lib",
+        &of_machine,
+        "/usr/lib64",
+        "/usr/lib",
+    ]
+    .map(PathBuf::from)
+    .into_iter()
+}
+
+/// Where the plugin may lie, by the library's file and LD_LIBRARY_PATH. An empty one means the working directory, and
+/// so does a library that the linker found by its name: nothing is loaded from there.
+fn plugin_folders(library: &Path, linker: &OsStr) -> impl Iterator<Item = PathBuf> {
+    let beside = library.parent().unwrap_or(Path::new(""));
+    let beside = [beside.to_owned(), beside.join("../..").join(RTX_PACKAGE)];
+    let folders = beside.into_iter().chain(env::split_paths(linker));
+    folders.filter(|folder| folder.is_absolute())
 }
 
 impl Runtime {
@@ -207,6 +240,25 @@ impl Runtime {
         }
     }
 
+    /// The versions of all that an engine is built by and for, as far as files tell: the library's, that of the provider's
+    /// TensorRT, and the driver's.
+    pub(super) fn versions(&self, provider: Provider) -> String {
+        let linker = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let begins = match provider {
+            Provider::TensorRtRtx => "libtensorrt_rtx.so.",
+            _ => "libnvinfer.so.",
+        };
+        let mut folders = plugin_folders(&self.path, &linker).chain(system_folders());
+        let tensorrt = folders.find_map(|folder| entries(&folder, begins).iter().find_map(|file| file_version(file)));
+        let driver = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        let versions = [
+            Some(self.version.as_str()),
+            tensorrt.as_deref(),
+            driver_version(&driver),
+        ];
+        versions.into_iter().flatten().collect::<Vec<_>>().join("-")
+    }
+
     /// The GPUs that the plugin for TensorRT for RTX found.
     pub(super) fn rtx_devices(&self) -> impl Iterator<Item = Device<'_>> {
         let devices = self.environment.devices();
@@ -220,10 +272,8 @@ impl Runtime {
                 cause: Cause::new(cause),
             })
         };
-        let beside = self.path.parent().unwrap_or(Path::new("/"));
         let linker = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        let folders = [beside.to_owned(), beside.join("../..").join(RTX_PACKAGE)];
-        let mut folders = folders.into_iter().chain(env::split_paths(&linker));
+        let mut folders = plugin_folders(&self.path, &linker);
         let Some(folder) = folders.find(|folder| folder.join(RTX_PLUGIN).is_file()) else {
             return fail(format!(
                 "{RTX_PLUGIN} was found neither beside the library nor in LD_LIBRARY_PATH"
@@ -245,5 +295,52 @@ impl Runtime {
             Ok(()) if self.rtx_devices().next().is_none() => fail("it found no GPU that it supports".into()),
             Ok(()) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_names_and_from_the_driver() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libnvinfer.so.10.9.0");
+        fs::write(&library, []).unwrap();
+        std::os::unix::fs::symlink(&library, folder.path().join("libnvinfer.so.10")).unwrap();
+        for name in entries(folder.path(), "libnvinfer.so.") {
+            assert_eq!(file_version(&name).as_deref(), Some("10.9.0"));
+        }
+        assert_eq!(file_version(&folder.path().join("libnvinfer.so")), None);
+        for (text, expected) in [
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+                Some("535.104.05"),
+            ),
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35.03  Release Build",
+                Some("560.35.03"),
+            ),
+            ("", None),
+        ] {
+            assert_eq!(driver_version(text), expected);
+        }
+    }
+
+    #[test]
+    fn no_plugin_is_loaded_from_the_working_directory() {
+        let folders = |library: &str, linker: &str| -> Vec<PathBuf> {
+            plugin_folders(Path::new(library), OsStr::new(linker)).collect()
+        };
+        assert!(folders("libonnxruntime.so.1", "").is_empty());
+        let beside = [
+            PathBuf::from("/p/onnxruntime/capi"),
+            PathBuf::from("/p/onnxruntime/capi/../..").join(RTX_PACKAGE),
+        ];
+        assert_eq!(folders("/p/onnxruntime/capi/libonnxruntime.so", ":lib:"), beside);
+        assert_eq!(
+            folders("libonnxruntime.so.1", "/opt/rtx::."),
+            [PathBuf::from("/opt/rtx")]
+        );
     }
 }

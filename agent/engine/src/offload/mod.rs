@@ -6,8 +6,8 @@
 //! is missing, fails or computes something else is passed over, and says why and what would help; a stage without a
 //! provider stays where it was.
 //!
-//! What stages hand to each other stays in the device's memory as long as all who read it run there; only the
-//! features come back. A stage that fails while it runs goes back to our own kernels until the next start, and its
+//! What stages hand to each other stays in the device's memory as long as all who read it run with the same provider;
+//! only the features come back. A stage that fails while it runs goes back to our own kernels until the next start, and its
 //! frame is computed again from its image.
 //!
 //! Not done: images are run one after another, never as one batch; one session of a stage serves all threads, one at
@@ -307,7 +307,12 @@ impl Offloaded {
             return false;
         }
         let slot = &self.slots[stage];
-        let stays = |tensor: usize| (stage + 1..=slot.last_reader[tensor]).all(|reader| self.ready(reader).is_some());
+        // No other provider need be able to read this one's memory.
+        let reads = |reader| {
+            self.ready(reader)
+                .is_some_and(|other| other.provider() == running.provider())
+        };
+        let stays = |tensor: usize| (stage + 1..=slot.last_reader[tensor]).all(reads);
         match running.run(&slot.handed, image, stays) {
             Ok(()) => true,
             Err(cause) => {
@@ -383,6 +388,11 @@ impl Offloaded {
         }
     }
 
+    /// No provider is left that could take it.
+    fn give_up(&self, stage: usize) {
+        self.change(stage, |state| state.progress = Progress::Failed);
+    }
+
     /// Stages that are still to be built.
     fn rest(&self) -> impl Iterator<Item = usize> {
         let is_open = |slot: &Slot| {
@@ -402,9 +412,7 @@ impl Offloaded {
 
     /// Nothing more will come: what has no session now has none.
     fn settle(&self) {
-        for stage in self.rest() {
-            self.change(stage, |state| state.progress = Progress::Failed);
-        }
+        self.rest().for_each(|stage| self.give_up(stage));
         *lock(&self.settled) = true;
         self.settles.notify_all();
     }

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use super::Provider;
 use crate::error::Cause;
 
+/// As version 0.5 of the plugin says.
+const RTX_GPUS: &str = "the GPU must have compute capability 8.6, 8.9, or 12.0 or newer (not an A100, H100 or H200: \
+                        take `cuda` or `tensorrt` there)";
+
 /// What stands between a stage and ONNX Runtime. The message names the subject; [`Self::remedy`] says what would help.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -140,10 +144,10 @@ impl OffloadProblem {
                 }
                 _ => "install a release that has it".into(),
             },
-            Self::Plugin { .. } => "install `onnxruntime-ep-nv-tensorrt-rtx-cu13` beside `onnxruntime`, import it \
-                                    once in Python, and have its folder in LD_LIBRARY_PATH; an NVIDIA driver and GPU \
-                                    are needed"
-                .into(),
+            Self::Plugin { .. } => format!(
+                "install `onnxruntime-ep-nv-tensorrt-rtx-cu13` beside `onnxruntime`, import it once in Python, and \
+                 have its folder in LD_LIBRARY_PATH; an NVIDIA driver is needed, and {RTX_GPUS}"
+            ),
             Self::Refused { provider, .. } => match provider {
                 Provider::TensorRt => "TensorRT, CUDA and cuDNN of the versions that the library was built for must \
                                        be in LD_LIBRARY_PATH, and an NVIDIA driver and GPU present"
@@ -151,7 +155,7 @@ impl OffloadProblem {
                 Provider::Cuda => "CUDA and cuDNN of the versions that the library was built for must be in \
                                    LD_LIBRARY_PATH, and an NVIDIA driver and GPU present"
                     .into(),
-                Provider::TensorRtRtx => "the GPU must be one that TensorRT for RTX supports".into(),
+                Provider::TensorRtRtx => RTX_GPUS.into(),
                 Provider::Cpu => "leave this stage out of `stages`".into(),
             },
             Self::Differs { .. } => "leave `half` off, or this provider out of `providers`".into(),

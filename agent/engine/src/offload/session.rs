@@ -36,7 +36,7 @@ pub(super) struct Graph {
 /// A session that a stage runs in.
 #[derive(Debug)]
 pub(crate) struct Running {
-    provider: Provider,
+    pub(super) provider: Provider,
     reads: Vec<(String, Shape)>,
     gives: Vec<(String, Shape)>,
     /// Where the state stays between two stages.
@@ -93,6 +93,12 @@ impl Running {
             builder = builder.with_dimension_override(symbol, size)?;
         }
         let device = i32::try_from(offload.device).map_err(ort::Error::wrap)?;
+        let (name, number) = if cpu {
+            (AllocationDevice::CPU, 0)
+        } else {
+            (AllocationDevice::CUDA, device)
+        };
+        let mut memory = MemoryInfo::new(name, number, AllocatorType::Device, MemoryType::Default)?;
         let cuda = || {
             CUDA::default()
                 .with_device_id(device)
@@ -118,13 +124,12 @@ impl Running {
                 builder.with_execution_providers([tensorrt, cuda()])?
             }
             Provider::TensorRtRtx => {
-                let devices = runtime.rtx_devices().skip(offload.device as usize).take(1);
+                let gpu = runtime.rtx_devices().nth(offload.device as usize);
+                let gpu = gpu.ok_or_else(|| ort::Error::new(format!("there is no GPU {}", offload.device)))?;
+                // A plugin names its memory itself.
+                memory = gpu.memory_info(false).to_owned();
                 let options = [(format!("{RTX}.nv_runtime_cache_path"), cache.display().to_string())];
-                let devices: Vec<_> = devices.collect();
-                if devices.is_empty() {
-                    return Err(ort::Error::new(format!("there is no GPU {}", offload.device)));
-                }
-                builder.with_devices(devices, Some(&options))?
+                builder.with_devices([gpu], Some(&options))?
             }
         };
         if !cpu {
@@ -138,14 +143,9 @@ impl Running {
                 .map(|(_, shape)| Tensor::<f32>::new(&host, shape.as_slice()))
                 .collect::<ort::Result<Vec<_>>>()
         };
-        let (name, number) = if cpu {
-            (AllocationDevice::CPU, 0)
-        } else {
-            (AllocationDevice::CUDA, device)
-        };
         Ok(Self {
             provider,
-            memory: MemoryInfo::new(name, number, AllocatorType::Device, MemoryType::Default)?,
+            memory,
             inner: Mutex::new(Inner {
                 binding: session.create_binding()?,
                 staged: tensors(&graph.reads)?,

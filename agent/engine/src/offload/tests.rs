@@ -1,15 +1,18 @@
-//! A session that fails while it runs: it is put in place of one that was found to work, as nothing else makes the
-//! runtime fail later than the first time.
+//! Sessions put in place of those that were found to work, as nothing else makes the runtime fail later than the
+//! first time, or gives two providers memory of their own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use offramp_kernels::Pool;
 use offramp_model::Package;
 use offramp_test_support::onnxruntime;
 
+use super::build::{Example, prove};
 use super::session::{Graph, Running};
 use super::{Offload, OffloadProblem, Offloaded, Progress, Provider, Refusal, RunBy, library};
-use crate::stage::Handed;
+use crate::error::Cause;
+use crate::stage::{Handed, Held};
 use crate::{Engine, Frame};
 
 fn package(name: &str) -> Package {
@@ -107,6 +110,53 @@ fn a_stage_that_fails_while_it_runs_goes_back_and_costs_no_frame() {
             text.starts_with("fused; not offloaded; cpu failed while running: "),
             "{text}"
         );
+    }
+}
+
+/// The session of stage 0, and what goes in.
+fn first_stage(package: &Package, engine: &Engine) -> (Running, Graph, Held) {
+    let graph = graph(package, engine, 0, package);
+    let runtime = library::open(Some(&onnxruntime())).unwrap();
+    let offload = Offload::new(PathBuf::from("unused"));
+    let running = Running::open(runtime, Provider::Cpu, &graph, &offload, Path::new("")).unwrap();
+    let mut held = Held::default();
+    held.start(&vec![0.5; package.manifest().input.values()], true);
+    (running, graph, held)
+}
+
+#[test]
+fn a_session_that_cannot_keep_its_state_proves_so_before_it_is_taken() {
+    let package = package("revcol-fashion");
+    let mut engine = Engine::load(&package).unwrap();
+    let (running, graph, before) = first_stage(&package, &engine);
+    let mut after = before.clone();
+    engine.stages[0].run(&mut [&mut after], &Pool::default()).unwrap();
+    let (example, handed) = (Example { before, after }, engine.stages[0].handed());
+    let run = |image: &mut Held, stays| running.run(handed, image, |_| stays);
+    prove(Provider::Cpu, &graph, false, &example, run).unwrap();
+    let run = |image: &mut Held, stays| match stays {
+        true => Err(Cause::new("no memory of this device")),
+        false => run(image, stays),
+    };
+    let problem = prove(Provider::Cpu, &graph, false, &example, run).unwrap_err();
+    assert_eq!(problem.to_string(), "cpu does not run it: no memory of this device");
+}
+
+#[test]
+fn state_stays_with_a_provider_only_for_readers_of_the_same() {
+    let package = package("revcol-fashion");
+    for (reader, stays) in [(Provider::Cpu, true), (Provider::Cuda, false)] {
+        let engine = Engine::load(&package).unwrap();
+        let offloaded = Offloaded::new(&engine.stages, |_| true);
+        let (running, _, mut image) = first_stage(&package, &engine);
+        offloaded.publish(0, running);
+        for stage in 1..engine.stages() {
+            let (mut running, ..) = first_stage(&package, &engine);
+            running.provider = reader;
+            offloaded.publish(stage, running);
+        }
+        assert!(offloaded.run(0, &mut image));
+        assert_eq!(image.is_away(), stays, "{reader}");
     }
 }
 

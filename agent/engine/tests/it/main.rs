@@ -1,6 +1,7 @@
 //! The shipped packages in the engine, and what the engine refuses.
 
 mod conformance;
+mod gpu_script;
 #[cfg(feature = "onnxruntime")]
 mod offload;
 mod refusals;

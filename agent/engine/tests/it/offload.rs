@@ -175,6 +175,31 @@ fn what_a_stage_only_passes_on_arrives_wherever_the_stages_run() {
 }
 
 #[test]
+fn state_stays_with_the_runtime_until_a_stage_here_reads_it() {
+    let package = package(FASHION);
+    let pixels = image(&package, 2);
+    for (stages, expected) in [
+        (vec![0, 1, 2, 3], [true, true, true, false]),
+        (vec![0, 1, 3], [true, false, false, false]),
+    ] {
+        let mut engine = offloaded(
+            &package,
+            Offload {
+                stages: Some(stages),
+                ..on(&[Provider::Cpu])
+            },
+        );
+        let mut frame = engine.frame();
+        engine.start(&mut frame, &pixels).unwrap();
+        for (stage, expected) in expected.into_iter().enumerate() {
+            engine.run_stage(stage, &mut frame).unwrap();
+            assert_eq!(frame.is_away(), expected, "behind stage {stage}");
+            assert_eq!(engine.computes_state(stage), stage < 3);
+        }
+    }
+}
+
+#[test]
 fn a_frame_that_waits_between_stages_can_be_cloned() {
     let package = package(FASHION);
     let mut engine = offloaded(&package, on(&[Provider::Cpu]));
@@ -247,6 +272,23 @@ fn a_stage_that_the_provider_refuses_stays_and_the_others_go() {
         &run_all(&mut engine, &mut Frame::default(), &image(&package, 0)),
         &expected,
     );
+}
+
+#[test]
+fn a_stage_that_nobody_takes_is_told_before_the_next_is_built() {
+    let package = Files::of(FASHION).opset(0, 9_999).package();
+    let mut engine = Engine::load(&package).unwrap();
+    engine.offload(&package, on(&[Provider::Cpu])).unwrap();
+    loop {
+        let earlier = engine.stage_states();
+        let later = engine.stage_states();
+        if earlier[1].progress != Progress::Waiting {
+            assert_eq!(later[0].progress, Progress::Failed);
+        }
+        if is_settled(earlier[3].progress) {
+            break;
+        }
+    }
 }
 
 #[test]

@@ -171,7 +171,8 @@ pub fn stream(bench: &StreamBench) -> anyhow::Result<()> {
         bail!("package {} has no such subset; it has {known}", package.manifest().name);
     }
     let python = python(bench.python.as_deref(), false)?;
-    let peers = Peers::start(&package, &python, false).context("ONNX Runtime")?;
+    let image = super::random_image(package.manifest().input.values(), 7);
+    let peers = Peers::start(&package, &image, &python, false).context("ONNX Runtime")?;
     let full = full_accuracies(&package, &images.evaluation, &subsets)?;
     let n = subsets.len() as f64;
     let full_accuracy = full.iter().sum::<f64>() / n;

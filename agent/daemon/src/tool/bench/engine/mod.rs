@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use offramp_engine::{Engine, Frame, Kernels};
+use offramp_engine::{Engine, Frame, Kernels, Offload, Progress, Provider};
 use offramp_model::Package;
 use serde_json::json;
 
@@ -83,6 +83,8 @@ enum Contender {
     /// Our kernels, [`TOGETHER`] frames at a time.
     Together(Engine),
     Tract(Engine),
+    /// ONNX Runtime's library in this process, as the offload runs it: a session for each stage.
+    Offloaded(Engine),
     Peer(Peer),
 }
 
@@ -90,7 +92,7 @@ impl Contender {
     /// Mean milliseconds of each stage of a frame; where they cannot be told apart, of all together.
     fn round(&mut self, threads: usize, frames: usize, image: &[f32], peers: &mut Peers) -> anyhow::Result<Vec<f64>> {
         match self {
-            Self::Fused(engine) | Self::Tract(engine) => stage_times(engine, image, frames),
+            Self::Fused(engine) | Self::Tract(engine) | Self::Offloaded(engine) => stage_times(engine, image, frames),
             Self::Together(engine) => Ok(vec![batch_time(engine, image, frames)?]),
             Self::Peer(peer) => Ok(vec![peers.round(&peer.name, threads, frames)?]),
         }
@@ -101,6 +103,7 @@ impl Contender {
             Self::Fused(_) => "fused".into(),
             Self::Together(_) => format!("fused, {TOGETHER} frames at a time"),
             Self::Tract(_) => "tract".into(),
+            Self::Offloaded(_) => "onnxruntime, stage by stage".into(),
             Self::Peer(peer) => peer.label(),
         }
     }
@@ -130,9 +133,10 @@ impl Row {
         )
     }
 
-    /// Median milliseconds of each stage.
+    /// Median milliseconds of each stage, where they can be told apart.
     fn stages(&self) -> Vec<f64> {
-        let stages = self.rounds.first().map_or(0, Vec::len);
+        let apart = !matches!(self.contender, Contender::Together(_) | Contender::Peer(_));
+        let stages = self.rounds.first().filter(|_| apart).map_or(0, Vec::len);
         let of = |stage: usize| median(&mut self.rounds.iter().map(|round| round[stage]).collect::<Vec<_>>());
         (0..stages).map(of).collect()
     }
@@ -185,8 +189,11 @@ impl Measured {
                 "gflops": self.gflops(ms), "ratio_to_onnxruntime": self.ratio(row, "onnxruntime"),
                 "ratio_to_pytorch": self.ratio(row, "pytorch"), "share_of_peak": self.share_of_peak(row),
             });
+            let stages = row.stages();
+            if !stages.is_empty() {
+                value["stage_ms"] = json!(stages);
+            }
             if let Contender::Fused(_) = row.contender {
-                value["stage_ms"] = json!(row.stages());
                 value["isa"] = json!(self.isa);
             }
             rows.push(value);
@@ -231,12 +238,10 @@ impl Measured {
             ];
             cells.extend(pytorch.then(|| ratio("pytorch")));
             table.row(cells);
-            if let Contender::Fused(_) = row.contender {
-                for (stage, ms) in row.stages().into_iter().enumerate() {
-                    let mut cells = vec![format!("  stage {}", stage + 1), threads.clone(), format!("{ms:.3}")];
-                    cells.resize(6 + usize::from(pytorch), String::new());
-                    table.row(cells);
-                }
+            for (stage, ms) in row.stages().into_iter().enumerate() {
+                let mut cells = vec![format!("  stage {}", stage + 1), threads.clone(), format!("{ms:.3}")];
+                cells.resize(6 + usize::from(pytorch), String::new());
+                table.row(cells);
             }
         }
         let peaks = self.peaks.iter().map(|(threads, peaks)| {
@@ -290,27 +295,59 @@ fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Resu
     Ok(start.elapsed().as_secs_f64() * 1e3 / (rounds * TOGETHER) as f64)
 }
 
-/// Checks that our kernels give what tract does, to 1e-4 of the range of an exit's features.
-fn agree(package: &Package, image: &[f32]) -> anyhow::Result<()> {
-    let (mut fused, mut tract) = (Engine::load(package)?, Engine::load_with(package, Kernels::Tract)?);
-    let (mut ours, mut theirs) = (fused.frame(), tract.frame());
-    fused.start(&mut ours, image)?;
-    tract.start(&mut theirs, image)?;
-    for stage in 0..fused.stages() {
-        let (ours, theirs) = (fused.run_stage(stage, &mut ours)?, tract.run_stage(stage, &mut theirs)?);
+/// The features behind each stage.
+fn features(engine: &mut Engine, image: &[f32]) -> anyhow::Result<Vec<Vec<f32>>> {
+    let mut frame = engine.frame();
+    engine.start(&mut frame, image)?;
+    let stages = 0..engine.stages();
+    Ok(stages
+        .map(|stage| engine.run_stage(stage, &mut frame).map(<[f32]>::to_vec))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Checks that our kernels give what another engine does, to 1e-4 of the range of a stage's features.
+fn agree(package: &str, ours: &[Vec<f32>], theirs: &[Vec<f32>], engine: &str) -> anyhow::Result<()> {
+    let lengths = |all: &[Vec<f32>]| all.iter().map(Vec::len).collect::<Vec<_>>();
+    anyhow::ensure!(
+        lengths(ours) == lengths(theirs),
+        "{package}: our kernels and {engine} give features of other lengths"
+    );
+    for (stage, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
         let range = theirs.iter().fold(0.0_f32, |range, x| range.max(x.abs()));
-        let apart = ours
-            .iter()
-            .zip(theirs)
-            .fold(0.0_f32, |apart, (a, b)| apart.max((a - b).abs()));
-        anyhow::ensure!(
-            apart <= 1e-4 * range,
-            "{}: stage {}: our kernels and tract differ by {apart:.2e} where features reach {range:.2e}",
-            package.label(),
-            stage + 1,
-        );
+        let far = |(a, b): (&f32, &f32)| {
+            let apart = (a - b).abs();
+            (apart.is_nan() || apart > 1e-4 * range).then_some(apart)
+        };
+        if let Some(apart) = ours.iter().zip(theirs).find_map(far) {
+            anyhow::bail!(
+                "{package}: stage {}: our kernels and {engine} differ by {apart:.2e} where features reach {range:.2e}",
+                stage + 1
+            );
+        }
     }
     Ok(())
+}
+
+/// A package's stages in ONNX Runtime, on so many threads.
+fn offloaded(package: &Package, threads: usize, peers: &Peers) -> anyhow::Result<Engine> {
+    let mut engine = Engine::load(package)?;
+    let offload = Offload {
+        library: Some(peers.told.library.clone()),
+        providers: vec![Provider::Cpu],
+        threads,
+        ..Offload::new(PathBuf::new())
+    };
+    engine.offload(package, offload)?;
+    engine.wait_for_offload();
+    for (stage, state) in engine.stage_states().iter().enumerate() {
+        anyhow::ensure!(
+            state.progress == Progress::Working,
+            "{}: stage {}: {state}",
+            package.label(),
+            stage + 1
+        );
+    }
+    Ok(engine)
 }
 
 /// Everything that is compared, each with its number of threads; tract has one.
@@ -321,6 +358,9 @@ fn contenders(package: &Package, threads: &[usize], peers: &Peers) -> anyhow::Re
         let engine = alone.clone().with_threads(threads)?;
         contenders.push((Contender::Fused(engine.clone()), threads));
         contenders.push((Contender::Together(engine), threads));
+        if cfg!(feature = "onnxruntime") {
+            contenders.push((Contender::Offloaded(offloaded(package, threads, peers)?), threads));
+        }
         let there = peers.there().iter().cloned();
         contenders.extend(there.map(|peer| (Contender::Peer(peer), threads)));
     }
@@ -329,10 +369,13 @@ fn contenders(package: &Package, threads: &[usize], peers: &Peers) -> anyhow::Re
 
 fn measure(name: &str, python: &Path, bench: &EngineBench) -> anyhow::Result<Measured> {
     let package = package::open(name)?;
-    let mut peers = Peers::start(&package, python, bench.pytorch)?;
     let manifest = package.manifest();
     let image = random_image(manifest.input.values(), 7);
-    agree(&package, &image)?;
+    let mut peers = Peers::start(&package, &image, python, bench.pytorch)?;
+    let ours = features(&mut Engine::load(&package)?, &image)?;
+    let tract = features(&mut Engine::load_with(&package, Kernels::Tract)?, &image)?;
+    agree(package.label(), &ours, &tract, "tract")?;
+    agree(package.label(), &ours, &peers.told.features, "ONNX Runtime")?;
     let bar = terminal::progress(bench.rounds as u64, &manifest.name);
     let mut rows = Vec::new();
     for (mut contender, threads) in contenders(&package, &bench.threads, &peers)? {
@@ -379,4 +422,61 @@ fn measure(name: &str, python: &Path, bench: &EngineBench) -> anyhow::Result<Mea
         overhead,
         start: starts[STARTS / 2],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_json_has_the_fields_that_scripts_read() {
+        let package = package::open(package::EMBEDDED).unwrap();
+        let engine = Engine::load(&package).unwrap();
+        let peer: Peer = serde_json::from_value(json!({"name": "onnxruntime", "version": "1"})).unwrap();
+        let row = |contender, rounds| Row {
+            contender,
+            threads: 1,
+            frames: 1,
+            rounds,
+        };
+        let measured = Measured {
+            package: "net".into(),
+            macs: 1_000_000,
+            rows: vec![
+                row(Contender::Fused(engine), vec![vec![1.0, 1.0]; 3]),
+                row(Contender::Peer(peer), vec![vec![4.0]; 3]),
+            ],
+            isa: "portable",
+            peaks: vec![(1, vec![2e9; 3])],
+            agent: 3.0,
+            overhead: 1.0,
+            start: Start {
+                ms: 5.0,
+                resident: None,
+            },
+        };
+        let rows = measured.json();
+        let engines: Vec<_> = rows.iter().map(|row| row["engine"].as_str().unwrap()).collect();
+        assert_eq!(engines, ["fused", "onnxruntime 1", "agent"]);
+        for row in &rows {
+            assert_eq!((&row["package"], &row["threads"]), (&json!("net"), &json!(1)));
+            assert!(row["ms"].is_f64() && row["gflops"].is_f64(), "{row}");
+        }
+        assert_eq!(rows[0]["ratio_to_onnxruntime"], 0.5);
+        assert_eq!(rows[0]["stage_ms"], json!([1.0, 1.0]));
+        assert_eq!(
+            (&rows[0]["gflops"], &rows[0]["share_of_peak"]),
+            (&json!(1.0), &json!(0.25))
+        );
+        assert_eq!(rows[2]["start_ms"], 5.0);
+    }
+
+    #[test]
+    fn engines_that_give_something_else_are_not_timed() {
+        let ours = [vec![1.0, -100.0]];
+        agree("net", &ours, &[vec![1.009, -100.0]], "tract").unwrap();
+        for other in [vec![1.011, -100.0], vec![f32::NAN, -100.0], vec![1.0]] {
+            assert!(agree("net", &ours, &[other], "tract").is_err());
+        }
+    }
 }

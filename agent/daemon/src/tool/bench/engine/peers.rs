@@ -29,17 +29,33 @@ impl Peer {
     }
 }
 
+/// What the peers tell of themselves.
+#[derive(Default, Deserialize)]
+pub(in crate::tool::bench) struct Told {
+    pub(super) there: Vec<Peer>,
+    /// The folder of ONNX Runtime's library.
+    pub(super) library: PathBuf,
+    /// What it gives behind each stage for the image.
+    pub(super) features: Vec<Vec<f32>>,
+}
+
 /// The process that both run in.
 pub(in crate::tool::bench) struct Peers {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    there: Vec<Peer>,
+    pub(super) told: Told,
     _folder: tempfile::TempDir,
 }
 
 impl Peers {
-    pub(in crate::tool::bench) fn start(package: &Package, python: &Path, pytorch: bool) -> anyhow::Result<Self> {
+    /// Starts the peers, which run a package's stages on this image.
+    pub(in crate::tool::bench) fn start(
+        package: &Package,
+        image: &[f32],
+        python: &Path,
+        pytorch: bool,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut files = Vec::new();
         for (stage, bytes) in package.stages().enumerate() {
@@ -58,8 +74,13 @@ impl Peers {
             })
             .collect();
         let input = &manifest.input;
-        let image = [1, input.height, input.width, input.channels];
-        let plan = json!({"stages": stages, "image": image, "pytorch": pytorch});
+        let shape = [1, input.height, input.width, input.channels];
+        let pixels = folder.path().join("image");
+        fs::write(
+            &pixels,
+            image.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
+        )?;
+        let plan = json!({"stages": stages, "image": pixels, "shape": shape, "pytorch": pytorch});
         let mut child = Command::new(python)
             .args(["-c", PEERS])
             .arg(plan.to_string())
@@ -73,15 +94,16 @@ impl Peers {
             child,
             input,
             output,
-            there: Vec::new(),
+            told: Told::default(),
             _folder: folder,
         };
-        peers.there = serde_json::from_str(&peers.answer()?).context("the peers' names")?;
+        peers.told = serde_json::from_str(&peers.answer()?).context("what the peers tell of themselves")?;
         Ok(peers)
     }
 
+    /// The peers that are there.
     pub(in crate::tool::bench) fn there(&self) -> &[Peer] {
-        &self.there
+        &self.told.there
     }
 
     fn answer(&mut self) -> anyhow::Result<String> {
