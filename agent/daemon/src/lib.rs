@@ -8,6 +8,7 @@ pub mod evaluate;
 mod identity;
 pub mod judge;
 pub mod lane;
+mod machine;
 pub mod package;
 pub mod terminal;
 pub mod tool;

@@ -50,7 +50,7 @@ pub struct Birth {
     pub agent: String,
     /// The model that it runs.
     pub model: ModelFacts,
-    /// What this build and board can do, e.g. `tract`, `avx512`.
+    /// What this build can do and what board it is on, e.g. `tract`, `avx512`, `cores-6`, `memory-8GiB`.
     #[serde(default)]
     pub capabilities: Vec<String>,
     /// How often this run has told of its birth, this time included: whoever hears one of them twice can tell. Zero

@@ -2,6 +2,8 @@
 
 use offramp_engine::{Engine, Progress, StageState};
 
+use crate::machine;
+
 /// Who runs the stages, as far as it was told.
 pub(super) struct Engines {
     engine: Engine,
@@ -61,5 +63,6 @@ pub(super) fn capabilities() -> Vec<String> {
     if cfg!(feature = "onnxruntime") {
         all.push("onnxruntime".to_owned());
     }
+    all.extend(machine::facts());
     all
 }

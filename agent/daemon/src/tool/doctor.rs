@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::config::{Config, Fleet};
 use crate::judge::{PolicySource, Workshop};
-use crate::{package, terminal};
+use crate::{machine, package, terminal};
 
 /// Memory in bytes that an agent should find free.
 const MEMORY: u64 = 128 << 20;
@@ -93,7 +93,7 @@ pub fn run(doctor: &Doctor) -> anyhow::Result<()> {
         checks: Vec::new(),
         able: true,
     };
-    machine(&mut report)?;
+    computer(&mut report)?;
     let config = match doctor.config.as_deref().map(Config::open).transpose() {
         Ok(config) => config,
         Err(error) => {
@@ -145,14 +145,16 @@ fn opened(name: &str) -> anyhow::Result<(Package, Engine)> {
     Ok((package, engine))
 }
 
-fn machine(report: &mut Report) -> anyhow::Result<()> {
+fn computer(report: &mut Report) -> anyhow::Result<()> {
     report.ok("vector instructions", instructions())?;
     match std::thread::available_parallelism() {
         Ok(cores) => report.ok("cores", &cores.to_string())?,
         Err(error) => report.add(Grade::Warn, "cores", &error.to_string(), None)?,
     }
     // Linux tells; others are not asked.
-    let Some((free, all)) = memory() else { return Ok(()) };
+    let Some((free, all)) = machine::memory() else {
+        return Ok(());
+    };
     let found = format!("{} MiB free of {} MiB", free >> 20, all >> 20);
     if free < MEMORY {
         let remedy = format!("have {} MiB free", MEMORY >> 20);
@@ -160,17 +162,6 @@ fn machine(report: &mut Report) -> anyhow::Result<()> {
     } else {
         report.ok("memory", &found)
     }
-}
-
-/// Bytes that are free, and all.
-fn memory() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kilobytes: u64 = line.trim_start_matches(':').split_whitespace().next()?.parse().ok()?;
-        kilobytes.checked_mul(1024)
-    };
-    Some((field("MemAvailable")?, field("MemTotal")?))
 }
 
 fn stages(report: &mut Report, package: &Package, engine: &Engine) -> anyhow::Result<()> {
