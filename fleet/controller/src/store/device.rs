@@ -453,13 +453,13 @@ pub(super) async fn alive_in_txn(
     Ok(())
 }
 
-/// Moves a device's desired state behind all others, if it reports an older one and does not refuse this one.
+/// Moves a device's desired state behind all others, if it reports an older one.
 macro_rules! publish_again {
     ($row:literal) => {
         concat!(
             "UPDATE desired SET rowid = ",
             $row,
-            " WHERE device = $1 AND generation > $2 AND generation <> $3 \
+            " WHERE device = $1 AND generation > $2 \
              AND generation = (SELECT max(generation) FROM desired WHERE device = $1)"
         )
     };
@@ -495,15 +495,14 @@ pub(super) async fn reported_in_txn(
     .await
     .task("keep a reported state")?;
     // It may have got an older one: from a controller that was stopped in the middle of publishing, and went on. What
-    // comes behind is published again.
-    if !arrival.retained {
+    // comes behind is published again. One that refuses something knows it, and would refuse it for ever.
+    if !arrival.retained && reported.refused.is_none() {
         either(
             publish_again!("(SELECT max(rowid) + 1 FROM desired)"),
             publish_again!("DEFAULT"),
         )
         .bind(reported.device.as_str())
         .bind(int(reported.generation.0))
-        .bind(reported.refused_generation.map_or(0, |generation| int(generation.0)))
         .execute(connection)
         .await
         .task("see whether a device is behind")?;
