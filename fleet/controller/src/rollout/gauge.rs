@@ -19,6 +19,8 @@ pub(crate) struct Sums {
     pub(crate) exits: Vec<u64>,
     /// Accuracy given up, as the latest window that told had it.
     pub(crate) loss: Option<f64>,
+    /// How far it may be from the truth, one-sided 95 %.
+    pub(crate) loss_doubt: f64,
 }
 
 impl Sums {
@@ -28,7 +30,9 @@ impl Sums {
         self.rollbacks = self.rollbacks.saturating_add(other.rollbacks);
         self.faults = self.faults.saturating_add(other.faults);
         add_exits(&mut self.exits, &other.exits);
-        self.loss = other.loss.or(self.loss);
+        if other.loss.is_some() {
+            (self.loss, self.loss_doubt) = (other.loss, other.loss_doubt);
+        }
     }
 
     fn cost(&self) -> Option<f64> {
@@ -87,8 +91,8 @@ pub(crate) struct Wave {
     pub(crate) restarts: u64,
     pub(crate) before: Sums,
     pub(crate) after: Sums,
-    /// Sum of the devices' losses, and how many told of one.
-    pub(crate) loss: (f64, u64),
+    /// Sums of the devices' losses and of the squares of their doubts, and how many told of one.
+    pub(crate) loss: (f64, f64, u64),
 }
 
 /// What the gates say of a wave. Those about frames hold their tongue below `frames`, all devices of the wave together,
@@ -114,6 +118,9 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
         .disagreement()
         .zip(before.run.disagreement())
         .map(|(a, b)| a - b);
+    let (sum, doubts, telling) = wave.loss;
+    let mean = |sum: f64| (telling > 0).then(|| sum / telling as f64);
+    let loss = mean(sum);
     let mut gauges = vec![
         gauge("failed", gates.failed, failed, None),
         gauge("cost", gates.cost, ratio, cost(before)),
@@ -129,12 +136,7 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
             when(compared, rise),
             before.run.disagreement(),
         ),
-        gauge(
-            "loss",
-            gates.loss,
-            when(told && wave.loss.1 > 0, Some(wave.loss.0 / wave.loss.1.max(1) as f64)),
-            None,
-        ),
+        gauge("loss", gates.loss, loss.filter(|_| told), None),
         gauge(
             "faults",
             gates.faults,
@@ -144,11 +146,17 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
         gauge("rollbacks", gates.rollbacks, per_device(after.rollbacks), None),
         gauge("restarts", gates.restarts, per_device(wave.restarts), None),
     ];
-    // Few audits say little: this gate shuts when the rise is certain, not when it may be chance.
-    let certain = after.disagreement_at_least().zip(before.run.disagreement());
+    // Few audits say little: what rests on them shuts a gate when it is certain, not when it may be chance.
+    let rise = after.disagreement_at_least().zip(before.run.disagreement());
+    let rise = rise.map(|(least, before)| least - before);
+    let loss = loss.zip(mean(doubts.sqrt())).map(|(loss, doubt)| loss - doubt);
     for gauge in gauges.iter_mut().flatten() {
-        let by_chance = certain.is_none_or(|(least, before)| least - before <= gauge.bound);
-        if gauge.gate == "disagreement" && gauge.verdict == Verdict::Fails && by_chance {
+        let least = match gauge.gate.as_str() {
+            "disagreement" => rise,
+            "loss" => loss,
+            _ => continue,
+        };
+        if gauge.verdict == Verdict::Fails && least.is_none_or(|least| least <= gauge.bound) {
             gauge.verdict = Verdict::Unknown;
         }
     }

@@ -34,7 +34,7 @@ pub(crate) struct Gates {
     pub(crate) exits: Option<f64>,
     /// By how much the share of frames that differ from the last exit may rise.
     pub(crate) disagreement: Option<f64>,
-    /// Accuracy given up against the last exit, mean of the devices' own estimates.
+    /// Accuracy given up against the last exit, mean of the devices' own estimates. It fails when that is certain (95 %).
     pub(crate) loss: Option<f64>,
     /// Share of frames at which the policy failed.
     pub(crate) faults: Option<f64>,

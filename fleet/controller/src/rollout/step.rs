@@ -272,7 +272,8 @@ fn measure(rollout: &Rollout, members: &[Member]) -> Vec<Gauge> {
             wave.after.add(after);
         }
         if let Some(loss) = after.loss {
-            wave.loss = (wave.loss.0 + loss, wave.loss.1 + 1);
+            let (sum, doubts, telling) = wave.loss;
+            wave.loss = (sum + loss, doubts + after.loss_doubt.powi(2), telling + 1);
         }
     }
     gauges(&rollout.plan.gates, &wave, rollout.plan.frames)

@@ -81,6 +81,7 @@ fn windows(frames: u64, habit: &Habit) -> Sums {
         faults: habit.faults * frames / 1000,
         exits: vec![first, frames - first - last, last],
         loss: Some(habit.loss),
+        loss_doubt: 0.02,
     }
 }
 
@@ -345,6 +346,17 @@ fn gates_wait_for_enough_frames_and_enough_audits() {
     };
     let differs = |frames| verdict(super::gauge::gauges(&gates, &wave(frames, &apart), 100), "disagreement");
     assert_eq!((differs(100), differs(1000)), (Verdict::Unknown, Verdict::Fails));
+    // One device's estimate of a loss may be chance where that of four alike is none.
+    let loses = |devices: u64| {
+        let doubts = devices as f64 * 0.02_f64.powi(2);
+        let wave = super::gauge::Wave {
+            devices,
+            loss: (devices as f64 * 0.035, doubts, devices),
+            ..wave(1000, &GOOD)
+        };
+        verdict(super::gauge::gauges(&gates, &wave, 100), "loss")
+    };
+    assert_eq!((loses(1), loses(4)), (Verdict::Unknown, Verdict::Fails));
 }
 
 #[test]

@@ -242,7 +242,12 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
     let number = |column: &str| row.try_get(column).map(uint);
     let exits: Vec<u64> = list(row.try_get("exits")?);
     let audits: Option<i64> = row.try_get("guard_audits")?;
-    let loss: Option<f64> = row.try_get("guard_loss")?;
+    // What is outside its range is nonsense that no gate may stumble over.
+    let share = |column: &str| {
+        row.try_get::<Option<f64>>(column)
+            .map(|s| s.map(|s| s.clamp(-1.0, 1.0)))
+    };
+    let (loss, bound) = (share("guard_loss")?, share("guard_loss_bound")?);
     let frames = number("frames")?;
     Ok(Sums {
         run: Run {
@@ -257,17 +262,15 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
         rollbacks: number("rollbacks")?,
         faults: number("faults")?,
         exits,
-        // What is outside its range is nonsense that no gate may stumble over.
-        loss: loss
-            .filter(|_| audits.unwrap_or(0) > 0)
-            .map(|loss| loss.clamp(-1.0, 1.0)),
+        loss: loss.filter(|_| audits.unwrap_or(0) > 0),
+        loss_doubt: loss.zip(bound).map_or(0.0, |(loss, bound)| (bound - loss).max(0.0)),
     })
 }
 
 macro_rules! sum_columns {
     () => {
         "s.frames, s.exits, s.macs, s.full_macs, s.audits, s.disagreements, s.rollbacks, s.faults, s.guard_loss, \
-         s.guard_audits"
+         s.guard_loss_bound, s.guard_audits"
     };
 }
 
