@@ -97,7 +97,7 @@ impl Artifacts {
             tracing::warn!(%device, "request for an artifact refused: its answer would go to another topic than its own");
             return;
         };
-        match self.store.is_apart(device.as_str()).await {
+        match self.store.is_apart(&device).await {
             Ok(false) => {}
             Ok(true) => {
                 self.statistics.send_modify(|s| s.refused += 1);

@@ -299,7 +299,7 @@ fn understand(tenant: &TenantId, message: &Message) -> Result<Understood, Refusa
     }))
 }
 
-/// Refuses numbers that no device comes to: what is added up of them must not overflow.
+/// Refuses numbers that no device comes to: databases reckon with them, and JSON carries no larger ones exactly.
 fn bounded(record: &Record) -> Result<(), Refusal> {
     let check = |numbers: &[(&'static str, u64)], most| match numbers.iter().find(|(_, number)| *number > most) {
         Some((name, _)) => Err(Refusal::Number(name, most)),

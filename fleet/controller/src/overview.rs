@@ -269,11 +269,6 @@ pub(crate) fn add_exits(sum: &mut Vec<u64>, exits: &[u64]) {
     }
 }
 
-/// All that exits took together.
-pub(crate) fn all_exits(exits: &[u64]) -> u64 {
-    exits.iter().fold(0, |sum, taken| sum.saturating_add(*taken))
-}
-
 /// A part of a whole; none of nothing.
 pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)

@@ -63,15 +63,17 @@ impl Retention {
     async fn tidy(&self) -> Result<u64, StoreError> {
         let before = |keep: Duration| now().saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
         let mut rows = self.store.fold_before(now().saturating_sub(YOUNG)).await?;
-        rows += self.store.runs_join_before(now().saturating_sub(RESTLESS)).await?;
-        self.store
-            .pieces_remove_before(now().saturating_sub(BROKEN_OFF))
-            .await?;
         if let Some(keep) = self.keep {
             rows += self.store.remove_before(before(keep)).await?;
         }
         if let Some(keep) = self.keep_hours {
             rows += self.store.hours_remove(before(keep)).await?;
+        }
+        // These look at whole tables: not for each batch.
+        if rows == 0 {
+            let broken_off = now().saturating_sub(BROKEN_OFF);
+            self.store.pieces_remove_before(broken_off).await?;
+            rows += self.store.runs_join_before(now().saturating_sub(RESTLESS)).await?;
         }
         Ok(rows)
     }

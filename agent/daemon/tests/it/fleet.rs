@@ -22,6 +22,15 @@ fn desired(device: &str, generation: u64) -> Desired {
     Desired::new(DeviceId::new(device).unwrap(), Generation(generation), 0)
 }
 
+/// Somebody who hears what a device reports; and the topic on which it is told what to do.
+fn operator(broker: &str, device: &str) -> (Link, Inbox, String) {
+    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new(device).unwrap());
+    let mut config = Config::new(broker.parse().unwrap(), "operator");
+    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
+    let (link, inbox) = Link::connect(&config).unwrap();
+    (link, inbox, Topic::new(&tenant, &id, Kind::Desired).to_string())
+}
+
 /// The next report that fits.
 async fn told(inbox: &mut Inbox, fits: impl Fn(&Reported) -> bool) -> Reported {
     let told = async {
@@ -64,16 +73,13 @@ async fn an_older_desired_state_brings_no_revoked_key_back_even_where_the_stored
         ..naming(9, &[&key])
     };
     device.store().set_desired(9, &revoked.sign(&gone).unwrap()).unwrap();
-    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("floor").unwrap());
-    let mut config = Config::new(url.parse().unwrap(), "operator");
-    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
-    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let (link, mut inbox, topic) = operator(&url, "floor");
     let mut agent = device.start();
     agent.show([device.frame(0)]);
     let first = told(&mut inbox, |_| true).await;
     assert_eq!((first.generation, first.trusts), (Generation(0), vec![key.public()]));
 
-    let say = |signed: Vec<u8>| Publication::new(Topic::new(&tenant, &id, Kind::Desired).to_string(), signed);
+    let say = |signed: Vec<u8>| Publication::new(topic.clone(), signed);
     let replayed = key.sign(&naming(8, &[&revoked, &key])).unwrap();
     link.publish(say(replayed)).await.unwrap();
     let refused = told(&mut inbox, |reported| reported.refused.is_some()).await;
@@ -103,17 +109,13 @@ async fn a_desired_state_that_is_unsigned_altered_foreign_or_old_is_refused_with
         .unwrap();
     let url = format!("mqtt://{}", broker.address());
     let key = SigningKey::from_seed(&[5; 32]);
-    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("wary").unwrap());
-    let mut config = Config::new(url.parse().unwrap(), "operator");
-    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
-    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let (link, mut inbox, topic) = operator(&url, "wary");
     let device = Device::new(folder.path(), "wary", Some((&url, &key.public())));
     let mut agent = device.start();
     agent.show([device.frame(0)]);
     // It reports as soon as it is subscribed: what is published before that is not for it.
     timeout(PATIENCE, inbox.recv()).await.unwrap().unwrap().acknowledge();
 
-    let topic = Topic::new(&tenant, &id, Kind::Desired).to_string();
     let mut altered = key.sign(&desired("wary", 9)).unwrap();
     let last = altered.len() - 1;
     altered[last] ^= 1;
@@ -285,17 +287,13 @@ async fn keys_are_replaced_by_word_of_the_old_one_which_then_says_nothing_more()
         .unwrap();
     let url = format!("mqtt://{}", broker.address());
     let [old, new, thief] = [5, 6, 7].map(|seed| SigningKey::from_seed(&[seed; 32]));
-    let (tenant, id) = (TenantId::new("default").unwrap(), DeviceId::new("wary").unwrap());
-    let mut config = Config::new(url.parse().unwrap(), "operator");
-    config.subscriptions = vec![Topic::new(&tenant, &id, Kind::Reported).to_string()];
-    let (link, mut inbox) = Link::connect(&config).unwrap();
+    let (link, mut inbox, topic) = operator(&url, "wary");
     let device = Device::new(folder.path(), "wary", Some((&url, &old.public())));
     let with_keys = |generation, keys: &[&SigningKey]| Desired {
         keys: keys.iter().map(|key| key.public()).collect(),
         log: Some(LogLevel::Debug),
         ..desired("wary", generation)
     };
-    let topic = Topic::new(&tenant, &id, Kind::Desired).to_string();
     let mut agent = device.start();
     agent.show([device.frame(0)]);
     let mut told = async |trusts: &[&SigningKey], generation: u64, refused: bool| {

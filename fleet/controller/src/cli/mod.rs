@@ -120,7 +120,7 @@ struct Server {
     /// read command lines: better set the variable.
     #[arg(long, value_name = "SECRET", env = "OFFRAMP_FLEET_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Print the controller's answer as JSON.
+    /// Print the controller's answer as JSON, where it gives one.
     #[arg(long)]
     json: bool,
 }

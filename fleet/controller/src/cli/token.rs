@@ -192,6 +192,9 @@ impl Revoke {
             anyhow::bail!("there is no token `{}`: see `offramp-fleet token list`", self.name);
         }
         Client::new(&self.server).delete(&format!("/tokens/{}", self.name))?;
+        if self.server.json {
+            return Ok(());
+        }
         print(&format!("token {} does not hold any more\n", self.name))
     }
 }

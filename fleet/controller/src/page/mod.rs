@@ -271,9 +271,17 @@ async fn version_page(
     })
 }
 
+/// Why somebody presses a button, where there is a field for it.
 #[derive(Deserialize)]
-struct Apart {
+struct Why {
+    #[serde(default)]
     reason: String,
+}
+
+impl Why {
+    fn text(&self) -> String {
+        self.reason.trim().chars().take(MOST_REASON).collect()
+    }
 }
 
 /// The form of a device's page.
@@ -281,16 +289,12 @@ async fn quarantine(
     State(shared): Fleet,
     identity: Identity,
     Path(device): Path<String>,
-    Form(Apart { reason }): Form<Apart>,
+    Form(why): Form<Why>,
 ) -> Result<Response, PageError> {
     let unknown = || PageError::NotFound("This device has never been heard of.");
     let id = DeviceId::new(device).map_err(|_| unknown())?;
-    let reason: String = reason.trim().chars().take(MOST_REASON).collect();
-    let reason = if reason.is_empty() {
-        "no reason was given".into()
-    } else {
-        reason
-    };
+    let reason = Some(why.text()).filter(|reason| !reason.is_empty());
+    let reason = reason.unwrap_or_else(|| "no reason was given".into());
     match shared
         .store
         .quarantine(id.clone(), reason, identity.name, now())
@@ -311,13 +315,6 @@ async fn release(State(shared): Fleet, identity: Identity, Path(device): Path<St
     }
 }
 
-/// Why somebody presses a button, where there is a field for it.
-#[derive(Deserialize)]
-struct Why {
-    #[serde(default)]
-    reason: String,
-}
-
 /// A button of the page of a rollout.
 async fn command(
     State(shared): Fleet,
@@ -326,11 +323,8 @@ async fn command(
     why: Result<Form<Why>, FormRejection>,
 ) -> Result<Response, PageError> {
     let unknown = || PageError::NotFound("There is no such rollout.");
-    // Most buttons have no field, and that of others holds no more.
-    let why: String = match why {
-        Ok(Form(Why { reason })) => reason.trim().chars().take(500).collect(),
-        Err(_) => String::new(),
-    };
+    // Most buttons have no field.
+    let why = why.map(|Form(why)| why.text()).unwrap_or_default();
     let id: u64 = id.parse().map_err(|_| unknown())?;
     let act = named(&Act::ALL, &act).ok_or(PageError::NotFound("A rollout cannot be told that."))?;
     match shared.command_rollout(id, act, identity.name, why).await? {

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::Gates;
-use crate::overview::{add_exits, all_exits, share};
+use crate::overview::{add_exits, share};
 use crate::store::Run;
 
 /// What windows said, added up.
@@ -17,10 +17,17 @@ pub(crate) struct Sums {
     pub(crate) faults: u64,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
-    /// Accuracy given up, as the latest window that told had it.
-    pub(crate) loss: Option<f64>,
+    /// Accuracy given up, as the latest window that told had it. Nothing is compared with what it was before.
+    #[serde(skip)]
+    pub(crate) loss: Option<Loss>,
+}
+
+/// An estimate of the accuracy that a device gives up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Loss {
+    pub(crate) estimate: f64,
     /// How far it may be from the truth, one-sided 95 %.
-    pub(crate) loss_doubt: f64,
+    pub(crate) doubt: f64,
 }
 
 impl Sums {
@@ -30,9 +37,7 @@ impl Sums {
         self.rollbacks = self.rollbacks.saturating_add(other.rollbacks);
         self.faults = self.faults.saturating_add(other.faults);
         add_exits(&mut self.exits, &other.exits);
-        if other.loss.is_some() {
-            (self.loss, self.loss_doubt) = (other.loss, other.loss_doubt);
-        }
+        self.loss = other.loss.or(self.loss);
     }
 
     fn cost(&self) -> Option<f64> {
@@ -216,10 +221,8 @@ pub(crate) fn foreseen(gates: &Gates, seen: &Foreseen<'_>) -> Vec<Gauge> {
 /// Share of frames that leave at other exits.
 fn moved(before: &Sums, after: &Sums) -> Option<f64> {
     let exits = before.exits.len().max(after.exits.len());
-    let (all_before, all_after) = (all_exits(&before.exits), all_exits(&after.exits));
-    let part = |sums: &Sums, all, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), all);
-    let differences =
-        (0..exits).map(|exit| Some((part(before, all_before, exit)? - part(after, all_after, exit)?).abs()));
+    let part = |sums: &Sums, exit: usize| share(sums.exits.get(exit).copied().unwrap_or(0), sums.run.frames);
+    let differences = (0..exits).map(|exit| Some((part(before, exit)? - part(after, exit)?).abs()));
     Some(differences.sum::<Option<f64>>()? / 2.0)
 }
 

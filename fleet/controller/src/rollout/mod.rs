@@ -17,7 +17,7 @@ mod plan;
 mod step;
 
 pub(crate) use conductor::Conductor;
-pub(crate) use gauge::{Foreseen, Gauge, Sums, Verdict, foreseen};
+pub(crate) use gauge::{Foreseen, Gauge, Loss, Sums, Verdict, foreseen};
 pub(crate) use plan::{Gates, Plan};
 pub(crate) use step::{Change, Member, MemberState, Observed, Rollout, State, awaited};
 

@@ -273,7 +273,7 @@ fn measure(rollout: &Rollout, members: &[Member]) -> Vec<Gauge> {
         }
         if let Some(loss) = after.loss {
             let (sum, doubts, telling) = wave.loss;
-            wave.loss = (sum + loss, doubts + after.loss_doubt.powi(2), telling + 1);
+            wave.loss = (sum + loss.estimate, doubts + loss.doubt.powi(2), telling + 1);
         }
     }
     gauges(&rollout.plan.gates, &wave, rollout.plan.frames)
@@ -304,18 +304,13 @@ fn allowance(rollout: &Rollout, members: &[Member], now: u64) -> usize {
         0 => return usize::MAX,
         rate => rate as usize,
     };
-    let ordered_since = |since: u64| {
-        members
-            .iter()
-            .filter(|m| m.wave.is_some() && m.ordered_at > since)
-            .count()
-    };
     // Evenly over the minute; and what was missed, while it was paused or no controller ran, is not made up for.
     let minutes = now.saturating_sub(rollout.wave_since) as f64 / MINUTE as f64;
     let due = (minutes * rate as f64) as usize + 1;
     let in_wave = members.iter().filter(|m| m.wave == Some(rollout.wave)).count();
-    let of_minute = rate.saturating_sub(ordered_since(now.saturating_sub(MINUTE)));
-    due.saturating_sub(in_wave).min(of_minute)
+    let lately = |m: &&Member| m.wave.is_some() && m.ordered_at > now.saturating_sub(MINUTE);
+    let in_minute = members.iter().filter(lately).count();
+    due.saturating_sub(in_wave).min(rate.saturating_sub(in_minute))
 }
 
 /// How many devices must still be judged before more go out. Whoever is gone holds nothing up; but a fleet of which

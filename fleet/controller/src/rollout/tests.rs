@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::store::{ArtifactKind, Run};
 
-use super::gauge::{Gauge, Sums, Verdict};
+use super::gauge::{Gauge, Loss, Sums, Verdict};
 use super::plan::{Gates, Plan};
 use super::step::{Change, Member, MemberState, Observed, Rollout, State, step};
 
@@ -80,8 +80,10 @@ fn windows(frames: u64, habit: &Habit) -> Sums {
         rollbacks: habit.rollbacks,
         faults: habit.faults * frames / 1000,
         exits: vec![first, frames - first - last, last],
-        loss: Some(habit.loss),
-        loss_doubt: 0.02,
+        loss: Some(Loss {
+            estimate: habit.loss,
+            doubt: 0.02,
+        }),
     }
 }
 
@@ -431,7 +433,7 @@ fn a_fleet_that_is_gone_does_not_get_all_at_once_what_only_the_canary_has_run() 
     };
     set(&mut fleet, false);
     (0..5000).for_each(|_| fleet.tick());
-    // Ten devices are judged by two at the most, and the next wave would have eighteen.
+    // Two judge a wave of six. Of eighteen that are out, four must be judged.
     assert_eq!((fleet.out(), fleet.rollout.state), (18, State::Running));
     assert_eq!(fleet.count(MemberState::Proven), 2);
     set(&mut fleet, true);

@@ -168,7 +168,7 @@ impl Store {
                 if !known {
                     return Ok(Renewed::Unknown);
                 }
-                if is_quarantined(connection, &device).await? == Some(true) {
+                if is_quarantined(&mut *connection, &device).await? == Some(true) {
                     return Ok(Renewed::Quarantined);
                 }
                 // An answer may be lost, and a question come twice.

@@ -10,7 +10,7 @@ use offramp_proto::DeviceId;
 use super::audit::{ITSELF, log_in_txn};
 use super::desired::{issue_in_txn, latest_in_txn};
 use super::keys::Signer;
-use super::sql::{Transaction, query, query_scalar};
+use super::sql::{On, Transaction, query, query_scalar};
 use super::{Store, StoreError, Task as _, int, uint};
 use crate::key::Keyring;
 
@@ -48,7 +48,7 @@ impl Store {
     ) -> Result<Kept, StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                match is_quarantined(connection, &device).await? {
+                match is_quarantined(&mut *connection, &device).await? {
                     None => Ok(Kept::Unknown),
                     Some(true) => Ok(Kept::Already),
                     Some(false) => {
@@ -62,13 +62,8 @@ impl Store {
     }
 
     /// Whether a device is kept apart.
-    pub(crate) async fn is_apart(&self, device: &str) -> Result<bool, StoreError> {
-        let apart: Option<bool> = query_scalar("SELECT quarantined_at IS NOT NULL FROM devices WHERE device = $1")
-            .bind(device)
-            .fetch_optional(&self.readers)
-            .await
-            .task("tell whether a device is in quarantine")?;
-        Ok(apart.unwrap_or(false))
+    pub(crate) async fn is_apart(&self, device: &DeviceId) -> Result<bool, StoreError> {
+        Ok(is_quarantined(&self.readers, device).await? == Some(true))
     }
 
     /// Lets a device go. What is desired of it is signed anew, so that it gets it.
@@ -82,7 +77,7 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 let task = "let a device out of quarantine";
-                match is_quarantined(connection, &device).await? {
+                match is_quarantined(&mut *connection, &device).await? {
                     None => return Ok(Kept::Unknown),
                     Some(false) => return Ok(Kept::Already),
                     Some(true) => {}
@@ -114,20 +109,17 @@ pub(super) async fn apart_in_txn(
     who: &str,
     now: u64,
 ) -> Result<(), StoreError> {
-    match is_quarantined(connection, device).await? {
+    match is_quarantined(&mut *connection, device).await? {
         Some(false) => quarantine_in_txn(connection, device, reason, who, now).await,
         Some(true) | None => Ok(()),
     }
 }
 
 /// None where there is no such device.
-pub(super) async fn is_quarantined(
-    connection: &mut Transaction,
-    device: &DeviceId,
-) -> Result<Option<bool>, StoreError> {
+pub(super) async fn is_quarantined<'c>(on: impl Into<On<'c>>, device: &DeviceId) -> Result<Option<bool>, StoreError> {
     query_scalar("SELECT quarantined_at IS NOT NULL FROM devices WHERE device = $1")
         .bind(device.as_str())
-        .fetch_optional(connection)
+        .fetch_optional(on)
         .await
         .task("tell whether a device is in quarantine")
 }

@@ -1,7 +1,10 @@
 //! What is old makes room.
 
+use offramp_proto::{BootId, DeviceId};
+
 use super::hours::folded_in_txn;
 use super::sql::{FromRow as _, query, query_as};
+use super::summary::Totals;
 use super::{Run, Store, StoreError, Task as _, int};
 
 /// Rows that are looked at in one transaction: the writer has other work, too.
@@ -10,8 +13,8 @@ const BATCH: u32 = 2000;
 const RUNS: u32 = 64;
 /// Devices that have more, in one transaction.
 const DEVICES: u32 = 16;
-/// The name under which the totals of all older runs stand.
-const OLDER: &[u8] = b"older";
+/// The run under which the totals of all older ones stand.
+const OLDER: BootId = BootId([0; 16]);
 
 impl Store {
     /// Removes summaries and events that arrived before a time, a batch at a time. Totals, desired states and the audit
@@ -71,50 +74,30 @@ impl Store {
                 .fetch_all(&mut *connection)
                 .await
                 .task(task)?;
-                let mut joined = 0;
-                for (device, _) in many {
+                let devices = many.into_iter().filter_map(|(name, _)| DeviceId::new(name).ok());
+                let devices: Vec<DeviceId> = devices.collect();
+                let (mut totals, mut joined) = (Totals::default(), 0);
+                for device in &devices {
                     let rows = query(
-                        "SELECT r.boot, r.summaries, r.frames, r.early, r.macs, r.full_macs, r.audits, r.disagreements \
-                         FROM runs r JOIN devices d ON d.device = r.device WHERE r.device = $1 AND r.noted_at < $2 \
-                         AND (d.boot IS NULL OR r.boot <> d.boot) ORDER BY r.boot = $4, r.noted_at DESC, r.boot \
-                         LIMIT 1000000 OFFSET $3",
+                        "DELETE FROM runs WHERE device = $1 AND boot IN (SELECT r.boot FROM runs r \
+                         JOIN devices d ON d.device = r.device WHERE r.device = $1 AND r.noted_at < $2 AND r.boot <> $3 \
+                         AND (d.boot IS NULL OR r.boot <> d.boot) ORDER BY r.noted_at DESC, r.boot LIMIT $4 OFFSET $5) \
+                         RETURNING summaries, frames, early, macs, full_macs, audits, disagreements",
                     )
-                    .bind(&device)
+                    .bind(device.as_str())
                     .bind(int(time))
+                    .bind(&OLDER.0[..])
+                    .bind(BATCH)
                     .bind(RUNS - 1)
-                    .bind(OLDER)
                     .fetch_all(&mut *connection)
                     .await
                     .task(task)?;
-                    let mut sum = Run::default();
                     for row in &rows {
-                        sum.add(&Run::from_row(row).task(task)?);
-                        let boot: Vec<u8> = row.try_get("boot").task(task)?;
-                        query("DELETE FROM runs WHERE device = $1 AND boot = $2")
-                            .bind(&device)
-                            .bind(boot)
-                            .execute(&mut *connection)
-                            .await
-                            .task(task)?;
+                        totals.add(device, OLDER, &Run::from_row(row).task(task)?);
                     }
-                    query(
-                        "INSERT INTO runs (device, boot, died, summaries, frames, early, macs, full_macs, audits, \
-                         disagreements) VALUES ($1, $2, TRUE, $3, $4, $5, $6, $7, $8, $9)",
-                    )
-                    .bind(&device)
-                    .bind(OLDER)
-                    .bind(int(sum.summaries))
-                    .bind(int(sum.frames))
-                    .bind(int(sum.early))
-                    .bind(int(sum.macs))
-                    .bind(int(sum.full_macs))
-                    .bind(int(sum.audits))
-                    .bind(int(sum.disagreements))
-                    .execute(&mut *connection)
-                    .await
-                    .task(task)?;
                     joined += rows.len() as u64;
                 }
+                totals.add_in_txn(connection).await?;
                 Ok(joined)
             })
         })

@@ -18,7 +18,7 @@ use crate::forecast::Forecast;
 use crate::key::Keyring;
 use crate::named::{name, named};
 use crate::overview::RECENT;
-use crate::rollout::{Change, Gauge, Member, MemberState, Observed, Plan, Rollout, State, Sums, awaited};
+use crate::rollout::{Change, Gauge, Loss, Member, MemberState, Observed, Plan, Rollout, State, Sums, awaited};
 
 /// A rollout that somebody wants.
 #[derive(Clone, Debug)]
@@ -262,8 +262,10 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
         rollbacks: number("rollbacks")?,
         faults: number("faults")?,
         exits,
-        loss: loss.filter(|_| audits.unwrap_or(0) > 0),
-        loss_doubt: loss.zip(bound).map_or(0.0, |(loss, bound)| (bound - loss).max(0.0)),
+        loss: loss.filter(|_| audits.unwrap_or(0) > 0).map(|estimate| Loss {
+            estimate,
+            doubt: bound.map_or(0.0, |bound| (bound - estimate).max(0.0)),
+        }),
     })
 }
 

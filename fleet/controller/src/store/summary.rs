@@ -329,13 +329,16 @@ impl Run {
 
 /// Sums of new summaries by run, kept aside until the end of a batch: one update a run.
 #[derive(Debug, Default)]
-struct Totals<'a>(BTreeMap<(&'a DeviceId, BootId), Run>);
+pub(super) struct Totals<'a>(BTreeMap<(&'a DeviceId, BootId), Run>);
 
 impl<'a> Totals<'a> {
-    fn add(&mut self, summary: &'a Message) {
-        let run = self.0.entry((&summary.device, summary.boot)).or_default();
+    pub(super) fn add(&mut self, device: &'a DeviceId, boot: BootId, more: &Run) {
+        self.0.entry((device, boot)).or_default().add(more);
+    }
+
+    fn add_summary(&mut self, summary: &'a Message) {
         let last_exit = summary.exits.last().map(|e| e.taken);
-        run.add(&Run {
+        let run = Run {
             summaries: 1,
             frames: summary.frames,
             early: early(summary.frames, last_exit),
@@ -343,11 +346,12 @@ impl<'a> Totals<'a> {
             full_macs: summary.cost.full_macs,
             audits: summary.audits.run,
             disagreements: summary.audits.disagreements,
-        });
+        };
+        self.add(&summary.device, summary.boot, &run);
     }
 
     /// Adds the sums to the totals. SQLite's own addition would turn into a float on overflow.
-    async fn add_in_txn(self, connection: &mut Transaction) -> Result<(), StoreError> {
+    pub(super) async fn add_in_txn(self, connection: &mut Transaction) -> Result<(), StoreError> {
         let task = "add to the totals of runs";
         let new: Vec<((&DeviceId, BootId), Run)> = self.0.into_iter().collect();
         for part in parts(&new) {
@@ -413,7 +417,7 @@ pub(super) async fn insert_in_txn(
             let outcome = if is_new { Outcome::Stored } else { Outcome::Repeated };
             outcomes.push((*place, outcome));
             if is_new {
-                totals.add(summary);
+                totals.add_summary(summary);
                 if let Some(change) = pause_change(&mut paused, summary) {
                     event::pause_in_txn(connection, summary, arrival, change).await?;
                 }

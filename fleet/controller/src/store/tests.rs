@@ -979,6 +979,7 @@ async fn selectors_mean_devices_by_label_fact_and_group(fixture: Fixture) {
         ("policy-version=2", &["cam"]),
         ("capability=tract,state=alive", &["a"]),
         ("capability=trac", &[]),
+        ("capability=*rac*", &["a", "b", "cam"]),
         ("agent=0.1.*", &["a", "b", "cam"]),
         ("group=yard", &["cam"]),
         ("group!=yard,site", &["a", "b"]),
