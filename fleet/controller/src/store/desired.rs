@@ -386,16 +386,12 @@ pub(super) async fn issue_in_txn(
     .execute(&mut *connection)
     .await
     .task("keep a desired state")?;
-    // What a rollout has ordered stays: its way back looks at it.
-    query(
-        "DELETE FROM desired WHERE device = $1 AND generation <= $2 AND NOT EXISTS \
-         (SELECT 1 FROM rollout_devices r WHERE r.device = desired.device AND r.generation = desired.generation)",
-    )
-    .bind(device.as_str())
-    .bind(int(generation.0.saturating_sub(KEPT)))
-    .execute(connection)
-    .await
-    .task("remove old desired states")?;
+    query("DELETE FROM desired WHERE device = $1 AND generation <= $2")
+        .bind(device.as_str())
+        .bind(int(generation.0.saturating_sub(KEPT)))
+        .execute(connection)
+        .await
+        .task("remove old desired states")?;
     Ok(generation)
 }
 
@@ -421,10 +417,19 @@ async fn next_generation_in_txn(
 
 /// The desired state in force.
 pub(super) struct Latest {
-    pub(super) desired: Desired,
-    /// The generations since which it names this policy, and this model.
+    desired: Desired,
     policy_since: u64,
     model_since: u64,
+}
+
+impl Latest {
+    /// The generation since which it names the policy, or the model, that it names.
+    pub(super) fn since(&self, kind: ArtifactKind) -> u64 {
+        match kind {
+            ArtifactKind::Policy => self.policy_since,
+            ArtifactKind::Model => self.model_since,
+        }
+    }
 }
 
 /// The desired state in force. What is kept is the controller's own, whichever of its keys has signed it: another

@@ -811,11 +811,8 @@ async fn revert_in_txn(
     now: u64,
 ) -> Result<bool, StoreError> {
     let task = "give a device back what it had";
-    /// What a device had before, and what it was ordered, both signed.
-    type Orders = (Option<Vec<u8>>, Option<Vec<u8>>);
-    let row: Option<Orders> = query_as(
-        "SELECT previous, (SELECT signed FROM desired WHERE device = $2 AND generation = r.generation) \
-         FROM rollout_devices r WHERE rollout = $1 AND device = $2 \
+    let row: Option<(Option<Vec<u8>>, i64)> = query_as(
+        "SELECT previous, generation FROM rollout_devices WHERE rollout = $1 AND device = $2 \
          AND state IN ('ordered', 'in-force', 'proven', 'failed')",
     )
     .bind(int(id))
@@ -827,15 +824,12 @@ async fn revert_in_txn(
         return Ok(false);
     };
     let (kind, ..) = ware_in_txn(connection, id).await?;
-    let ware = |signed: Option<Vec<u8>>| {
-        let desired = signed.map(|signed| read_kept(&signed)).transpose()?;
-        Ok::<_, StoreError>(Named::of(kind, desired))
-    };
     // Other settings than at the time of the order change nothing of whose policy, or model, it is.
     let latest = latest_in_txn(connection, &named).await?;
-    let is_ours = Named::of(kind, latest.map(|latest| latest.desired)) == ware(ordered)?;
+    let is_ours = latest.is_some_and(|latest| latest.since(kind) <= uint(ordered));
     if is_ours {
-        let previous = ware(previous)?;
+        let previous = previous.map(|signed| read_kept(&signed)).transpose()?;
+        let previous = Named::of(kind, previous);
         issue_in_txn(connection, signer, &named, |desired| previous.apply(desired), now).await?;
     }
     query("UPDATE rollout_devices SET state = $3 WHERE rollout = $1 AND device = $2")
