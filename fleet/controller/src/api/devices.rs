@@ -386,6 +386,9 @@ fn unknown() -> ApiError {
 pub(super) struct SummaryQuery {
     /// Only windows that end after this time.
     since: Option<u64>,
+    /// The latest, whatever `since` is, instead of the first.
+    #[serde(default)]
+    latest: bool,
     /// Summaries, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
@@ -494,10 +497,8 @@ pub(super) async fn summaries(
     if shared.store.device_fetch(&device).await?.is_none() {
         return Err(unknown());
     }
-    let summaries = shared
-        .store
-        .summary_list(&device, query.since.unwrap_or(0), limit)
-        .await?;
+    let since = (!query.latest).then(|| query.since.unwrap_or(0));
+    let summaries = shared.store.summary_list(&device, since, limit).await?;
     Ok(Json(SummaryList {
         summaries: summaries.into_iter().map(SummaryView::from).collect(),
     }))

@@ -65,7 +65,7 @@ impl Show {
         let path = format!("/devices/{}", self.device);
         if self.summaries {
             let limit = self.limit.to_string();
-            let answer = client.get(&format!("{path}/summaries"), &[("limit", &limit)])?;
+            let answer = client.get(&format!("{path}/summaries"), &[("latest", "true"), ("limit", &limit)])?;
             return match self.server.json {
                 true => print(&format!("{answer}\n")),
                 false => print(&summaries(parse(&answer)?)),

@@ -173,21 +173,41 @@ impl FromRow for Summary {
     }
 }
 
-impl Store {
-    /// Summaries of a device whose window ended after `since`, oldest first, at most `limit`.
-    pub(crate) async fn summary_list(&self, device: &str, since: u64, limit: u32) -> Result<Vec<Summary>, StoreError> {
-        query_as(concat!(
+macro_rules! select_summaries {
+    ($rest:literal) => {
+        concat!(
             "SELECT received_at, generation, audit_macs, overhead_us, updates, gated, \
              policy_source, faults, outbox, temperature, ",
             window_columns!(),
-            " FROM summaries WHERE device = $1 AND window_end > $2 ORDER BY window_end, sequence LIMIT $3"
-        ))
-        .bind(device)
-        .bind(int(since))
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .task("list summaries")
+            " FROM summaries WHERE device = $1 AND window_end > $2 ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// Summaries of a device, oldest first, at most `limit`: the first whose window ended after `since`, or the latest.
+    pub(crate) async fn summary_list(
+        &self,
+        device: &str,
+        since: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Summary>, StoreError> {
+        let sql = match since {
+            Some(_) => select_summaries!("ORDER BY window_end, sequence LIMIT $3"),
+            None => select_summaries!("ORDER BY window_end DESC, sequence DESC LIMIT $3"),
+        };
+        let mut summaries: Vec<Summary> = query_as(sql)
+            .bind(device)
+            .bind(int(since.unwrap_or(0)))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .task("list summaries")?;
+        if since.is_none() {
+            summaries.reverse();
+        }
+        Ok(summaries)
     }
 
     /// The latest `count` windows of each of some devices, by device, the latest first.

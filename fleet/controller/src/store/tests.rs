@@ -394,12 +394,12 @@ async fn cameras_engines_and_what_learning_is_worth_are_kept(fixture: Fixture) {
     (message.drift, message.watts) = (Some(0.5), Some(7.5));
     let (cameras, engines, control) = (message.cameras.clone(), message.engines.clone(), message.control);
     fixture.insert(vec![live(Record::Summary(Box::new(message)))]).await;
-    let kept = &fixture.store.summary_list("cam", 0, 10).await.unwrap()[0].window;
+    let kept = &fixture.store.summary_list("cam", Some(0), 10).await.unwrap()[0].window;
     assert_eq!((&kept.cameras, &kept.engines), (&cameras, &engines));
     assert_eq!((kept.hurried, kept.dropped), (2, 3));
     assert_eq!((kept.control, kept.drift, kept.watts), (control, Some(0.5), Some(7.5)));
     fixture.insert(vec![live(summarised("cam", 1, 5, 100))]).await;
-    let silent = &fixture.store.summary_list("cam", 0, 10).await.unwrap()[1].window;
+    let silent = &fixture.store.summary_list("cam", Some(0), 10).await.unwrap()[1].window;
     assert_eq!((silent.control, silent.drift, silent.watts), (None, None, None));
 }
 
@@ -412,7 +412,7 @@ async fn summary_is_kept_as_it_came_with_what_is_unknown_here(fixture: Fixture) 
         .await
         .unwrap();
     assert_eq!(raw, b"bytes with fields of the future");
-    let summaries = fixture.store.summary_list("cam", 0, 10).await.unwrap();
+    let summaries = fixture.store.summary_list("cam", Some(0), 10).await.unwrap();
     let window = &summaries[0].window;
     assert_eq!((window.start, window.end, window.frames), (4000, 5000, 100));
     assert_eq!(window.exits, [75, 25]);
@@ -563,7 +563,7 @@ async fn guard_is_kept_and_a_summary_without_one_too(fixture: Fixture) {
         .await;
     let guards: Vec<_> = fixture
         .store
-        .summary_list("cam", 0, 10)
+        .summary_list("cam", Some(0), 10)
         .await
         .unwrap()
         .into_iter()
@@ -1201,13 +1201,13 @@ async fn database_of_the_first_schema_is_brought_up_to_date() {
 
     let place = Place::Sqlite(folder);
     let store = place.open(&tenant("t")).await.unwrap();
-    let old = store.summary_list("cam", 0, 10).await.unwrap();
+    let old = store.summary_list("cam", Some(0), 10).await.unwrap();
     assert_eq!((old[0].window.rollbacks, old[0].window.guard), (7, None));
     store
         .arrival_insert(vec![live(guarded(1, 2, false))].into())
         .await
         .unwrap();
-    let both = store.summary_list("cam", 0, 10).await.unwrap();
+    let both = store.summary_list("cam", Some(0), 10).await.unwrap();
     assert!(both[1].window.guard.is_some());
 }
 
@@ -1357,12 +1357,12 @@ async fn what_is_old_goes_and_totals_and_the_last_row_stay(fixture: Fixture) {
     }
     // Summaries of 1001 to 4000; the only event is the last row of its table.
     assert_eq!(removed, 3000);
-    let left = fixture.store.summary_list("cam", 0, 10_000).await.unwrap();
+    let left = fixture.store.summary_list("cam", Some(0), 10_000).await.unwrap();
     assert_eq!(left.len(), 2001);
     let runs = fixture.store.run_list(ALL).await.unwrap();
     assert_eq!(runs["cam"].values().map(|run| run.summaries).sum::<u64>(), 5001);
     while fixture.store.remove_before(u64::MAX).await.unwrap() > 0 {}
-    assert_eq!(fixture.store.summary_list("cam", 0, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.summary_list("cam", Some(0), 10).await.unwrap().len(), 1);
     // And is still known.
     assert_eq!(
         fixture.insert(vec![at(9001, summarised("cam", 1, 5001, 10))]).await,
