@@ -900,12 +900,14 @@ impl Core {
                 let scale = learner.max_gradient / norm;
                 gradient.iter_mut().for_each(|g| *g *= scale);
             }
-            if !Step::is_worthwhile(gradient) {
+            let moved = Step::prune(gradient);
+            if moved == 0 {
                 continue;
             }
             let (head, base, u) = (&mut adapted.heads[exit], &self.base[exit], &station.features[..]);
             let c = u.len();
-            let mut macs = 0;
+            let pulled = if learner.anchor > 0.0 { head.classes() } else { 0 };
+            let mut macs = ((moved + pulled) * c) as u64;
             let (direction, bias_factor, energy) = if learner.whitened {
                 match &mut self.whiteners[exit] {
                     Whitening::Known(whitener) => {
@@ -928,7 +930,7 @@ impl Core {
                 size: rate / (energy + 1.0),
                 anchor: learner.anchor,
             };
-            macs += step.take(head, base);
+            step.take(head, base);
             self.window.updates += 1;
             self.window.cost.macs += macs;
         }

@@ -6,7 +6,7 @@
 
 use crate::context::Adapted;
 use crate::head::Head;
-use crate::math::{Shift, subtract_scaled};
+use crate::math::{Shift, subtract_outer};
 use crate::prior::PriorSettings;
 
 /// What the teacher's opinion is turned into.
@@ -120,10 +120,10 @@ impl LearnerSettings {
 ///
 /// Plain: d = u, β = 1, s = η0 / (‖u‖² + 1); it moves the sample's own logits by −η0·g. Whitened: see
 /// [`crate::whitener`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Step<'a> {
-    /// g = p − q, K numbers.
-    pub(crate) gradient: &'a [f32],
+    /// g = p − q, K numbers, [pruned](Step::prune). Left as s g.
+    pub(crate) gradient: &'a mut [f32],
     /// d, C numbers.
     pub(crate) direction: &'a [f32],
     /// β.
@@ -135,34 +135,33 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Whether any class would move.
-    pub(crate) fn is_worthwhile(gradient: &[f32]) -> bool {
-        gradient.iter().any(|g| g.abs() >= NEGLIGIBLE)
+    /// Makes 0 what is not worth a pass; tells how many classes are to move.
+    pub(crate) fn prune(gradient: &mut [f32]) -> usize {
+        let mut moved = 0;
+        for g in gradient {
+            let worthwhile = g.abs() >= NEGLIGIBLE;
+            *g = if worthwhile { *g } else { 0.0 };
+            moved += usize::from(worthwhile);
+        }
+        moved
     }
 
-    /// Takes the step; tells how many multiply-adds it took.
-    pub(crate) fn take(&self, head: &mut Head, base: &Head) -> u64 {
-        let mut moved = 0;
-        let features = head.features();
-        let rows = head.weights.chunks_exact_mut(features).zip(&mut head.bias);
-        let base_rows = base.weights.chunks_exact(features).zip(&base.bias);
-        for (((row, b), (base_row, base_b)), g) in rows.zip(base_rows).zip(self.gradient) {
-            if self.anchor > 0.0 {
-                for (w, w0) in row.iter_mut().zip(base_row) {
+    /// Takes the step.
+    pub(crate) fn take(self, head: &mut Head, base: &Head) {
+        if self.anchor > 0.0 {
+            let pull = |numbers: &mut [f32], base: &[f32]| {
+                for (w, w0) in numbers.iter_mut().zip(base) {
                     *w -= self.anchor * (*w - w0);
                 }
-                *b -= self.anchor * (*b - base_b);
-            }
-            if g.abs() < NEGLIGIBLE {
-                continue;
-            }
-            let size = self.size * g;
-            subtract_scaled(size, self.direction, row);
-            *b -= size * self.bias_factor;
-            moved += 1;
+            };
+            pull(&mut head.weights, &base.weights);
+            pull(&mut head.bias, &base.bias);
         }
-        let pulled = if self.anchor > 0.0 { self.gradient.len() } else { 0 };
-        ((moved + pulled) * features) as u64
+        for (g, b) in self.gradient.iter_mut().zip(&mut head.bias) {
+            *g *= self.size;
+            *b -= *g * self.bias_factor;
+        }
+        subtract_outer(self.gradient, self.direction, &mut head.weights);
     }
 }
 
@@ -190,8 +189,10 @@ mod tests {
         let mut head = base.clone();
         head.logits(&u, &mut before);
         let gradient = [0.2, 0.3, -0.9, 0.399, 0.0001];
+        let mut pruned = gradient;
+        assert_eq!(Step::prune(&mut pruned), 4);
         let step = Step {
-            gradient: &gradient,
+            gradient: &mut pruned,
             direction: &u,
             bias_factor: 1.0,
             size: 0.5 / (features + 1) as f32,
@@ -213,14 +214,14 @@ mod tests {
     fn without_a_gradient_the_anchor_brings_a_head_back_to_its_base() {
         let base = Head::new(2, 1, vec![1.0, -1.0], vec![0.0, 0.0]).unwrap();
         let mut head = Head::new(2, 1, vec![3.0, -3.0], vec![1.0, 1.0]).unwrap();
-        let step = Step {
-            gradient: &[0.0, 0.0],
-            direction: &[1.0],
-            bias_factor: 1.0,
-            size: 0.1,
-            anchor: 0.01,
-        };
         for _ in 0..2_000 {
+            let step = Step {
+                gradient: &mut [0.0, 0.0],
+                direction: &[1.0],
+                bias_factor: 1.0,
+                size: 0.1,
+                anchor: 0.01,
+            };
             step.take(&mut head, &base);
         }
         assert!(head.distance(&base) < 1e-3);

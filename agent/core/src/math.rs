@@ -97,16 +97,24 @@ widest! {
 }
 
 widest! {
-    /// y −= s x.
-    fn subtract_scaled<L>(s: f32, x: &[f32], y: &mut [f32]) {
-        let s = L::splat(s);
-        let (mut ys, mut xs) = (y.chunks_exact_mut(LANES), x.chunks_exact(LANES));
-        for (y, x) in ys.by_ref().zip(xs.by_ref()) {
-            let x = L::load_part(x, 0.0);
-            L::load_part(y, 0.0).subtract(s.multiply(x)).store_part(y);
+    /// M −= s xᵀ, M row by row; rows of an s of 0 are not looked at.
+    fn subtract_outer<L>(s: &[f32], x: &[f32], matrix: &mut [f32]) {
+        let n = x.len();
+        let whole = n / LANES * LANES;
+        for (row, s) in matrix.chunks_exact_mut(n).zip(s) {
+            if *s == 0.0 {
+                continue;
+            }
+            let s = L::splat(*s);
+            for at in (0..whole).step_by(LANES) {
+                let (y, x) = (&mut row[at..at + LANES], &x[at..at + LANES]);
+                L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
+            }
+            if whole < n {
+                let (y, x) = (&mut row[whole..], &x[whole..]);
+                L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
+            }
         }
-        let (y, x) = (ys.into_remainder(), xs.remainder());
-        L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
     }
 }
 

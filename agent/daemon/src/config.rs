@@ -197,7 +197,8 @@ impl Engine {
             half: self.half.unwrap_or(default.half),
             device: self.device.unwrap_or(default.device),
             threads: self.threads.unwrap_or(default.threads),
-            ..default
+            batch: self.batch,
+            cache: default.cache,
         })
     }
 
@@ -742,11 +743,14 @@ mod tests {
     fn stages_are_offloaded_where_that_is_asked_for_and_to_gpus_by_default() {
         assert_eq!(offload(""), None);
         assert_eq!(offload("[engine]\nkind = \"fused\"\n"), None);
-        let default = Offload::new("/etc/offramp/offramp-engines".into());
+        let default = Offload {
+            batch: BATCH,
+            ..Offload::new("/etc/offramp/offramp-engines".into())
+        };
         assert_eq!(offload("[engine]\nkind = \"onnxruntime\"\n"), Some(default.clone()));
         assert!(!default.providers.contains(&Provider::Cpu));
         let all = "[engine]\nkind = \"onnxruntime\"\nlibrary = \"lib\"\nproviders = [\"cuda\", \"cpu\"]\nstages = [2]\n\
-                   cache = \"/var/cache/engines\"\nhalf = true\ndevice = 1\nthreads = 2\n";
+                   cache = \"/var/cache/engines\"\nhalf = true\ndevice = 1\nthreads = 2\nbatch = 4\n";
         let expected = Offload {
             library: Some("/etc/offramp/lib".into()),
             providers: vec![Provider::Cuda, Provider::Cpu],
@@ -755,6 +759,7 @@ mod tests {
             half: true,
             device: 1,
             threads: 2,
+            batch: 4,
         };
         assert_eq!(offload(all), Some(expected));
     }

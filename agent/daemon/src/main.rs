@@ -13,6 +13,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
+#[global_allocator]
+static ALLOCATOR: tool::bench::Counting = tool::bench::Counting;
+
 /// Early-exit image classification on edge devices: the agent and its tools.
 #[derive(Parser)]
 #[command(

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use offramp_kernels::{Isa, Pool};
+use offramp_kernels::Isa;
 use offramp_model::Package;
 
 use crate::error::{LoadError, RunError};
 use crate::offload::{self, Offload, OffloadProblem, Offloaded, Progress, RunBy, StageState, Survey};
-use crate::stage::{Handed, Held, Kernels, Stage};
+use crate::stage::{Handed, Held, Kernels, Stage, Threads};
 
 /// The stages of a package, ready to run on one thread, or with the help of some.
 ///
@@ -20,7 +20,7 @@ pub struct Engine {
     /// The image's shape, batch axis first.
     image: Vec<usize>,
     pub(crate) offloaded: Option<Arc<Offloaded>>,
-    pool: Pool,
+    threads: Threads,
 }
 
 /// One image on its way through the stages.
@@ -85,18 +85,18 @@ impl Engine {
             features,
             image,
             offloaded: None,
-            pool: Pool::default(),
+            threads: Threads::default(),
         })
     }
 
     /// The engine with so many threads for each stage, the calling one included: a frame is done sooner. Features
     /// are the same to the bit. Clones made from now on share the threads: one that finds them busy goes on
-    /// alone. Stages that tract runs stay on the calling thread.
+    /// alone. Stages that tract runs have as many threads of tract's own.
     ///
     /// # Errors
     /// Where the system gives no more threads.
     pub fn with_threads(mut self, threads: usize) -> io::Result<Engine> {
-        self.pool = Pool::new(threads)?;
+        self.threads = Threads::new(threads, &self.stages)?;
         Ok(self)
     }
 
@@ -110,7 +110,10 @@ impl Engine {
     /// nothing but registers, with the name of the instruction set.
     #[must_use]
     pub fn peak(&self) -> (&'static str, f64) {
-        (Isa::best().name(), offramp_kernels::peak(Isa::best(), &self.pool))
+        (
+            Isa::best().name(),
+            offramp_kernels::peak(Isa::best(), self.threads.kernels()),
+        )
     }
 
     /// Begins to offload stages of this engine, and of clones made of it from now on, to ONNX Runtime. Returns at
@@ -245,10 +248,7 @@ impl Engine {
         let Some(offloaded) = &self.offloaded else {
             return self.run_here(stage, images);
         };
-        let left = images
-            .iter_mut()
-            .filter_map(|image| (!offloaded.run(stage, image)).then_some(&mut **image));
-        let mut left: Vec<&mut Held> = left.collect();
+        let mut left = offloaded.run(stage, images.iter_mut().map(|image| &mut **image));
         // What a stage has left with a runtime that failed since is computed again.
         for image in left.iter_mut().filter(|image| image.is_away()) {
             image.restart();
@@ -263,7 +263,7 @@ impl Engine {
     }
 
     fn run_here(&mut self, stage: usize, images: &mut [&mut Held]) -> Result<(), RunError> {
-        let run = self.stages[stage].run(images, &self.pool);
+        let run = self.stages[stage].run(images, &self.threads);
         run.map_err(|cause| RunError::Runtime { stage, cause })
     }
 

@@ -29,7 +29,7 @@
 //!
 //! The state between two stages goes from one to the next without a copy. All
 //! work is done by the calling thread, and by those that [`Engine::with_threads`]
-//! gives it; a clone of an engine shares the weights and serves another thread.
+//! gives it (tract's own for stages that it runs); a clone of an engine shares the weights and serves another thread.
 //!
 //! **Loading checks.** A graph is decoded and looked through before the runtime
 //! sees it: operators of convolutional networks only, finite weights, no

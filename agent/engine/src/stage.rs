@@ -1,8 +1,12 @@
 //! One stage, checked against the manifest and prepared to run.
 
+use std::io;
+
 use offramp_kernels::{Buffers, Isa, Plan, Pool, Tensors};
 use offramp_model::Stage as Declared;
+use rayon::ThreadPoolBuilder;
 use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::SimpleState;
 use tract_onnx::tract_core::model::TypedModel;
@@ -50,6 +54,34 @@ enum Runner {
         plan: Arc<TypedRunnableModel>,
         session: Session,
     },
+}
+
+/// The threads that stages may use, shared by clones: whose turn it is has them to itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Threads {
+    kernels: Pool,
+    /// tract's own, where it runs stages.
+    tract: Executor,
+}
+
+impl Threads {
+    /// So many, the calling one included; some of tract's own where there are stages for them.
+    pub(crate) fn new(threads: usize, stages: &[Stage]) -> io::Result<Self> {
+        let kernels = Pool::new(threads)?;
+        let tract = if threads > 1 && !stages.iter().all(Stage::is_fused) {
+            let builder = ThreadPoolBuilder::new().num_threads(threads);
+            let pool = builder.thread_name(|number| format!("tract-{number}")).build();
+            Executor::MultiThread(Arc::new(pool.map_err(io::Error::other)?))
+        } else {
+            Executor::SingleThread
+        };
+        Ok(Self { kernels, tract })
+    }
+
+    /// Those of our kernels.
+    pub(crate) fn kernels(&self) -> &Pool {
+        &self.kernels
+    }
 }
 
 /// Which kernels an engine may use.
@@ -145,7 +177,7 @@ impl Stage {
             away: vec![None; inputs.len()],
             ..Held::default()
         };
-        self.run(&mut [&mut zeros], &Pool::default())?;
+        self.run(&mut [&mut zeros], &Threads::default())?;
         Ok(zeros)
     }
 
@@ -166,8 +198,8 @@ impl Stage {
     }
 
     /// Runs the stage on one image, or on several at a time: each then holds its features, and what the next
-    /// stage reads. Nothing of them may be away. tract runs on the calling thread alone.
-    pub(crate) fn run(&mut self, images: &mut [&mut Held], pool: &Pool) -> Result<(), Cause> {
+    /// stage reads. Nothing of them may be away.
+    pub(crate) fn run(&mut self, images: &mut [&mut Held], threads: &Threads) -> Result<(), Cause> {
         let outputs = 1 + self
             .state
             .iter()
@@ -175,10 +207,20 @@ impl Stage {
             .count();
         images.iter_mut().for_each(|image| image.prepare(outputs));
         let run = match &mut self.runner {
-            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images, pool)),
+            Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images, &threads.kernels)),
             Runner::Tract { plan, session } => {
                 let mut each = images.iter_mut();
-                let run = contain(|| each.try_for_each(|image| run_tract(session, &self.reads, image)));
+                // tract's threads serve all who ask at a time: who finds them busy is faster alone.
+                let turn = threads.kernels.turn();
+                let free = turn.threads() > 1;
+                let executor = if free {
+                    threads.tract.clone()
+                } else {
+                    Executor::SingleThread
+                };
+                let run = multithread_tract_scope(executor, || {
+                    contain(|| each.try_for_each(|image| run_tract(session, &self.reads, image)))
+                });
                 let run = run.and_then(|run| run.map_err(said));
                 if run.is_err() {
                     // The session may be left in the middle of a run.
@@ -251,11 +293,10 @@ impl Held {
         self.away.iter().any(Option::is_some)
     }
 
-    /// What the next stage reads, here or away.
+    /// One of the tensors that the next stage reads, here or away.
     #[cfg(feature = "onnxruntime")]
-    pub(crate) fn reads(&self) -> impl Iterator<Item = (&[f32], Option<&Away>)> {
-        let here = self.tensors.iter().map(Vec::as_slice);
-        here.zip(self.away.iter().map(Option::as_ref))
+    pub(crate) fn read(&self, place: usize) -> (&[f32], Option<&Away>) {
+        (&self.tensors[place], self.away[place].as_ref())
     }
 
     /// Whether it has as many features, and tensors as large, as a stage must leave.

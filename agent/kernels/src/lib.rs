@@ -44,7 +44,7 @@ pub use arithmetic::{Activation, Depthwise, Map, Norm, Window};
 pub use draft::{Draft, Id, Linear, Work};
 pub use peak::{peak, read};
 pub use plan::{Buffers, Plan, Tensors};
-pub use pool::Pool;
+pub use pool::{Pool, Turn};
 pub use simd::Isa;
 
 #[cfg(test)]

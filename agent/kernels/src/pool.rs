@@ -54,8 +54,9 @@ impl Pool {
         1 + self.0.as_ref().map_or(0, |crew| crew.helpers.len())
     }
 
-    /// The threads that are to be had now.
-    pub(crate) fn turn(&self) -> Turn<'_> {
+    /// The threads that are to be had now; nobody else has them until it is dropped.
+    #[must_use]
+    pub fn turn(&self) -> Turn<'_> {
         let crew = self.0.as_deref().filter(|crew| {
             let free = crew
                 .board
@@ -81,10 +82,12 @@ impl fmt::Debug for Pool {
 }
 
 /// The pool's threads, for a while.
-pub(crate) struct Turn<'p>(Option<&'p Crew>);
+pub struct Turn<'p>(Option<&'p Crew>);
 
 impl Turn<'_> {
-    pub(crate) fn threads(&self) -> usize {
+    /// How many threads there are, the calling one included; that one alone where the others are busy.
+    #[must_use]
+    pub fn threads(&self) -> usize {
         1 + self.0.map_or(0, |crew| crew.helpers.len())
     }
 

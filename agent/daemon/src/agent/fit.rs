@@ -78,7 +78,13 @@ impl Fitter {
     }
 
     fn finish(&self, mut engine: Engine, package: &Package, settings: Settings) -> Result<Fitted, StartError> {
-        if let Some(offload) = self.offload.clone()
+        // No more can wait at the same stage.
+        let batch = |offload: &Offload| offload.batch.min(self.cameras.len());
+        let offload = self.offload.clone().map(|offload| Offload {
+            batch: batch(&offload),
+            ..offload
+        });
+        if let Some(offload) = offload
             && let Err(problem) = engine.offload(package, offload)
         {
             let remedy = problem.remedy();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use offramp_core::Core;
-use offramp_engine::{Engine, Offload, Progress, Provider, RunBy, StageState};
+use offramp_engine::{Engine, Offload, OffloadProblem, Progress, Provider, RunBy, StageState};
 use offramp_model::{Digest, Package};
 use serde_json::json;
 
@@ -35,6 +35,9 @@ pub struct On {
     /// Number of the GPU.
     #[arg(long, value_name = "N", default_value_t = 0)]
     device: u32,
+    /// Images that a stage runs at a time, at most; it is an error where one cannot.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    batch: u8,
     /// Time the stages, too, beside our own kernels on one thread.
     #[arg(long)]
     time: bool,
@@ -57,8 +60,9 @@ fn provider(name: &str) -> Result<Provider, String> {
 impl On {
     fn offload(&self) -> anyhow::Result<Option<Offload>> {
         if self.engine == Kind::Fused {
-            if self.library.is_some() || !self.providers.is_empty() || self.half || self.device != 0 {
-                bail!("--library, --provider, --half and --device go with --engine onnxruntime");
+            let plain = !self.half && self.device == 0 && self.batch == 1;
+            if self.library.is_some() || !self.providers.is_empty() || !plain {
+                bail!("--library, --provider, --half, --device and --batch go with --engine onnxruntime");
             }
             return Ok(None);
         }
@@ -72,6 +76,7 @@ impl On {
             providers,
             half: self.half,
             device: self.device,
+            batch: self.batch.into(),
             ..Offload::new(bench::cache()?.join("engines"))
         }))
     }
@@ -163,8 +168,15 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
     ))?)
 }
 
-/// Fails where a stage does not run in ONNX Runtime, or no longer.
+/// Fails where a stage does not run in ONNX Runtime, or no longer, or not on several images at a time as asked for.
 fn all_offloaded(states: &[StageState]) -> anyhow::Result<()> {
+    let one_by_one = |state: &StageState| {
+        let mut refused = state.refused.iter();
+        refused.any(|refusal| matches!(refusal.0, OffloadProblem::OneByOne { .. }))
+    };
+    if let Some(stage) = states.iter().position(one_by_one) {
+        bail!("stage {} runs no batches: {}", stage + 1, states[stage]);
+    }
     match states.iter().position(|state| state.progress != Progress::Working) {
         None => Ok(()),
         Some(stage) => bail!(

@@ -1,32 +1,32 @@
 //! Opens the sessions, one stage after another, and holds each against our own kernels.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use offramp_kernels::Pool;
 use offramp_model::Package;
 
 use super::library::{self, Runtime};
-use super::session::{Graph, Running};
+use super::session::{Graph, Running, said};
 use super::{Offload, OffloadProblem, Offloaded, Provider, Survey, cache};
 use crate::contain::contain;
 use crate::error::Cause;
-use crate::stage::{Handed, Held, Stage};
+use crate::stage::{Handed, Held, Stage, Threads};
 
 /// What is needed to open sessions: independent of the engine, which goes on meanwhile.
 struct Builder {
     stages: Vec<Stage>,
     graphs: Vec<Graph>,
-    image: Vec<f32>,
+    /// Values of an image.
+    values: usize,
     model: String,
     offload: Offload,
 }
 
-/// A stage as our own kernels run it: what goes in, and what comes out.
+/// A stage as our own kernels run it on some images: what goes in, and what comes out.
 pub(super) struct Example {
-    pub(super) before: Held,
-    pub(super) after: Held,
+    pub(super) before: Vec<Held>,
+    pub(super) after: Vec<Held>,
 }
 
 impl Builder {
@@ -56,21 +56,25 @@ impl Builder {
         Self {
             graphs: graphs.collect(),
             stages: stages.to_vec(),
-            image: test_image(image),
+            values: image,
             model: package.digest().to_string(),
             offload,
         }
     }
 
-    fn image(&self) -> Held {
-        let mut held = Held::default();
-        held.start(&self.image, true);
-        held
+    /// One image, or two where a batch must show that it tells them apart.
+    fn images(&self) -> Vec<Held> {
+        let image = |seed: u32| {
+            let mut held = Held::default();
+            held.start(&test_image(self.values, seed), true);
+            held
+        };
+        (1..=2).take(self.offload.batch.max(1)).map(image).collect()
     }
 
-    fn run_here(&mut self, stage: usize, before: Held) -> Result<Example, OffloadProblem> {
+    fn run_here(&mut self, stage: usize, before: Vec<Held>) -> Result<Example, OffloadProblem> {
         let mut after = before.clone();
-        let run = self.stages[stage].run(&mut [&mut after], &Pool::default());
+        let run = self.stages[stage].run(&mut after.iter_mut().collect::<Vec<_>>(), &Threads::default());
         run.map_err(|cause| OffloadProblem::Builder { cause })?;
         Ok(Example { before, after })
     }
@@ -89,27 +93,54 @@ impl Builder {
                 return;
             }
             offloaded.building(stage, *provider);
-            let built = asked
+            let mut one_by_one = None;
+            let mut built = asked
                 .clone()
-                .and_then(|()| self.build(runtime, stage, *provider, example));
+                .and_then(|()| self.build(runtime, stage, *provider, example, self.offload.batch));
+            // Providers that do not run batches may still run single images.
+            if self.offload.batch > 1 && asked.is_ok() && built.is_err() {
+                let single = self.build(runtime, stage, *provider, example, 1);
+                if single.is_ok() {
+                    one_by_one = std::mem::replace(&mut built, single).err();
+                }
+            }
             match built {
-                Ok(running) => return offloaded.publish(stage, running),
+                Ok(running) => {
+                    if let Some(problem) = one_by_one {
+                        let (provider, cause) = (*provider, Cause::new(problem));
+                        offloaded.refuse(stage, OffloadProblem::OneByOne { provider, cause });
+                    }
+                    return offloaded.publish(stage, running);
+                }
                 Err(problem) => offloaded.refuse(stage, problem),
             }
         }
         offloaded.give_up(stage);
     }
 
-    /// Opens a session for a stage and lets it prove itself.
+    /// Opens a session for a stage, for so many images at a time, and lets it prove itself.
     fn build(
         &self,
         runtime: &Runtime,
         stage: usize,
         provider: Provider,
         example: &Example,
+        batch: usize,
     ) -> Result<Running, OffloadProblem> {
-        let folder = self.cache_folder(runtime, stage, provider)?;
-        let opened = self.open_and_compare(runtime, stage, provider, example, &folder);
+        if batch > 1 {
+            let refused = |cause| OffloadProblem::Refused { provider, cause };
+            let cause = self.graphs[stage].one_by_one();
+            match cause.map_err(|error| refused(said(&error)))? {
+                Some(cause) => return Err(refused(Cause::new(cause))),
+                None => {}
+            }
+        }
+        let offload = Offload {
+            batch,
+            ..self.offload.clone()
+        };
+        let folder = self.cache_folder(runtime, stage, provider, batch)?;
+        let opened = self.open_and_compare(runtime, stage, provider, example, &offload, &folder);
         let damaged = matches!(
             opened,
             Err(OffloadProblem::Refused { .. } | OffloadProblem::Differs { .. })
@@ -121,7 +152,7 @@ impl Builder {
         let Ok(Some(aside)) = cache::set_aside(&folder) else {
             return opened;
         };
-        let again = self.open_and_compare(runtime, stage, provider, example, &folder);
+        let again = self.open_and_compare(runtime, stage, provider, example, &offload, &folder);
         // At worst the folder is not as it was, and the next start builds anew.
         let _ = match again {
             Ok(_) => std::fs::remove_dir_all(&aside),
@@ -131,13 +162,23 @@ impl Builder {
     }
 
     /// Where the provider may keep what it builds; nowhere for those that build nothing.
-    fn cache_folder(&self, runtime: &Runtime, stage: usize, provider: Provider) -> Result<PathBuf, OffloadProblem> {
+    fn cache_folder(
+        &self,
+        runtime: &Runtime,
+        stage: usize,
+        provider: Provider,
+        batch: usize,
+    ) -> Result<PathBuf, OffloadProblem> {
         if matches!(provider, Provider::Cuda | Provider::Cpu) {
             return Ok(PathBuf::new());
         }
         let Offload { cache, device, .. } = &self.offload;
         let versions = runtime.versions(provider);
-        let folder = cache::folder(cache, &self.model, provider, &versions, *device, stage);
+        let stage = match batch {
+            1 => format!("stage-{stage}"),
+            batch => format!("stage-{stage}-batch-{batch}"),
+        };
+        let folder = cache::folder(cache, &self.model, provider, &versions, *device, &stage);
         folder.map_err(|error| OffloadProblem::Builder {
             cause: Cause::new(format_args!("the cache {}: {error}", cache.display())),
         })
@@ -149,14 +190,15 @@ impl Builder {
         stage: usize,
         provider: Provider,
         example: &Example,
-        cache: &std::path::Path,
+        offload: &Offload,
+        cache: &Path,
     ) -> Result<Running, OffloadProblem> {
         let refused = |cause| OffloadProblem::Refused { provider, cause };
         let graph = &self.graphs[stage];
-        let running = Running::open(runtime, provider, graph, &self.offload, cache).map_err(refused)?;
+        let running = Running::open(runtime, provider, graph, offload, cache).map_err(refused)?;
         let handed = self.stages[stage].handed();
-        let run = |image: &mut Held, stays| running.run(handed, image, |_| stays);
-        prove(provider, graph, self.offload.half, example, run)?;
+        let run = |images: &mut [&mut Held], stays| running.run(handed, images, |_| stays);
+        prove(provider, graph, offload, example, run)?;
         Ok(running)
     }
 
@@ -169,7 +211,7 @@ impl Builder {
             .iter()
             .map(|&provider| (provider, contain(|| runtime.has(provider)).unwrap_or_else(builder)));
         let asked: Vec<(Provider, Result<(), OffloadProblem>)> = asked.collect();
-        let mut held = self.image();
+        let mut held = self.images();
         for stage in 0..self.stages.len() {
             let example = self.run_here(stage, held)?;
             let wanted = self.offload.stages.as_ref();
@@ -185,23 +227,34 @@ impl Builder {
     }
 }
 
-/// Holds what a session computes against our own kernels, when its state comes back and when it stays there, which the
-/// session may not be able to: the features are compared then.
+/// Holds what a session computes against our own kernels: for every number of images that it runs at a time, and for one
+/// when its state comes back and when it stays there, which the session may not be able to. The features are compared
+/// then.
 pub(super) fn prove(
     provider: Provider,
     graph: &Graph,
-    half: bool,
+    offload: &Offload,
     example: &Example,
-    run: impl Fn(&mut Held, bool) -> Result<(), Cause>,
+    run: impl Fn(&mut [&mut Held], bool) -> Result<(), Cause>,
 ) -> Result<(), OffloadProblem> {
-    let tolerance = provider.tolerance(half);
-    for stays in [false, true] {
-        let mut found = example.before.clone();
-        run(&mut found, stays).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
-        let features = (&found.features, &example.after.features);
-        let tensors = found.tensors.iter().zip(&example.after.tensors);
-        let tensors = tensors.take(if stays { 0 } else { usize::MAX });
-        for (place, (found, expected)) in std::iter::once(features).chain(tensors).enumerate() {
+    let tolerance = provider.tolerance(offload.half);
+    let together = std::iter::successors(Some(1), |images| Some(images * 2));
+    let together = together.take_while(|images| *images <= offload.batch.max(1));
+    for (images, stays) in std::iter::once((1, true)).chain(together.map(|images| (images, false))) {
+        let mut all: Vec<Held> = example.before.iter().cycle().take(images).cloned().collect();
+        let mut each: Vec<&mut Held> = all.iter_mut().collect();
+        run(&mut each, stays).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
+        let pairs = all
+            .iter()
+            .zip(example.after.iter().cycle())
+            .flat_map(|(found, expected)| {
+                let tensors = found.tensors.iter().zip(&expected.tensors);
+                let tensors = tensors.take(if stays { 0 } else { usize::MAX });
+                std::iter::once((&found.features, &expected.features))
+                    .chain(tensors)
+                    .enumerate()
+            });
+        for (place, (found, expected)) in pairs {
             let difference = difference(found, expected);
             if difference.is_nan() || difference > tolerance {
                 let tensor = match place.checked_sub(1) {
@@ -224,9 +277,9 @@ fn builder(cause: Cause) -> Result<(), OffloadProblem> {
     Err(OffloadProblem::Builder { cause })
 }
 
-/// Values as a normalised image has them; always the same.
-fn test_image(values: usize) -> Vec<f32> {
-    let mut random = 0x9e37_79b9_u32;
+/// Values as a normalised image has them; always the same for a seed, which is not 0.
+fn test_image(values: usize, seed: u32) -> Vec<f32> {
+    let mut random = 0x9e37_79b9_u32.wrapping_mul(seed);
     let next = || {
         random ^= random << 13;
         random ^= random >> 17;
@@ -299,13 +352,13 @@ pub(crate) fn survey(package: &Package, image: usize, stages: &[Stage], offload:
         }
     };
     let mut work = Builder::new(package, image, stages, offload.clone());
-    let before = work.image();
+    let before = work.images();
     let example = work.run_here(0, before);
     let try_out = |provider: Provider| {
         let tried = contain(|| {
             runtime.has(provider)?;
             let example = example.as_ref().map_err(Clone::clone)?;
-            work.build(runtime, 0, provider, example).map(drop)
+            work.build(runtime, 0, provider, example, 1).map(drop)
         });
         (provider, tried.unwrap_or_else(builder))
     };

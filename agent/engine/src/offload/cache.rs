@@ -1,4 +1,4 @@
-//! The folder for what TensorRT has built: `MODEL/PROVIDER-VERSIONS-DEVICE/stage-N`.
+//! The folder for what TensorRT has built: `MODEL/PROVIDER-VERSIONS-DEVICE/stage-N[-batch-B]`.
 //!
 //! `MODEL` is the package's digest, so that no engine meets a graph that it was not built from; `VERSIONS` are those of
 //! ONNX Runtime, TensorRT and the driver. What is in the last folders is the providers' own. Where a session fails and
@@ -24,11 +24,11 @@ pub(super) fn folder(
     provider: Provider,
     versions: &str,
     device: u32,
-    stage: usize,
+    stage: &str,
 ) -> io::Result<PathBuf> {
     let model = cache.join(model);
     let runtime = model.join(plain(&format!("{provider}-{versions}-{}", device_name(device))));
-    let folder = runtime.join(format!("stage-{stage}"));
+    let folder = runtime.join(stage);
     fs::create_dir_all(&folder)?;
     for used in [&model, &runtime] {
         fs::write(used.join(USED), [])?;
@@ -117,7 +117,7 @@ mod tests {
         let models: Vec<String> = (0..6).map(|n| format!("{n:064x}")).collect();
         fs::create_dir(cache.path().join("photos")).unwrap();
         for (age, model) in models.iter().enumerate().rev() {
-            folder(cache.path(), model, Provider::TensorRt, "1.32.0", 0, 0).unwrap();
+            folder(cache.path(), model, Provider::TensorRt, "1.32.0", 0, "stage-0").unwrap();
             let mark = fs::File::options()
                 .write(true)
                 .open(cache.path().join(model).join(USED));
@@ -142,7 +142,7 @@ mod tests {
             std::thread::scope(|scope| {
                 for new in 20..22 {
                     let (cache, model) = (cache.path(), format!("{new:064x}"));
-                    scope.spawn(move || folder(cache, &model, Provider::TensorRt, "1.32.0", 0, 0).unwrap());
+                    scope.spawn(move || folder(cache, &model, Provider::TensorRt, "1.32.0", 0, "stage-0").unwrap());
                 }
             });
         }
@@ -151,7 +151,15 @@ mod tests {
     #[test]
     fn what_is_set_aside_leaves_an_empty_folder_and_can_be_put_back() {
         let cache = tempfile::tempdir().unwrap();
-        let stage = folder(cache.path(), &"a".repeat(64), Provider::TensorRtRtx, "1.32.0", 1, 2).unwrap();
+        let stage = folder(
+            cache.path(),
+            &"a".repeat(64),
+            Provider::TensorRtRtx,
+            "1.32.0",
+            1,
+            "stage-2",
+        )
+        .unwrap();
         assert_eq!(set_aside(&stage).unwrap(), None);
         let is_empty = || fs::read_dir(&stage).unwrap().next().is_none();
         // What was set aside before, when the power went, is in nobody's way.

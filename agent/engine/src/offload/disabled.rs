@@ -19,7 +19,11 @@ impl Running {
         match *self {}
     }
 
-    pub(crate) fn run(&self, _: &[Handed], _: &mut Held, _: impl Fn(usize) -> bool) -> Result<(), Cause> {
+    pub(crate) fn takes(&self, _: usize) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn run(&self, _: &[Handed], _: &mut [&mut Held], _: impl Fn(usize) -> bool) -> Result<(), Cause> {
         match *self {}
     }
 }

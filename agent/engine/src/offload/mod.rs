@@ -10,8 +10,11 @@
 //! only the features come back. A stage that fails while it runs goes back to our own kernels until the next start, and its
 //! frame is computed again from its image.
 //!
-//! Not done: images are run one after another, never as one batch; one session of a stage serves all threads, one at
-//! a time; and nothing watches over a device that hangs.
+//! Frames that wait at the same stage are run as one batch, by twos, fours, eights: TensorRT and CUDA tune themselves
+//! for every size that they meet. Their state comes back to our memory, because each may leave at the next exit; so does
+//! not that of a frame which is alone.
+//!
+//! Not done: one session of a stage serves all threads, one at a time; and nothing watches over a device that hangs.
 
 #[cfg(feature = "onnxruntime")]
 mod build;
@@ -120,6 +123,8 @@ pub struct Offload {
     pub device: u32,
     /// Threads of the CPU provider, at least 1.
     pub threads: usize,
+    /// Images that a stage runs at a time, at most. Where it is more than 1, the axis of the batch is left open.
+    pub batch: usize,
 }
 
 impl Offload {
@@ -134,6 +139,7 @@ impl Offload {
             half: false,
             device: 0,
             threads: 1,
+            batch: 1,
         }
     }
 }
@@ -297,15 +303,16 @@ impl Offloaded {
         slot.running.get().filter(|_| !slot.broken.load(Ordering::Relaxed))
     }
 
-    /// Runs a stage, if it is ready. A failure leaves the image as it was, and the stage to others for good.
-    pub(crate) fn run(&self, stage: usize, image: &mut Held) -> bool {
+    /// Runs a stage of these images, if it is ready: gives those that it has not run, which are as they were. A failure
+    /// leaves the stage to others for good.
+    pub(crate) fn run<'i>(&self, stage: usize, images: impl Iterator<Item = &'i mut Held>) -> Vec<&'i mut Held> {
         let Some(running) = self.ready(stage) else {
-            return false;
+            return images.collect();
         };
         // Without its image a frame could not start again.
-        if !image.can_restart() {
-            return false;
-        }
+        let (able, mut left): (Vec<_>, Vec<_>) = images.partition(|image| image.can_restart());
+        // What the runtime keeps of an image is a tensor by itself.
+        let (mut alone, mut together): (Vec<_>, Vec<_>) = able.into_iter().partition(|image| image.is_away());
         let slot = &self.slots[stage];
         // No other provider need be able to read this one's memory.
         let reads = |reader| {
@@ -313,13 +320,19 @@ impl Offloaded {
                 .is_some_and(|other| other.provider() == running.provider())
         };
         let stays = |tensor: usize| (stage + 1..=slot.last_reader[tensor]).all(reads);
-        match running.run(&slot.handed, image, stays) {
-            Ok(()) => true,
-            Err(cause) => {
+        while !together.is_empty() || !alone.is_empty() {
+            let (images, size) = match together.len() {
+                0 => (&mut alone, 1),
+                waiting => (&mut together, running.takes(waiting)),
+            };
+            let mut group = images.split_off(images.len() - size);
+            if let Err(cause) = running.run(&slot.handed, &mut group, stays) {
                 self.fail(stage, running.provider(), cause);
-                false
+                left.extend([group, together, alone].into_iter().flatten());
+                break;
             }
         }
+        left
     }
 
     fn fail(&self, stage: usize, provider: Provider, cause: Cause) {

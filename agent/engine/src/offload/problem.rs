@@ -102,6 +102,14 @@ pub enum OffloadProblem {
         /// How far is allowed.
         tolerance: f32,
     },
+    /// The provider runs the stage, but not on several images at a time.
+    #[error("{provider} runs one image at a time: {cause}")]
+    OneByOne {
+        /// The provider.
+        provider: Provider,
+        /// Why.
+        cause: Cause,
+    },
     /// The provider ran the stage, and then failed.
     #[error("{provider} failed while running: {cause}")]
     FailedWhileRunning {
@@ -159,6 +167,7 @@ impl OffloadProblem {
                 Provider::Cpu => "leave this stage out of `stages`".into(),
             },
             Self::Differs { .. } => "leave `half` off, or this provider out of `providers`".into(),
+            Self::OneByOne { .. } => "export the graph with its batch axis open, or set `batch = 1`".into(),
             Self::FailedWhileRunning { .. } => {
                 "restart to try again; if it comes back, leave this provider out of `providers`".into()
             }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use offramp_kernels::Pool;
 use offramp_model::Package;
 use offramp_test_support::onnxruntime;
 
@@ -12,7 +11,7 @@ use super::build::{Example, prove};
 use super::session::{Graph, Running};
 use super::{Offload, OffloadProblem, Offloaded, Progress, Provider, Refusal, RunBy, library};
 use crate::error::Cause;
-use crate::stage::{Handed, Held};
+use crate::stage::{Handed, Held, Threads};
 use crate::{Engine, Frame};
 
 fn package(name: &str) -> Package {
@@ -130,15 +129,17 @@ fn a_session_that_cannot_keep_its_state_proves_so_before_it_is_taken() {
     let mut engine = Engine::load(&package).unwrap();
     let (running, graph, before) = first_stage(&package, &engine);
     let mut after = before.clone();
-    engine.stages[0].run(&mut [&mut after], &Pool::default()).unwrap();
+    engine.stages[0].run(&mut [&mut after], &Threads::default()).unwrap();
+    let (before, after) = (vec![before], vec![after]);
     let (example, handed) = (Example { before, after }, engine.stages[0].handed());
-    let run = |image: &mut Held, stays| running.run(handed, image, |_| stays);
-    prove(Provider::Cpu, &graph, false, &example, run).unwrap();
-    let run = |image: &mut Held, stays| match stays {
+    let offload = Offload::new(PathBuf::from("unused"));
+    let run = |images: &mut [&mut Held], stays| running.run(handed, images, |_| stays);
+    prove(Provider::Cpu, &graph, &offload, &example, run).unwrap();
+    let run = |images: &mut [&mut Held], stays| match stays {
         true => Err(Cause::new("no memory of this device")),
-        false => run(image, stays),
+        false => run(images, stays),
     };
-    let problem = prove(Provider::Cpu, &graph, false, &example, run).unwrap_err();
+    let problem = prove(Provider::Cpu, &graph, &offload, &example, run).unwrap_err();
     assert_eq!(problem.to_string(), "cpu does not run it: no memory of this device");
 }
 
@@ -155,7 +156,7 @@ fn state_stays_with_a_provider_only_for_readers_of_the_same() {
             running.provider = reader;
             offloaded.publish(stage, running);
         }
-        assert!(offloaded.run(0, &mut image));
+        assert!(offloaded.run(0, std::iter::once(&mut image)).is_empty());
         assert_eq!(image.is_away(), stays, "{reader}");
     }
 }

@@ -9,6 +9,8 @@ use std::process::Command;
 use offramp_engine::{Engine, Frame, Offload, OffloadProblem, Progress, Provider, RunBy};
 use offramp_model::Package;
 use offramp_test_support::{onnxruntime, temp_dir};
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
+use tract_onnx::pb::type_proto::Value as Type;
 
 use crate::running::{image, run_all};
 use crate::zoo::{CIFAR100, FASHION, Files, package};
@@ -70,6 +72,7 @@ fn every_choice_of_stages_gives_what_our_own_kernels_give() {
             &package,
             Offload {
                 stages: Some(stages.clone()),
+                batch: if choice % 2 == 0 { 1 } else { 4 },
                 ..on(&[Provider::Cpu])
             },
         );
@@ -93,6 +96,84 @@ fn every_choice_of_stages_gives_what_our_own_kernels_give() {
                 assert_close(&[frame.features().to_vec()], &expected[stage..=stage]);
             }
         }
+    }
+}
+
+#[test]
+fn frames_that_wait_together_run_as_one_batch_and_those_that_are_with_the_runtime_alone() {
+    let package = package(FASHION);
+    let mut own = Engine::load(&package).unwrap();
+    let images: Vec<_> = (0..7).map(|n| image(&package, n)).collect();
+    let expected: Vec<_> = images
+        .iter()
+        .map(|pixels| run_all(&mut own, &mut Frame::default(), pixels))
+        .collect();
+    let mut engine = offloaded(
+        &package,
+        Offload {
+            batch: 4,
+            ..on(&[Provider::Cpu])
+        },
+    );
+    assert!(engine.stage_states().iter().all(|state| state.refused.is_empty()));
+    let mut frames = vec![engine.frame(); images.len()];
+    for (frame, pixels) in frames.iter_mut().zip(&images) {
+        engine.start(frame, pixels).unwrap();
+    }
+    // Seven are four, two and one; the one's state stays, and it goes on by itself.
+    let mut away = Vec::new();
+    for stage in 0..engine.stages() {
+        engine
+            .run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())
+            .unwrap();
+        for (frame, expected) in frames.iter().zip(&expected) {
+            assert_close(&[frame.features().to_vec()], &expected[stage..=stage]);
+        }
+        away.push(frames.iter().filter(|frame| frame.is_away()).count());
+    }
+    assert_eq!(away, [1, 1, 1, 0]);
+}
+
+#[test]
+fn a_graph_for_one_image_runs_images_one_by_one_and_says_so() {
+    let fixed = Files::of(FASHION).graph(1, |graph| {
+        for input in &mut graph.input {
+            let Some(Type::TensorType(tensor)) = input.r#type.as_mut().and_then(|declared| declared.value.as_mut())
+            else {
+                continue;
+            };
+            tensor.shape.as_mut().unwrap().dim[0].value = Some(Dim::DimValue(1));
+        }
+    });
+    let package = fixed.package();
+    let mut engine = offloaded(
+        &package,
+        Offload {
+            batch: 4,
+            ..on(&[Provider::Cpu])
+        },
+    );
+    let states = engine.stage_states();
+    assert_eq!(run_by(&engine), [ON_CPU; 4], "{states:?}");
+    assert!(states.iter().all(|state| state.progress == Progress::Working));
+    let text = states[1].to_string();
+    assert!(
+        text.starts_with("onnxruntime/cpu; cpu runs one image at a time: ") && text.contains("`batch = 1`"),
+        "{text}"
+    );
+    let mut own = Engine::load(&package).unwrap();
+    let mut frames = vec![engine.frame(); 3];
+    for (number, frame) in frames.iter_mut().enumerate() {
+        engine.start(frame, &image(&package, number)).unwrap();
+    }
+    for stage in 0..engine.stages() {
+        engine
+            .run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())
+            .unwrap();
+    }
+    for (number, frame) in frames.iter().enumerate() {
+        let expected = run_all(&mut own, &mut Frame::default(), &image(&package, number));
+        assert_close(&[frame.features().to_vec()], &expected[3..]);
     }
 }
 

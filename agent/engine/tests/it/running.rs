@@ -135,16 +135,18 @@ fn frames_together_give_what_each_gives_alone() {
 
 #[test]
 fn features_are_the_same_to_the_bit_on_any_number_of_threads() {
-    for name in [FASHION, CIFAR100] {
+    let of_both = [FASHION, CIFAR100].map(|name| [(name, Kernels::Fused), (name, Kernels::Tract)]);
+    for (name, kernels) in of_both.into_iter().flatten() {
         let package = package(name);
-        let mut alone = Engine::load(&package).unwrap();
+        let mut alone = Engine::load_with(&package, kernels).unwrap();
         let images: Vec<_> = (0..3).map(|n| image(&package, n)).collect();
         let expected: Vec<_> = images
             .iter()
             .map(|pixels| run_all(&mut alone, &mut Frame::default(), pixels))
             .collect();
         for threads in [2, 3] {
-            let mut engine = Engine::load(&package).unwrap().with_threads(threads).unwrap();
+            let engine = Engine::load_with(&package, kernels).unwrap();
+            let mut engine = engine.with_threads(threads).unwrap();
             let mut frame = engine.frame();
             for (pixels, expected) in images.iter().zip(&expected) {
                 assert_eq!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use offramp_core::SplitMix64;
 
+mod allocations;
 mod cameras;
 mod core;
 mod engine;
@@ -13,6 +14,7 @@ mod specialization;
 mod stream;
 
 pub use self::core::{CoreBench, core};
+pub use allocations::Counting;
 pub use cameras::{CamerasBench, cameras};
 pub(super) use engine::stage_times;
 pub use engine::{EngineBench, engine};

@@ -8,7 +8,7 @@ use offramp_engine::{Engine, Frame, Kernels, Offload, Progress, Provider};
 use offramp_model::Package;
 use serde_json::json;
 
-use super::{median, random_image};
+use super::{Counting, median, random_image};
 use crate::package;
 use crate::terminal::{self, Table};
 
@@ -82,6 +82,8 @@ enum Contender {
     Fused(Engine),
     /// Our kernels, [`TOGETHER`] frames at a time.
     Together(Engine),
+    /// ONNX Runtime, as many.
+    OffloadedTogether(Engine),
     Tract(Engine),
     /// ONNX Runtime's library in this process, as the offload runs it: a session for each stage.
     Offloaded(Engine),
@@ -93,7 +95,7 @@ impl Contender {
     fn round(&mut self, threads: usize, frames: usize, image: &[f32], peers: &mut Peers) -> anyhow::Result<Vec<f64>> {
         match self {
             Self::Fused(engine) | Self::Tract(engine) | Self::Offloaded(engine) => stage_times(engine, image, frames),
-            Self::Together(engine) => Ok(vec![batch_time(engine, image, frames)?]),
+            Self::Together(engine) | Self::OffloadedTogether(engine) => Ok(vec![batch_time(engine, image, frames)?]),
             Self::Peer(peer) => Ok(vec![peers.round(&peer.name, threads, frames)?]),
         }
     }
@@ -102,6 +104,7 @@ impl Contender {
         match self {
             Self::Fused(_) => "fused".into(),
             Self::Together(_) => format!("fused, {TOGETHER} frames at a time"),
+            Self::OffloadedTogether(_) => format!("onnxruntime, stage by stage, {TOGETHER} frames at a time"),
             Self::Tract(_) => "tract".into(),
             Self::Offloaded(_) => "onnxruntime, stage by stage".into(),
             Self::Peer(peer) => peer.label(),
@@ -117,6 +120,8 @@ struct Row {
     frames: usize,
     /// Milliseconds of each stage, per round.
     rounds: Vec<Vec<f64>>,
+    /// Bytes that a frame asks the allocator for, where what runs it is ours to count.
+    allocated: Option<u64>,
 }
 
 impl Row {
@@ -135,7 +140,10 @@ impl Row {
 
     /// Median milliseconds of each stage, where they can be told apart.
     fn stages(&self) -> Vec<f64> {
-        let apart = !matches!(self.contender, Contender::Together(_) | Contender::Peer(_));
+        let apart = matches!(
+            self.contender,
+            Contender::Fused(_) | Contender::Tract(_) | Contender::Offloaded(_)
+        );
         let stages = self.rounds.first().filter(|_| apart).map_or(0, Vec::len);
         let of = |stage: usize| median(&mut self.rounds.iter().map(|round| round[stage]).collect::<Vec<_>>());
         (0..stages).map(of).collect()
@@ -193,6 +201,9 @@ impl Measured {
             if !stages.is_empty() {
                 value["stage_ms"] = json!(stages);
             }
+            if let Some(bytes) = row.allocated {
+                value["allocated_bytes"] = json!(bytes);
+            }
             if let Contender::Fused(_) = row.contender {
                 value["isa"] = json!(self.isa);
             }
@@ -215,6 +226,7 @@ impl Measured {
             "ms per frame",
             "GFLOP/s",
             "of peak",
+            "allocated",
             "/ ORT",
         ];
         headings.extend(pytorch.then_some("/ PyTorch"));
@@ -234,13 +246,14 @@ impl Measured {
                 format!("{ms:.3}"),
                 gflops,
                 share,
+                row.allocated.map_or_else(String::new, |bytes| format!("{bytes} B")),
                 ratio("onnxruntime"),
             ];
             cells.extend(pytorch.then(|| ratio("pytorch")));
             table.row(cells);
             for (stage, ms) in row.stages().into_iter().enumerate() {
                 let mut cells = vec![format!("  stage {}", stage + 1), threads.clone(), format!("{ms:.3}")];
-                cells.resize(6 + usize::from(pytorch), String::new());
+                cells.resize(7 + usize::from(pytorch), String::new());
                 table.row(cells);
             }
         }
@@ -295,6 +308,21 @@ fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Resu
     Ok(start.elapsed().as_secs_f64() * 1e3 / (rounds * TOGETHER) as f64)
 }
 
+/// Bytes that a frame asks the allocator for, once every buffer has its size.
+fn allocated(engine: &mut Engine, image: &[f32]) -> anyhow::Result<u64> {
+    const FRAMES: u64 = 10;
+    let mut frame = engine.frame();
+    let mut show = || {
+        for _ in 0..FRAMES {
+            engine.start(&mut frame, image)?;
+            (0..engine.stages()).try_for_each(|stage| engine.run_stage(stage, &mut frame).map(|_| ()))?;
+        }
+        Ok(())
+    };
+    show()?;
+    Ok(Counting::while_running(show)? / FRAMES)
+}
+
 /// The features behind each stage.
 fn features(engine: &mut Engine, image: &[f32]) -> anyhow::Result<Vec<Vec<f32>>> {
     let mut frame = engine.frame();
@@ -335,6 +363,7 @@ fn offloaded(package: &Package, threads: usize, peers: &Peers) -> anyhow::Result
         library: Some(peers.told.library.clone()),
         providers: vec![Provider::Cpu],
         threads,
+        batch: TOGETHER,
         ..Offload::new(PathBuf::new())
     };
     engine.offload(package, offload)?;
@@ -350,16 +379,19 @@ fn offloaded(package: &Package, threads: usize, peers: &Peers) -> anyhow::Result
     Ok(engine)
 }
 
-/// Everything that is compared, each with its number of threads; tract has one.
+/// Everything that is compared, each with its number of threads.
 fn contenders(package: &Package, threads: &[usize], peers: &Peers) -> anyhow::Result<Vec<(Contender, usize)>> {
-    let mut contenders = vec![(Contender::Tract(Engine::load_with(package, Kernels::Tract)?), 1)];
-    let alone = Engine::load(package)?;
+    let mut contenders = Vec::new();
+    let (tract, alone) = (Engine::load_with(package, Kernels::Tract)?, Engine::load(package)?);
     for &threads in threads {
+        contenders.push((Contender::Tract(tract.clone().with_threads(threads)?), threads));
         let engine = alone.clone().with_threads(threads)?;
         contenders.push((Contender::Fused(engine.clone()), threads));
         contenders.push((Contender::Together(engine), threads));
         if cfg!(feature = "onnxruntime") {
-            contenders.push((Contender::Offloaded(offloaded(package, threads, peers)?), threads));
+            let engine = offloaded(package, threads, peers)?;
+            contenders.push((Contender::Offloaded(engine.clone()), threads));
+            contenders.push((Contender::OffloadedTogether(engine), threads));
         }
         let there = peers.there().iter().cloned();
         contenders.extend(there.map(|peer| (Contender::Peer(peer), threads)));
@@ -383,7 +415,12 @@ fn measure(name: &str, python: &Path, bench: &EngineBench) -> anyhow::Result<Mea
         let mut warm_up = || contender.round(threads, 1, &image, &mut peers);
         let first: f64 = warm_up()?.iter().sum();
         let second: f64 = warm_up()?.iter().sum();
+        let allocated = match &mut contender {
+            Contender::Fused(engine) | Contender::Tract(engine) => Some(allocated(engine, &image)?),
+            _ => None,
+        };
         rows.push(Row {
+            allocated,
             contender,
             threads,
             frames: bench.frames.min((ROUND_MS / first.min(second)) as usize).max(1),
@@ -438,6 +475,7 @@ mod tests {
             threads: 1,
             frames: 1,
             rounds,
+            allocated: Some(64),
         };
         let measured = Measured {
             package: "net".into(),
@@ -464,11 +502,28 @@ mod tests {
         }
         assert_eq!(rows[0]["ratio_to_onnxruntime"], 0.5);
         assert_eq!(rows[0]["stage_ms"], json!([1.0, 1.0]));
+        assert_eq!(rows[0]["allocated_bytes"], 64);
         assert_eq!(
             (&rows[0]["gflops"], &rows[0]["share_of_peak"]),
             (&json!(1.0), &json!(0.25))
         );
         assert_eq!(rows[2]["start_ms"], 5.0);
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    #[test]
+    fn what_a_frame_asks_the_allocator_for_is_counted() {
+        let counted = Counting::while_running(|| {
+            drop(std::hint::black_box(vec![1_u8; 1 << 20]));
+            Ok(())
+        });
+        assert!(counted.unwrap() >= 1 << 20);
+        let package = package::open(package::EMBEDDED).unwrap();
+        let image = vec![0.5; package.manifest().input.values()];
+        let mut tract = Engine::load_with(&package, Kernels::Tract).unwrap();
+        assert!(allocated(&mut tract, &image).unwrap() > 4 * image.len() as u64);
     }
 
     #[test]
