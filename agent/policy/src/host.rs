@@ -1,12 +1,13 @@
 use offramp_proto::Digest;
 use std::error::Error;
 use std::io;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, error, info, warn};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, WasmFeatures,
+    Config, Engine, InstanceAllocationStrategy, Memory, PoolingAllocationConfig, ResourceLimiter, Store, WasmFeatures,
 };
 
 use crate::bindings::{StatefulPolicy, host};
@@ -14,12 +15,15 @@ use crate::cache::Cache;
 use crate::fault::OverCap;
 use crate::inspect::inspect;
 use crate::limits::Limits;
-use crate::policy::{LoadError, Policy, Shape};
-use crate::shortcut::shorten;
+use crate::plan::Plan;
+use crate::policy::{LoadError, Policy};
+use crate::running::{Place, Shape};
 use crate::watchdog::Watchdog;
 
-/// Core instances, memories and tables of one policy: wit-component makes up to three core instances, to which
-/// [`shorten`] adds two, one memory and two tables.
+pub(crate) use crate::bindings::host::Level;
+
+/// Core instances, memories and tables of one policy: wit-component makes up to three core instances, one memory and two
+/// tables.
 pub(crate) const CORE_INSTANCES: u32 = 8;
 const MEMORIES: u32 = 2;
 const TABLES: u32 = 4;
@@ -57,6 +61,8 @@ pub struct PolicyHost {
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
+    /// Instances that there are.
+    taken: Arc<AtomicU32>,
     _watchdog: Watchdog,
 }
 
@@ -78,6 +84,7 @@ impl PolicyHost {
             shared: Arc::new(Shared {
                 engine,
                 limits,
+                taken: Arc::default(),
                 _watchdog: watchdog,
             }),
         })
@@ -90,6 +97,15 @@ impl PolicyHost {
     ///
     /// When it is no component of the contract, damaged, or asks for what it may not have.
     pub fn load(&self, component: &[u8]) -> Result<Policy, LoadError> {
+        self.load_by(component, Plan::of)
+    }
+
+    /// As [`load`](Self::load), by a plan that is made by this.
+    pub(crate) fn load_by(
+        &self,
+        component: &[u8],
+        plan: impl FnOnce(&[u8]) -> Option<Plan>,
+    ) -> Result<Policy, LoadError> {
         let limits = &self.shared.limits;
         if component.len() > limits.component_bytes {
             return Err(LoadError::TooLarge {
@@ -102,18 +118,19 @@ impl PolicyHost {
             return Ok(policy);
         }
         let inspection = inspect(component, limits)?;
+        let compile = |component: &[u8]| Component::from_binary(&self.shared.engine, component);
         // As it came where it is put together unlike others, or not well: the error is then told of what came.
-        let compiled = shorten(component)
-            .and_then(|shortened| Component::from_binary(&self.shared.engine, &shortened).ok())
-            .map_or_else(|| Component::from_binary(&self.shared.engine, component), Ok)
-            .map_err(|error| LoadError::Invalid { source: error.into() })?;
-        let pre = self
-            .linker
-            .instantiate_pre(&compiled)
-            .and_then(|pre| Shape::new(pre, &inspection))
+        let planned = plan(component).and_then(|plan| {
+            let compiled = compile(&plan.exported(component)).ok()?;
+            Some((compiled, Some(plan)))
+        });
+        let (compiled, plan) = planned
+            .map_or_else(|| Ok((compile(component)?, None)), Ok)
+            .map_err(|error: wasmtime::Error| LoadError::Invalid { source: error.into() })?;
+        let shape = Shape::new(&self.linker, &compiled, &inspection)
             .map_err(|error| LoadError::Mismatch { source: error.into() })?;
-        let policy = Policy::new(Arc::clone(&self.shared), pre, digest, component.len(), inspection);
-        policy.try_out()?;
+        let shared = Arc::clone(&self.shared);
+        let policy = Policy::new(shared, shape, plan, digest, component.len(), inspection)?;
         self.cache().put(policy.clone());
         Ok(policy)
     }
@@ -170,6 +187,11 @@ impl Shared {
         store.set_hostcall_fuel(HANDED_OVER);
         store
     }
+
+    /// A place for one more instance, if there may be one.
+    pub(crate) fn place(&self) -> Option<Place> {
+        Place::of(&self.taken, self.limits.instances)
+    }
 }
 
 /// The host's side of one instance: its caps, and its voice.
@@ -178,6 +200,10 @@ pub(crate) struct Guest {
     memory_left: usize,
     elements_left: usize,
     log_credit: u32,
+    /// Where its messages lie, if it is called directly.
+    pub(crate) memory: Option<Memory>,
+    /// Whether it must not call the host just now.
+    pub(crate) silent: bool,
 }
 
 impl Guest {
@@ -187,6 +213,8 @@ impl Guest {
             memory_left: limits.memory_bytes,
             elements_left: limits.table_elements,
             log_credit: LOG_BURST * VERDICTS_PER_LINE,
+            memory: None,
+            silent: false,
         }
     }
 
@@ -194,6 +222,22 @@ impl Guest {
     #[inline]
     pub(crate) fn verdict_asked(&mut self) {
         self.log_credit = (self.log_credit + 1).min(LOG_BURST * VERDICTS_PER_LINE);
+    }
+
+    /// Writes a line to the device's log, if it has not written too many.
+    pub(crate) fn say(&mut self, level: Level, message: &str) {
+        let Some(credit) = self.log_credit.checked_sub(VERDICTS_PER_LINE) else {
+            return;
+        };
+        self.log_credit = credit;
+        let policy = self.policy;
+        let message = printable(message, LOG_BYTES);
+        match level {
+            Level::Error => error!(%policy, "{message}"),
+            Level::Warn => warn!(%policy, "{message}"),
+            Level::Info => info!(%policy, "{message}"),
+            Level::Debug => debug!(%policy, "{message}"),
+        }
     }
 }
 
@@ -226,23 +270,12 @@ impl ResourceLimiter for Guest {
 }
 
 impl host::Host for Guest {
-    fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {
+    fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
         // Where a call may hand over more, as `save` may, a message may not.
         if message.len() > HANDED_OVER {
             return Err(wasmtime::Error::msg("a log message above 4096 bytes"));
         }
-        let Some(credit) = self.log_credit.checked_sub(VERDICTS_PER_LINE) else {
-            return Ok(());
-        };
-        self.log_credit = credit;
-        let policy = self.policy;
-        let message = printable(&message, LOG_BYTES);
-        match level {
-            host::Level::Error => error!(%policy, "{message}"),
-            host::Level::Warn => warn!(%policy, "{message}"),
-            host::Level::Info => info!(%policy, "{message}"),
-            host::Level::Debug => debug!(%policy, "{message}"),
-        }
+        self.say(level, &message);
         Ok(())
     }
 }
@@ -269,7 +302,7 @@ mod tests {
         let mut guest = Guest::new(Digest::of(b""), &limits);
         let say = |guest: &mut Guest| {
             let before = guest.log_credit;
-            host::Host::log(guest, host::Level::Debug, "x".into()).unwrap();
+            guest.say(Level::Debug, "x");
             before != guest.log_credit
         };
         assert_eq!((0..100).filter(|_| say(&mut guest)).count(), 32);

@@ -11,10 +11,10 @@ use crate::limits::Limits;
 use crate::policy::LoadError;
 
 const PACKAGE: &str = "offramp:policy";
-const HOST: &str = "offramp:policy/host";
+pub(crate) const HOST: &str = "offramp:policy/host";
 pub(crate) const GUEST: &str = "offramp:policy/guest";
 pub(crate) const OBSERVER: &str = "offramp:policy/observer";
-const STATE: &str = "offramp:policy/state";
+pub(crate) const STATE: &str = "offramp:policy/state";
 
 /// Most local variables of a function: a register allocator's work grows with them, and a few bytes declare many.
 const LOCALS: u64 = 4096;

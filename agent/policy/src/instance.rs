@@ -1,15 +1,13 @@
 use std::fmt;
 
-use offramp_core::{ExitView, Outcome, Verdict};
-use offramp_proto::Digest;
-use wasmtime::Store;
-
-use crate::bindings::{guest, observer, state};
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
-use crate::host::{Guest, HANDED_OVER, printable};
+use crate::host::printable;
 use crate::policy::{ConfigureError, Policy, REASON_BYTES, RestoreError};
+use crate::running::Running;
 use crate::watchdog::Watchdog;
+use offramp_core::{ExitView, Outcome, Verdict};
+use offramp_proto::Digest;
 
 /// A configured policy that decides, for the frames of one camera.
 pub struct Instance {
@@ -19,13 +17,6 @@ pub struct Instance {
     policy: Policy,
     model: ModelFacts,
     parameters: Parameters,
-}
-
-pub(crate) struct Running {
-    pub(crate) store: Store<Guest>,
-    pub(crate) guest: guest::Guest,
-    pub(crate) observer: Option<observer::Guest>,
-    pub(crate) state: Option<state::Guest>,
 }
 
 impl Instance {
@@ -48,12 +39,13 @@ impl Instance {
     /// give the same fault, until [`restart`](Self::restart).
     #[inline]
     pub fn decide(&mut self, view: &ExitView) -> Result<Verdict, Fault> {
-        let Running { store, guest, .. } = self.running.as_mut().map_err(|fault| *fault)?;
+        let running = self.running.as_mut().map_err(|fault| *fault)?;
+        let store = &mut running.store;
         store.data_mut().verdict_asked();
         store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match guest.call_decide(store, view.into()) {
-            Ok(verdict) => Ok(verdict.into()),
+        match running.decide(view) {
+            Ok(verdict) => Ok(verdict),
             Err(error) => Err(self.end("decide", &error)),
         }
     }
@@ -65,13 +57,13 @@ impl Instance {
     /// As [`decide`](Self::decide), under the same limits.
     pub fn observe(&mut self, outcome: &Outcome) -> Result<(), Fault> {
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(observer) = &running.observer else {
+        if !running.observes() {
             return Ok(());
-        };
+        }
         let store = &mut running.store;
         store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match observer.call_observe(store, outcome.into()) {
+        match running.observe(outcome) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.end("observe", &error)),
         }
@@ -86,22 +78,18 @@ impl Instance {
     pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let limits = self.policy.shared().limits;
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(state) = &running.state else {
+        if !running.keeps_state() {
             return Ok(None);
-        };
+        }
         let store = &mut running.store;
         store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        // What it gives lies in its memory, which is capped; so it can be told apart by its length.
-        store.set_hostcall_fuel(limits.memory_bytes);
-        let saved = state.call_save(&mut *store);
-        store.set_hostcall_fuel(HANDED_OVER);
-        match saved {
-            Ok(saved) if saved.len() > limits.state_bytes => {
+        match running.save(limits.state_bytes, limits.memory_bytes) {
+            Ok(None) => {
                 self.stop(Fault::State);
                 Err(Fault::State)
             }
-            Ok(saved) => Ok(Some(saved).filter(|saved| !saved.is_empty())),
+            Ok(saved) => Ok(saved.filter(|saved| !saved.is_empty())),
             Err(error) => Err(self.end("save", &error)),
         }
     }
@@ -115,13 +103,13 @@ impl Instance {
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
         let limits = self.policy.shared().limits;
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        let Some(state) = &running.state else {
+        if !running.keeps_state() {
             return Err(RestoreError::Stateless);
-        };
+        }
         let store = &mut running.store;
         store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
         store.set_epoch_deadline(Watchdog::GRANTED);
-        match state.call_restore(store, saved) {
+        match running.restore(saved) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(RestoreError::Refused {
                 reason: printable(&reason, REASON_BYTES),

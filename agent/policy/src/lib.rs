@@ -52,6 +52,7 @@
 mod bindings;
 mod cache;
 mod check;
+mod direct;
 mod facts;
 mod fault;
 mod host;
@@ -59,8 +60,9 @@ mod inspect;
 mod instance;
 mod ladder;
 mod limits;
+mod plan;
 mod policy;
-mod shortcut;
+mod running;
 mod watchdog;
 
 pub use check::{CheckError, CheckReport};

@@ -3,14 +3,14 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use wasmtime::Store;
-use wasmtime::component::InstancePre;
 
-use crate::bindings::{guest, observer, parameters as lower, state};
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::{Guest, Shared, printable};
 use crate::inspect::{AbiVersion, Inspection};
-use crate::instance::{Instance, Running};
+use crate::instance::Instance;
+use crate::plan::Plan;
+use crate::running::{Running, Shape};
 use crate::watchdog::Watchdog;
 
 /// Longest reason for a refusal that is passed on, in bytes.
@@ -163,55 +163,34 @@ struct Compiled {
     inspection: Inspection,
 }
 
-/// A component ready to be instantiated, and where its functions are; those of optional interfaces only where it
-/// exports them.
-pub(crate) struct Shape {
-    pre: InstancePre<Guest>,
-    guest: guest::GuestIndices,
-    observer: Option<observer::GuestIndices>,
-    state: Option<state::GuestIndices>,
-}
-
-impl Shape {
-    pub(crate) fn new(pre: InstancePre<Guest>, inspection: &Inspection) -> wasmtime::Result<Shape> {
-        let observer = inspection.observes().then(|| observer::GuestIndices::new(&pre));
-        let state = inspection.keeps_state().then(|| state::GuestIndices::new(&pre));
-        Ok(Shape {
-            guest: guest::GuestIndices::new(&pre)?,
-            observer: observer.transpose()?,
-            state: state.transpose()?,
-            pre,
-        })
-    }
-
-    fn start(&self, mut store: Store<Guest>) -> wasmtime::Result<Running> {
-        let instance = self.pre.instantiate(&mut store)?;
-        let observer = self.observer.as_ref().map(|it| it.load(&mut store, &instance));
-        let state = self.state.as_ref().map(|it| it.load(&mut store, &instance));
-        Ok(Running {
-            guest: self.guest.load(&mut store, &instance)?,
-            observer: observer.transpose()?,
-            state: state.transpose()?,
-            store,
-        })
-    }
-}
-
 impl Policy {
+    /// Starts an instance and throws it away, to see its types checked and its start function end.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        shape: Shape,
+        mut shape: Shape,
+        plan: Option<Plan>,
         digest: Digest,
         bytes: usize,
         inspection: Inspection,
-    ) -> Policy {
-        Policy(Arc::new(Compiled {
+    ) -> Result<Policy, LoadError> {
+        let exhausted = || LoadError::Exhausted {
+            instances: shared.limits.instances,
+        };
+        let place = shared.place().ok_or_else(exhausted)?;
+        let tried = shape.try_out(|| fresh(&shared, digest), plan);
+        drop(place);
+        tried.map_err(|error| match Start::of(error) {
+            Start::Exhausted => exhausted(),
+            Start::Mismatch(error) => LoadError::Mismatch { source: error.into() },
+            Start::Fault(fault) => LoadError::Start(fault),
+        })?;
+        Ok(Policy(Arc::new(Compiled {
             shared,
             shape,
             digest,
             bytes,
             inspection,
-        }))
+        })))
     }
 
     /// What the policy is known by.
@@ -224,6 +203,11 @@ impl Policy {
     #[must_use]
     pub fn abi(&self) -> AbiVersion {
         self.0.inspection.abi
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.0.shape
     }
 
     /// Whether both are one and the same compiled code.
@@ -264,8 +248,7 @@ impl Policy {
             Start::Mismatch(_) => ConfigureError::Fault(Fault::Contract),
             Start::Fault(fault) => ConfigureError::Fault(fault),
         })?;
-        let Running { store, guest, .. } = &mut running;
-        match guest.call_configure(store, &model.into(), &lower(parameters)) {
+        match running.configure(model, parameters) {
             Ok(Ok(())) => Ok(running),
             Ok(Err(reason)) => Err(ConfigureError::Refused {
                 reason: printable(&reason, REASON_BYTES),
@@ -277,28 +260,22 @@ impl Policy {
         }
     }
 
-    /// Starts an instance and throws it away, to see its types checked and its start function end.
-    pub(crate) fn try_out(&self) -> Result<(), LoadError> {
-        match self.start() {
-            Ok(_) => Ok(()),
-            Err(Start::Exhausted) => Err(LoadError::Exhausted {
-                instances: self.shared().limits.instances,
-            }),
-            Err(Start::Mismatch(error)) => Err(LoadError::Mismatch { source: error.into() }),
-            Err(Start::Fault(fault)) => Err(LoadError::Start(fault)),
-        }
-    }
-
     /// A new instance, with the fuel and time of `configure`.
     fn start(&self) -> Result<Running, Start> {
         let shared = self.shared();
-        let mut store = shared.store(Guest::new(self.digest(), &shared.limits));
-        store
-            .set_fuel(shared.limits.configure_fuel)
-            .expect("the engine meters fuel");
-        store.set_epoch_deadline(Watchdog::GRANTED);
-        self.0.shape.start(store).map_err(Start::of)
+        let place = shared.place().ok_or(Start::Exhausted)?;
+        let started = self.0.shape.start(fresh(shared, self.digest()), place);
+        started.map_err(Start::of)
     }
+}
+
+/// A store with the fuel and time of `configure`.
+fn fresh(shared: &Shared, policy: Digest) -> Store<Guest> {
+    let mut store = shared.store(Guest::new(policy, &shared.limits));
+    let fuel = shared.limits.configure_fuel;
+    store.set_fuel(fuel).expect("the engine meters fuel");
+    store.set_epoch_deadline(Watchdog::GRANTED);
+    store
 }
 
 enum Start {
