@@ -310,7 +310,7 @@ fn batch_time(engine: &mut Engine, image: &[f32], frames: usize) -> anyhow::Resu
 
 /// Bytes that a frame asks the allocator for, once every buffer has its size.
 fn allocated(engine: &mut Engine, image: &[f32]) -> anyhow::Result<u64> {
-    const FRAMES: u64 = 10;
+    const FRAMES: u64 = 25;
     let mut frame = engine.frame();
     let mut show = || {
         for _ in 0..FRAMES {
