@@ -211,6 +211,32 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_the_same_product_whatever_the_width() {
+        for features in [1, 15, 16, 20, 33, 64] {
+            let weights: Vec<f32> = (0..3 * features).map(|i| libm::cosf(i as f32)).collect();
+            let base = Head::new(3, features, weights.clone(), vec![0.1; 3]).unwrap();
+            let u = normalised(features, 0.7);
+            let (gradient, size) = ([0.5, 0.0, -0.25], 0.125);
+            let mut head = base.clone();
+            let step = Step {
+                gradient: &mut gradient.clone(),
+                direction: &u,
+                bias_factor: 0.5,
+                size,
+                anchor: 0.0,
+            };
+            step.take(&mut head, &base);
+            for (k, g) in gradient.iter().enumerate() {
+                for (i, u) in u.iter().enumerate() {
+                    let at = k * features + i;
+                    assert_eq!(head.weights()[at], weights[at] - size * g * u, "{features}, class {k}");
+                }
+                assert_eq!(head.bias()[k], 0.1 - size * g * 0.5);
+            }
+        }
+    }
+
+    #[test]
     fn without_a_gradient_the_anchor_brings_a_head_back_to_its_base() {
         let base = Head::new(2, 1, vec![1.0, -1.0], vec![0.0, 0.0]).unwrap();
         let mut head = Head::new(2, 1, vec![3.0, -3.0], vec![1.0, 1.0]).unwrap();

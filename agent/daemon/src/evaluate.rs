@@ -219,23 +219,31 @@ impl Compared {
     /// Classes whose reference probabilities are closer than this are tied: rounding decides between them.
     const TIE: f32 = 1e-5;
 
-    /// Runs the images of a package's reference vectors, where it has some.
+    /// Runs the images of a package's reference vectors, where it has some, so many at a time.
     ///
     /// # Errors
     /// When the vectors are damaged, or a stage fails.
-    pub fn of(engine: &mut Engine, package: &Package) -> Result<Option<Self>, CompareError> {
+    pub fn of(engine: &mut Engine, package: &Package, batch: usize) -> Result<Option<Self>, CompareError> {
         let manifest = package.manifest();
         let Some(vectors) = package.vectors()? else {
             return Ok(None);
         };
         let (mut worst, mut agree, mut seen) = (0f32, 0u64, 0u64);
-        let (mut frame, mut pixels) = (engine.frame(), vec![0.0; manifest.input.values()]);
-        for (i, image) in vectors.images.chunks_exact(pixels.len()).enumerate() {
-            manifest.input.normalize(image, &mut pixels);
-            engine.start(&mut frame, &pixels)?;
-            for (stage, head) in package.heads().iter().enumerate() {
-                let got = softmax(&logits(head, engine.run_stage(stage, &mut frame)?));
-                let reference = softmax(vectors.logits.at(i, stage));
+        let (mut frames, mut pixels) = (vec![engine.frame(); batch], vec![0.0; manifest.input.values()]);
+        let images: Vec<&[u8]> = vectors.images.chunks_exact(pixels.len()).collect();
+        for (group, images) in images.chunks(batch).enumerate() {
+            let frames = &mut frames[..images.len()];
+            for (frame, image) in frames.iter_mut().zip(images) {
+                manifest.input.normalize(image, &mut pixels);
+                engine.start(frame, &pixels)?;
+            }
+            let all = package.heads().iter().enumerate();
+            for ((stage, head), i) in all.flat_map(|head| (0..images.len()).map(move |i| (head, i))) {
+                if i == 0 {
+                    engine.run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())?;
+                }
+                let got = softmax(&logits(head, frames[i].features()));
+                let reference = softmax(vectors.logits.at(group * batch + i, stage));
                 for (got, reference) in got.iter().zip(&reference) {
                     let apart = (got - reference).abs();
                     // `max` would pass over a NaN.

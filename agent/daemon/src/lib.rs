@@ -1,5 +1,9 @@
 //! The Offramp agent and its tools, as a library for the binary `offramp` and for tests.
 
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: tool::bench::Counting = tool::bench::Counting;
+
 pub mod agent;
 pub mod config;
 #[cfg(feature = "demo")]

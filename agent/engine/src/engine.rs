@@ -163,6 +163,7 @@ impl Engine {
                 Some(offloaded) => offloaded.state(stage, own),
                 None => StageState {
                     run_by: own,
+                    batch: 1,
                     progress: Progress::NotWanted,
                     refused: Vec::new(),
                 },
@@ -283,7 +284,7 @@ impl Engine {
     }
 
     /// Runs one stage of several frames at a time, all of which are before it. Each gives its features by
-    /// [`Frame::features`], the same to the bit as alone.
+    /// [`Frame::features`], the same to the bit as alone; ONNX Runtime promises less.
     ///
     /// # Errors
     /// As [`Self::run_stage`]: a frame that is not before this stage leaves all as they were, a failure ends all.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use offramp_kernels::{Buffers, Isa, Plan, Pool, Tensors};
+use offramp_kernels::{Buffers, Isa, Plan, Pool, Tensors, Turn};
 use offramp_model::Stage as Declared;
 use rayon::ThreadPoolBuilder;
 use tract_onnx::pb::ModelProto;
@@ -76,6 +76,17 @@ impl Threads {
             Executor::SingleThread
         };
         Ok(Self { kernels, tract })
+    }
+
+    /// tract's, while nobody else has a turn: they serve all who ask at a time, and who finds them busy is faster alone.
+    fn tract(&self) -> (Turn<'_>, Executor) {
+        let turn = self.kernels.turn();
+        let executor = if turn.threads() > 1 {
+            self.tract.clone()
+        } else {
+            Executor::SingleThread
+        };
+        (turn, executor)
     }
 
     /// Those of our kernels.
@@ -210,14 +221,7 @@ impl Stage {
             Runner::Fused { plan, buffers } => contain(|| plan.run(buffers, images, &threads.kernels)),
             Runner::Tract { plan, session } => {
                 let mut each = images.iter_mut();
-                // tract's threads serve all who ask at a time: who finds them busy is faster alone.
-                let turn = threads.kernels.turn();
-                let free = turn.threads() > 1;
-                let executor = if free {
-                    threads.tract.clone()
-                } else {
-                    Executor::SingleThread
-                };
+                let (_turn, executor) = threads.tract();
                 let run = multithread_tract_scope(executor, || {
                     contain(|| each.try_for_each(|image| run_tract(session, &self.reads, image)))
                 });
@@ -547,4 +551,35 @@ fn check_outputs(
 fn describe(shape: &[usize]) -> String {
     let sizes: Vec<_> = shape.iter().map(ToString::to_string).collect();
     format!("{},F32", sizes.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use offramp_model::Package;
+
+    use super::*;
+    use crate::Engine;
+
+    #[test]
+    fn tract_has_threads_where_it_runs_stages_and_nobody_else_has_them() {
+        let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/zoo/revcol-fashion");
+        let package = Package::open(&zoo).unwrap();
+        let threads = |kernels, threads| {
+            let engine = Engine::load_with(&package, kernels).unwrap();
+            Threads::new(threads, &engine.stages).unwrap()
+        };
+        let many = |executor: &Executor| match executor {
+            Executor::MultiThread(pool) => pool.current_num_threads(),
+            _ => 1,
+        };
+        assert_eq!(many(&threads(Kernels::Fused, 2).tract().1), 1);
+        assert_eq!(many(&threads(Kernels::Tract, 1).tract().1), 1);
+        let threads = threads(Kernels::Tract, 2);
+        let (turn, executor) = threads.tract();
+        assert_eq!((many(&executor), many(&threads.tract().1)), (2, 1));
+        drop(turn);
+        assert_eq!(many(&threads.tract().1), 2);
+    }
 }

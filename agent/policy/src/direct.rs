@@ -3,15 +3,18 @@
 //! A call through wasmtime's component layer runs some 2,000 instructions of the host, of which between two frames most
 //! have to be fetched from far away; a call of the core function behind it runs a tenth. What the layer does for the few
 //! types of the contract is done here as the component model's canonical ABI says: numbers cross as they are, lists and
-//! texts through memory that the guest's `realloc` gives, and every place and length that a guest names is checked.
+//! texts through memory that the guest's `realloc` gives, and every place and length that a guest names is checked, in
+//! the same order and with the same faults.
 //! While it gives memory, or tidies up after a call, a guest must not call the host.
 
 use offramp_core::{AuditResult, ExitView, Outcome, Verdict};
-use wasmtime::{Caller, Extern, Func, Instance, Memory, Module, Store, Trap, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{
+    Caller, Extern, Func, Instance, Memory, Module, ModuleExport, Store, Trap, TypedFunc, WasmParams, WasmResults,
+};
 
 use crate::facts::{ModelFacts, Parameters, Value};
 use crate::host::{Guest, HANDED_OVER, Level};
-use crate::plan::{Export, Lift, Plan, Source};
+use crate::plan::{Export, ITEMS, Lift, Plan, Source};
 
 /// [`ExitView`], field by field.
 type View = (
@@ -42,65 +45,104 @@ fn broken(what: &'static str) -> wasmtime::Error {
 
 /// Modules and what each imports, ready to be instantiated.
 pub(crate) struct Parts {
-    steps: Vec<(Module, Vec<Source>)>,
-    plan: Plan,
+    steps: Vec<(Module, Vec<Link>)>,
+    memory: Place,
+    realloc: Place,
+    configure: Ends,
+    decide: Place,
+    observe: Option<Place>,
+    save: Option<Ends>,
+    restore: Option<Ends>,
+}
+
+/// An export, found already: which instance's, and where.
+type Place = (usize, ModuleExport);
+
+/// A function, and what is called once its results were read.
+type Ends = (Place, Option<Place>);
+
+enum Link {
+    Export(Place),
+    Log,
 }
 
 impl Parts {
     /// Puts compiled modules in the places that a plan has for them; `None` where an import is not in it.
-    pub(crate) fn new(plan: Plan, module: impl Fn(u32) -> Option<Module>) -> Option<Parts> {
+    pub(crate) fn new(plan: &Plan, module: impl Fn(u32) -> Option<Module>) -> Option<Parts> {
+        let modules = plan.instances.iter().map(|(number, _)| module(*number));
+        let modules: Vec<Module> = modules.collect::<Option<_>>()?;
+        let place = |export: &Export| {
+            let module = modules.get(export.instance)?;
+            Some((export.instance, module.get_export_index(&export.name)?))
+        };
+        let ends = |lift: &Lift| {
+            let after = match &lift.post_return {
+                Some(export) => Some(place(export)?),
+                None => None,
+            };
+            Some((place(&lift.function)?, after))
+        };
+        // What the plan has must be there.
+        let optional = |lift: &Option<Lift>| lift.as_ref().map_or(Some(None), |lift| ends(lift).map(Some));
         let mut steps = Vec::new();
-        for (number, given) in &plan.instances {
-            let module = module(*number)?;
+        for (module, (_, given)) in modules.iter().zip(&plan.instances) {
+            if module.imports().len() > ITEMS {
+                return None;
+            }
             let imports = module.imports().map(|import| {
                 let (_, given) = given.iter().find(|(name, _)| name == import.module())?;
-                given.get(import.name())
+                Some(match given.get(import.name())? {
+                    Source::Export(export) => Link::Export(place(&export)?),
+                    Source::Log => Link::Log,
+                })
             });
-            let imports = imports.collect::<Option<_>>()?;
-            steps.push((module, imports));
+            steps.push((module.clone(), imports.collect::<Option<_>>()?));
         }
-        Some(Parts { steps, plan })
+        Some(Parts {
+            steps,
+            memory: place(&plan.memory)?,
+            realloc: place(&plan.realloc)?,
+            configure: ends(&plan.configure)?,
+            decide: place(&plan.decide)?,
+            observe: plan
+                .observe
+                .as_ref()
+                .map_or(Some(None), |export| place(export).map(Some))?,
+            save: optional(&plan.save)?,
+            restore: optional(&plan.restore)?,
+        })
     }
 
     /// Instantiates the modules, which runs their start functions.
     pub(crate) fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Direct> {
         let mut made = Made(Vec::with_capacity(self.steps.len()));
         let mut log = None;
-        for (module, sources) in &self.steps {
-            let mut imports: Vec<Extern> = Vec::with_capacity(sources.len());
-            for source in sources {
-                imports.push(match source {
-                    Source::Log => (*log.get_or_insert_with(|| Func::wrap(&mut *store, log_of))).into(),
-                    Source::Export(export) => made.get(store, export)?,
+        for (module, links) in &self.steps {
+            let mut imports: Vec<Extern> = Vec::with_capacity(links.len());
+            for link in links {
+                imports.push(match link {
+                    Link::Log => (*log.get_or_insert_with(|| Func::wrap(&mut *store, log_of))).into(),
+                    Link::Export(place) => made.get(store, place)?,
                 });
             }
             made.0.push(Instance::new(&mut *store, module, &imports)?);
-            if store.data().memory.is_none() && self.plan.memory.instance + 1 == made.0.len() {
-                let memory = made.memory(store, &self.plan.memory)?;
+            if self.memory.0 + 1 == made.0.len() {
+                let memory = made.memory(store, &self.memory)?;
                 store.data_mut().memory = Some(memory);
             }
         }
-        let Plan {
-            memory,
-            realloc,
-            configure,
-            decide,
-            observe,
-            save,
-            restore,
-            ..
-        } = &self.plan;
         Ok(Direct {
-            decide: made.function(store, decide)?,
-            observe: observe
+            decide: made.function(store, &self.decide)?,
+            observe: self
+                .observe
                 .as_ref()
-                .map(|export| made.function(store, export))
+                .map(|place| made.function(store, place))
                 .transpose()?,
-            configure: made.lifted(store, configure)?,
-            save: save.as_ref().map(|lift| made.lifted(store, lift)).transpose()?,
-            restore: restore.as_ref().map(|lift| made.lifted(store, lift)).transpose()?,
-            memory: made.memory(store, memory)?,
-            realloc: made.function(store, realloc)?,
+            configure: made.lifted(store, &self.configure)?,
+            save: self.save.as_ref().map(|ends| made.lifted(store, ends)).transpose()?,
+            restore: self.restore.as_ref().map(|ends| made.lifted(store, ends)).transpose()?,
+            memory: made.memory(store, &self.memory)?,
+            realloc: made.function(store, &self.realloc)?,
         })
     }
 }
@@ -109,32 +151,31 @@ impl Parts {
 struct Made(Vec<Instance>);
 
 impl Made {
-    fn get(&self, store: &mut Store<Guest>, export: &Export) -> wasmtime::Result<Extern> {
-        let instance = self.0.get(export.instance);
-        let found = instance.and_then(|instance| instance.get_export(&mut *store, &export.name));
+    fn get(&self, store: &mut Store<Guest>, (instance, export): &Place) -> wasmtime::Result<Extern> {
+        let instance = self.0.get(*instance);
+        let found = instance.and_then(|instance| instance.get_module_export(&mut *store, export));
         found.ok_or_else(|| broken("a module imports what no other exports"))
     }
 
-    fn memory(&self, store: &mut Store<Guest>, export: &Export) -> wasmtime::Result<Memory> {
-        let memory = self.get(store, export)?.into_memory();
+    fn memory(&self, store: &mut Store<Guest>, place: &Place) -> wasmtime::Result<Memory> {
+        let memory = self.get(store, place)?.into_memory();
         memory.ok_or_else(|| broken("the memory is none"))
     }
 
     fn function<P: WasmParams, R: WasmResults>(
         &self,
         store: &mut Store<Guest>,
-        export: &Export,
+        place: &Place,
     ) -> wasmtime::Result<TypedFunc<P, R>> {
-        let function = self.get(store, export)?.into_func();
+        let function = self.get(store, place)?.into_func();
         let function = function.ok_or_else(|| broken("a function is none"))?;
         function.typed(&*store)
     }
 
-    fn lifted<P: WasmParams>(&self, store: &mut Store<Guest>, lift: &Lift) -> wasmtime::Result<Lifted<P>> {
-        let after = lift.post_return.as_ref();
+    fn lifted<P: WasmParams>(&self, store: &mut Store<Guest>, (place, after): &Ends) -> wasmtime::Result<Lifted<P>> {
         Ok(Lifted {
-            function: self.function(store, &lift.function)?,
-            after: after.map(|export| self.function(store, export)).transpose()?,
+            function: self.function(store, place)?,
+            after: after.as_ref().map(|place| self.function(store, place)).transpose()?,
         })
     }
 }
@@ -256,31 +297,27 @@ impl Direct {
     ) -> wasmtime::Result<Result<(), String>> {
         /// A name and a variant: two numbers of 32 bits, the variant's case, and a case's value of up to 64 bits.
         const PARAMETER: usize = 24;
+        const CASE: usize = 8;
+        const VALUE: usize = 16;
         let costs: Vec<u8> = model.exit_costs.iter().flat_map(|cost| cost.to_le_bytes()).collect();
         let costs = self.hand_over(store, &costs, 4)?;
         let list = self.allocate(store, PARAMETER * parameters.iter().len(), 8)?;
         for (place, (name, value)) in parameters.iter().enumerate() {
-            let mut record = [0; PARAMETER];
-            let name_at = self.hand_over(store, name.as_bytes(), 1)?;
-            record[..4].copy_from_slice(&name_at.to_le_bytes());
-            record[4..8].copy_from_slice(&(name.len() as u32).to_le_bytes());
-            record[8] = match value {
+            let at = list as usize + place * PARAMETER;
+            self.hand_over_text(store, name, at)?;
+            let case = match value {
                 Value::Flag(_) => 0,
                 Value::Integer(_) => 1,
                 Value::Number(_) => 2,
                 Value::Text(_) => 3,
             };
+            self.write(store, at + CASE, &[case])?;
             match value {
-                Value::Flag(flag) => record[16] = u8::from(*flag),
-                Value::Integer(integer) => record[16..].copy_from_slice(&integer.to_le_bytes()),
-                Value::Number(number) => record[16..].copy_from_slice(&number.to_le_bytes()),
-                Value::Text(text) => {
-                    let text_at = self.hand_over(store, text.as_bytes(), 1)?;
-                    record[16..20].copy_from_slice(&text_at.to_le_bytes());
-                    record[20..].copy_from_slice(&(text.len() as u32).to_le_bytes());
-                }
+                Value::Flag(flag) => self.write(store, at + VALUE, &[u8::from(*flag)])?,
+                Value::Integer(integer) => self.write(store, at + VALUE, &integer.to_le_bytes())?,
+                Value::Number(number) => self.write(store, at + VALUE, &number.to_le_bytes())?,
+                Value::Text(text) => self.hand_over_text(store, text, at + VALUE)?,
             }
-            self.write(store, list as usize + place * PARAMETER, &record)?;
         }
         let (exits, parameters) = (model.exit_costs.len() as u32, parameters.iter().len() as u32);
         let arguments = (model.classes, costs, exits, list, parameters);
@@ -348,6 +385,13 @@ impl Direct {
         let at = self.allocate(store, bytes.len(), align)?;
         self.write(store, at as usize, bytes)?;
         Ok(at)
+    }
+
+    /// Puts a text into memory of the guest's, and its place and length where it is looked for.
+    fn hand_over_text(&self, store: &mut Store<Guest>, text: &str, at: usize) -> wasmtime::Result<()> {
+        let place = self.hand_over(store, text.as_bytes(), 1)?;
+        self.write(store, at, &place.to_le_bytes())?;
+        self.write(store, at + 4, &(text.len() as u32).to_le_bytes())
     }
 
     fn write(&self, store: &mut Store<Guest>, at: usize, bytes: &[u8]) -> wasmtime::Result<()> {

@@ -152,7 +152,7 @@ pub(crate) fn inspect(component: &[u8], limits: &Limits) -> Result<Inspection, L
 }
 
 /// Splits `interface@version`; the version only when it is one that this host runs.
-fn split(name: &str) -> (&str, Option<AbiVersion>) {
+pub(crate) fn split(name: &str) -> (&str, Option<AbiVersion>) {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     (
         interface,

@@ -31,6 +31,8 @@
 //! - **Memory and tables** are capped over the whole instance; growing past the cap is a fault, not the
 //!   -1 that WebAssembly would return. Wasmtime's own bookkeeping for an instance (a few kB, bounded by
 //!   the number of core instances) and the compiled code (some ten times the component) come on top.
+//! - **What crosses**: every place, length, text and number that a guest gives is checked, by wasmtime or, for components
+//!   put together as tools do it, by this crate, which calls their core modules itself.
 //! - **Stack** is capped; deeper recursion is a fault.
 //! - **Floats** are deterministic (NaN canonicalised, no relaxed SIMD), so a trace replays bit for bit
 //!   on another architecture.
@@ -64,6 +66,11 @@ mod plan;
 mod policy;
 mod running;
 mod watchdog;
+
+#[cfg(test)]
+#[path = "../tests/it/guests.rs"]
+#[allow(dead_code, reason = "the tests outside use all of them")]
+mod guests;
 
 pub use check::{CheckError, CheckReport};
 pub use facts::{BadParameter, ModelFacts, Parameters, Value};

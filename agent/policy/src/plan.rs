@@ -3,8 +3,11 @@
 //! Tools put policies together in few ways: one module that does the work, and perhaps two small ones through which it
 //! reaches the host's `log` before its memory is there. Where a component is put together like that, its modules can be
 //! instantiated and called without the layer of the component model ([`direct`](crate::direct)). Any other has no plan
-//! and runs as it came. A plan is read from a file that nobody has checked yet; the file is compiled as a component
-//! first, which checks it.
+//! and runs as it came: every lifted function must be one of the contract, of which no two have the same type, so that
+//! whatever is exported under a name of the contract is the function lifted under it.
+//!
+//! A plan is read from a file that nobody has checked yet, so that names and numbers of everything are bounded; the file
+//! is compiled as a component afterwards, which checks it.
 
 use std::sync::Arc;
 
@@ -15,10 +18,16 @@ use wasmparser::{
 };
 
 use crate::host::CORE_INSTANCES;
-use crate::inspect::{GUEST, HOST, OBSERVER, STATE};
+use crate::inspect::{GUEST, HOST, OBSERVER, STATE, split};
 
 /// What core modules are exported as, a number behind it.
 pub(crate) const MODULE: &str = "offramp-m";
+
+/// Bytes of a name, at most.
+const NAME: usize = 128;
+/// Items of one kind, at most: aliases, arguments and exports of an instance, functions lifted or lowered, imports of a
+/// module.
+pub(crate) const ITEMS: usize = 256;
 
 /// An export of a core instance: the place of that among those made of modules, and the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +99,9 @@ impl Plan {
         reader.finish()
     }
 
-    /// The component with its core modules among its exports, so that they are compiled with it and can be had.
+    /// The component with its core modules among its exports, so that they are compiled with it and can be had. It has to
+    /// be all of them: wasmtime takes a module that is not exported to be instantiated once, as the component does it,
+    /// and binds it to what it imports there.
     pub(crate) fn exported(&self, component: &[u8]) -> Vec<u8> {
         let mut exports = ComponentExportSection::new();
         for module in 0..=self.instances.iter().map(|(module, _)| *module).max().unwrap_or(0) {
@@ -127,6 +138,12 @@ impl Reader {
             let payload = payload?;
             match &payload {
                 Payload::End(_) => depth = depth.saturating_sub(1),
+                // What wraps an interface has no code of its own.
+                Payload::ModuleSection { .. } | Payload::InstanceSection(_) | Payload::ComponentCanonicalSection(_)
+                    if depth > 0 =>
+                {
+                    return Ok(None);
+                }
                 _ if depth > 0 => {}
                 Payload::ModuleSection { .. } => self.modules += 1,
                 Payload::InstanceSection(section) => {
@@ -182,7 +199,13 @@ impl Reader {
                 Payload::ComponentStartSection { .. } => return Ok(None),
                 _ => {}
             }
-            if let Payload::ModuleSection { .. } | Payload::ComponentSection { .. } = payload {
+            if let Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } =
+                payload
+            {
+                // What is written behind the file would be taken for its rest.
+                if unchecked_range.end > component.len() {
+                    return Ok(None);
+                }
                 depth += 1;
             }
         }
@@ -191,8 +214,11 @@ impl Reader {
 
     fn core_instance(&mut self, instance: &Instance<'_>) -> Option<()> {
         let given = match instance {
-            Instance::Instantiate { module_index, args } if *module_index < self.modules => {
+            Instance::Instantiate { module_index, args }
+                if *module_index < self.modules && args.len() <= ITEMS && self.made.len() < CORE_INSTANCES as usize =>
+            {
                 let arguments = args.iter().map(|argument| {
+                    is_short(argument.name)?;
                     let given = self.core_instances.get(argument.index as usize)?;
                     Some((argument.name.to_owned(), given.clone()))
                 });
@@ -200,19 +226,19 @@ impl Reader {
                 self.made.push((*module_index, arguments));
                 Given::Instance(self.made.len() - 1)
             }
-            Instance::Instantiate { .. } => return None,
-            Instance::FromExports(exports) => {
+            Instance::FromExports(exports) if exports.len() <= ITEMS => {
                 let items = exports.iter().map(|export| {
+                    is_short(export.name)?;
                     let space = self.space(export.kind)?;
                     let source = space.get(export.index as usize)?.clone()?;
                     Some((export.name.to_owned(), source))
                 });
                 Given::Items(items.collect::<Option<_>>()?)
             }
+            Instance::Instantiate { .. } | Instance::FromExports(_) => return None,
         };
         self.core_instances.push(given);
-        // No more than there may be, and so no more copies of what is given than a few.
-        (self.core_instances.len() <= 2 * CORE_INSTANCES as usize).then_some(())
+        (self.core_instances.len() <= ITEMS).then_some(())
     }
 
     fn space(&mut self, kind: ExternalKind) -> Option<&mut Vec<Option<Source>>> {
@@ -232,8 +258,11 @@ impl Reader {
                 instance_index,
                 name,
             } => {
+                is_short(name)?;
                 let source = self.core_instances.get(instance_index as usize)?.get(name);
-                self.space(kind)?.push(source);
+                let space = self.space(kind)?;
+                space.push(source);
+                return (space.len() <= ITEMS).then_some(());
             }
             ComponentAlias::InstanceExport {
                 kind,
@@ -267,6 +296,9 @@ impl Reader {
                 let Some(Source::Export(export)) = self.core_functions.get(core_func_index as usize)?.clone() else {
                     return None;
                 };
+                if options.len() > ITEMS || !is_of_contract(&export.name) {
+                    return None;
+                }
                 self.lifts.push((export, options));
                 self.functions.push(false);
             }
@@ -279,7 +311,7 @@ impl Reader {
             }
             _ => return None,
         }
-        Some(())
+        (self.lifts.len() <= ITEMS && self.lowers.len() <= ITEMS).then_some(())
     }
 
     fn finish(self) -> Option<Plan> {
@@ -302,14 +334,14 @@ impl Reader {
         Some(Plan {
             memory: memory?,
             realloc: realloc?,
-            configure: self.lift(GUEST, "#configure")??,
-            decide: plain(self.lift(GUEST, "#decide")??)?,
-            observe: match self.lift(OBSERVER, "#observe")? {
+            configure: self.lift(GUEST, "configure")??,
+            decide: plain(self.lift(GUEST, "decide")??)?,
+            observe: match self.lift(OBSERVER, "observe")? {
                 Some(lift) => Some(plain(lift)?),
                 None => None,
             },
-            save: self.lift(STATE, "#save")?,
-            restore: self.lift(STATE, "#restore")?,
+            save: self.lift(STATE, "save")?,
+            restore: self.lift(STATE, "restore")?,
             instances: self.made,
         })
     }
@@ -339,6 +371,26 @@ impl Reader {
         };
         found.next().is_none().then_some(Some(lift))
     }
+}
+
+/// Nothing for a name that is longer than one of the contract or of a tool.
+fn is_short(name: &str) -> Option<()> {
+    (name.len() <= NAME).then_some(())
+}
+
+/// Whether tools call the core function behind one of the contract's so: `interface@version#function`.
+fn is_of_contract(name: &str) -> bool {
+    let Some((interface, function)) = name.split_once('#') else {
+        return false;
+    };
+    let (interface, version) = split(interface);
+    let functions: &[&str] = match interface {
+        GUEST => &["configure", "decide"],
+        OBSERVER => &["observe"],
+        STATE => &["save", "restore"],
+        _ => &[],
+    };
+    version.is_some() && functions.contains(&function)
 }
 
 fn export(space: &[Option<Source>], index: u32) -> Option<Export> {
@@ -407,11 +459,43 @@ mod tests {
         let second = r#"(core instance $j (instantiate $m)) (alias core export $j "memory" (core memory $other))
             (func $h (canon lift (core func $decide) (memory $other)))"#;
         assert!(Plan::of(&component(decide, second)).is_none(), "a second memory");
-        let many = "(core instance (instantiate $m))".repeat(2 * CORE_INSTANCES as usize);
-        assert!(Plan::of(&component(decide, &many)).is_none(), "too many instances");
-        assert!(Plan::of(&component(decide, "(component (core module))")).is_some());
+        let many = |count: u32| "(core instance (instantiate $m))".repeat(count as usize);
+        assert!(Plan::of(&component(decide, &many(CORE_INSTANCES - 1))).is_some());
+        assert!(
+            Plan::of(&component(decide, &many(CORE_INSTANCES))).is_none(),
+            "too many instances"
+        );
+        let other = r#"(alias core export $i "decide" (core func $x)) (func $h (canon lift (core func $x)))"#;
+        assert!(
+            Plan::of(&component(decide, other)).is_none(),
+            "a function that is none of the contract's"
+        );
+        let newer = other.replace("decide", "offramp:policy/guest@2.0.0#decide");
+        assert!(Plan::of(&component(decide, &newer)).is_none(), "one of another version");
+        assert!(Plan::of(&component(decide, "(component)")).is_some());
+        assert!(
+            Plan::of(&component(decide, "(component (core module))")).is_none(),
+            "code inside"
+        );
+        let named = |bytes: usize| format!(r#"(alias core export $i "{}" (core func))"#, "x".repeat(bytes));
+        assert!(Plan::of(&component(decide, &named(NAME))).is_some());
+        assert!(Plan::of(&component(decide, &named(NAME + 1))).is_none(), "a long name");
+        let aliases = r#"(alias core export $i "realloc" (core func))"#.repeat(ITEMS);
+        assert!(Plan::of(&component(decide, &aliases)).is_none(), "too many aliases");
+        let items = r#"(export "realloc" (func $realloc))"#.to_owned();
+        let bag = |items: &str| format!("(core instance {items})");
+        assert!(Plan::of(&component(decide, &bag(&items))).is_some());
+        let items: String = (0..=ITEMS)
+            .map(|n| format!(r#"(export "f{n}" (func $realloc))"#))
+            .collect();
+        assert!(Plan::of(&component(decide, &bag(&items))).is_none(), "too many items");
         for damaged in [&b"\0asm"[..], b"", &component(decide, "")[..300]] {
             assert!(Plan::of(damaged).is_none());
         }
+        // A component inside that says it goes on behind the end.
+        let mut open = component(decide, "");
+        open.extend_from_slice(&[4, 9]);
+        open.extend_from_slice(b"\0asm\x0d\0\x01\0");
+        assert!(Plan::of(&open).is_none());
     }
 }

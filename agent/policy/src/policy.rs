@@ -264,7 +264,7 @@ impl Policy {
     fn start(&self) -> Result<Running, Start> {
         let shared = self.shared();
         let place = shared.place().ok_or(Start::Exhausted)?;
-        let started = self.0.shape.start(fresh(shared, self.digest()), place);
+        let started = self.0.shape.start(place, fresh(shared, self.digest()));
         started.map_err(Start::of)
     }
 }

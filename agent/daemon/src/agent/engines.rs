@@ -35,7 +35,8 @@ impl Engines {
         let before = std::mem::replace(&mut self.told, now.clone());
         let both = now.into_iter().zip(before).enumerate();
         both.filter(|(_, (now, before))| {
-            now.run_by != before.run_by || now.progress != before.progress || now.refused.len() != before.refused.len()
+            let facts = |state: &StageState| (state.run_by, state.batch, state.progress, state.refused.len());
+            facts(now) != facts(before)
         })
         .map(|(stage, (now, _))| (stage, now))
         .collect()
@@ -44,6 +45,9 @@ impl Engines {
     /// For a summary.
     pub(super) fn in_short(&self) -> Vec<String> {
         let short = |state: &StageState| match state.progress {
+            Progress::NotWanted | Progress::Working if state.batch > 1 => {
+                format!("{}, {} at a time", state.run_by, state.batch)
+            }
             Progress::NotWanted | Progress::Working => state.run_by.to_string(),
             Progress::Waiting => format!("{} (offload waits)", state.run_by),
             Progress::Building { provider, .. } => format!("{} (onnxruntime/{provider} is built)", state.run_by),

@@ -78,13 +78,7 @@ impl Fitter {
     }
 
     fn finish(&self, mut engine: Engine, package: &Package, settings: Settings) -> Result<Fitted, StartError> {
-        // No more can wait at the same stage.
-        let batch = |offload: &Offload| offload.batch.min(self.cameras.len());
-        let offload = self.offload.clone().map(|offload| Offload {
-            batch: batch(&offload),
-            ..offload
-        });
-        if let Some(offload) = offload
+        if let Some(offload) = self.offload.clone()
             && let Err(problem) = engine.offload(package, offload)
         {
             let remedy = problem.remedy();
@@ -112,7 +106,7 @@ impl Fitter {
     pub(super) fn fit_untried(&self, package: &Package, settings: Settings) -> Result<Fitted, Unfit> {
         let mut engine = self.load(package)?;
         // Before anything of it is offloaded, which has tolerances of its own.
-        match Compared::of(&mut engine, package)? {
+        match Compared::of(&mut engine, package, 1)? {
             Some(compared) if !compared.is_sound() => Err(Unfit::Differs(compared)),
             _ => Ok(self.finish(engine, package, settings)?),
         }

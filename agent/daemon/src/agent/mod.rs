@@ -348,7 +348,13 @@ impl Agent {
         let drawn = u64::from_le_bytes(boot.0[..8].try_into().expect("eight bytes"));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or(cores.min(sources.len())).max(1);
-        let workers = threads.min(sources.len());
+        let workers = match options.offload {
+            // One computes while the device is busy with the other's frames: more would only make batches smaller.
+            Some(_) => threads.min(sources.len()).min(2),
+            None => threads.min(sources.len()),
+        };
+        // So many that every worker has its share.
+        let batch = options.batch.min(sources.len().div_ceil(workers)).max(1);
         let (reports, from_seats) = mpsc::channel(64);
         let stop = Arc::new(AtomicBool::new(false));
         let exchange = Arc::new(Exchange::default());
@@ -358,14 +364,14 @@ impl Agent {
                 .map(|source| (source.name.clone(), source.camera.shape()))
                 .collect(),
             threads: threads - workers + 1,
-            offload: options.offload.clone(),
+            offload: options.offload.clone().map(|offload| Offload { batch, ..offload }),
             seed: options.seed.unwrap_or(drawn),
             trace: options.trace.clone(),
             reports: reports.clone(),
         };
         let board = Board::watch(&options.board, Arc::clone(&stop)).map_err(StartError::Thread)?;
         let (orders_to, orders): (Vec<_>, Vec<_>) = sources.iter().map(|_| std::sync::mpsc::channel()).unzip();
-        let (window_every, batch, checkpoint_every) = (options.summary_every, options.batch, options.checkpoint_every);
+        let (window_every, checkpoint_every) = (options.summary_every, options.checkpoint_every);
         let (keeper, first) = Keeper::open(
             options,
             boot,

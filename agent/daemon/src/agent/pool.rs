@@ -231,8 +231,6 @@ impl Pool {
             parked: Vec::new(),
             room: None,
         };
-        // So many that every thread has its share.
-        let batch = batch.min(state.mail.len().div_ceil(threads)).max(1);
         let shared = Shared {
             state: Mutex::new(state),
             work: Condvar::new(),

@@ -108,9 +108,14 @@ pub fn check(name: &str, on: &On) -> anyhow::Result<()> {
     let states = engine.stage_states();
     let by: Vec<String> = states.iter().map(|state| state.run_by.to_string()).collect();
     terminal::line(&format!("  kernels of the stages: {}", by.join(", ")))?;
-    compare(&mut engine, &package, tolerance(&states, on.half))?;
+    let batch = usize::from(on.batch);
+    let mut sizes = vec![1];
+    sizes.extend((batch > 1).then_some(batch));
+    for batch in sizes {
+        compare(&mut engine, &package, tolerance(&states, on.half), batch)?;
+    }
     if on.time {
-        terminal::line(&times(own, engine.clone(), &package)?)?;
+        terminal::line(&times(own, engine.clone(), &package, batch)?)?;
     }
     if offloaded {
         // A stage that failed since went on in our own kernels, and all of the above would be of those.
@@ -170,11 +175,11 @@ fn offload_all(engine: &mut Engine, package: &Package, offload: Offload) -> anyh
 
 /// Fails where a stage does not run in ONNX Runtime, or no longer, or not on several images at a time as asked for.
 fn all_offloaded(states: &[StageState]) -> anyhow::Result<()> {
-    let one_by_one = |state: &StageState| {
+    let no_batches = |state: &StageState| {
         let mut refused = state.refused.iter();
-        refused.any(|refusal| matches!(refusal.0, OffloadProblem::OneByOne { .. }))
+        refused.any(|refusal| matches!(refusal.0, OffloadProblem::NoBatches { .. }))
     };
-    if let Some(stage) = states.iter().position(one_by_one) {
+    if let Some(stage) = states.iter().position(no_batches) {
         bail!("stage {} runs no batches: {}", stage + 1, states[stage]);
     }
     match states.iter().position(|state| state.progress != Progress::Working) {
@@ -196,14 +201,19 @@ fn tolerance(states: &[StageState], half: bool) -> f32 {
     each.fold(Compared::TOLERANCE, f32::max)
 }
 
-/// Holds what the stages compute against the package's reference vectors.
-fn compare(engine: &mut Engine, package: &Package, tolerance: f32) -> anyhow::Result<()> {
-    let Some(compared) = Compared::of(engine, package)? else {
+/// Holds what the stages compute against the package's reference vectors, so many images at a time.
+fn compare(engine: &mut Engine, package: &Package, tolerance: f32, batch: usize) -> anyhow::Result<()> {
+    let Some(compared) = Compared::of(engine, package, batch)? else {
         return Ok(terminal::line(
             "  no reference vectors: what the stages compute was not compared",
         )?);
     };
-    terminal::line(&format!("  {compared}"))?;
+    let together = if batch > 1 {
+        format!("{batch} images at a time: ")
+    } else {
+        String::new()
+    };
+    terminal::line(&format!("  {together}{compared}"))?;
     if !compared.holds(tolerance) {
         bail!(
             "the stages do not compute what they should on this machine: at most {tolerance:.0e} apart and the same \
@@ -214,20 +224,25 @@ fn compare(engine: &mut Engine, package: &Package, tolerance: f32) -> anyhow::Re
     Ok(())
 }
 
-/// Milliseconds of each stage in our own kernels and in the engine: medians of rounds that take turns.
-fn times(mut own: Engine, mut engine: Engine, package: &Package) -> anyhow::Result<String> {
+/// Milliseconds of each stage in our own kernels and in the engine, and of a frame among a batch: medians of rounds that
+/// take turns.
+fn times(mut own: Engine, mut engine: Engine, package: &Package, batch: usize) -> anyhow::Result<String> {
     const ROUNDS: usize = 15;
     let image = bench::random_image(package.manifest().input.values(), 7);
     // Also warms up. A round takes about 0.2 s.
     let once: f64 = bench::stage_times(&mut own, &image, 3)?.iter().sum();
     let frames = (200.0 / once).clamp(1.0, 200.0) as usize;
     bench::stage_times(&mut engine, &image, 3)?;
-    let mut all = vec![[Vec::new(), Vec::new()]; own.stages() + 1];
+    let mut all = vec![[Vec::new(), Vec::new()]; own.stages() + 1 + usize::from(batch > 1)];
     for _ in 0..ROUNDS {
         for (which, engine) in [&mut own, &mut engine].into_iter().enumerate() {
             let stages = bench::stage_times(engine, &image, frames)?;
             let sum = stages.iter().sum::<f64>();
-            for (times, ms) in all.iter_mut().zip(stages.into_iter().chain([sum])) {
+            let together = match batch {
+                1 => None,
+                batch => Some(bench::batch_time(engine, &image, frames, batch)?),
+            };
+            for (times, ms) in all.iter_mut().zip(stages.into_iter().chain([sum]).chain(together)) {
                 times[which].push(ms);
             }
         }
@@ -238,7 +253,8 @@ fn times(mut own: Engine, mut engine: Engine, package: &Package) -> anyhow::Resu
         let [own, ms] = times.each_mut().map(|times| bench::median(times));
         let (name, by) = match states.get(stage) {
             Some(state) => (format!("stage {}", stage + 1), state.run_by.to_string()),
-            None => ("all".into(), String::new()),
+            None if stage == states.len() => ("all".into(), String::new()),
+            None => (format!("all, {batch} frames at a time, each"), String::new()),
         };
         table.row([
             name,
@@ -419,6 +435,7 @@ mod tests {
     #[test]
     fn a_stage_that_went_back_to_our_own_kernels_is_no_success() {
         let state = |run_by, progress| StageState {
+            batch: 1,
             run_by,
             progress,
             refused: Vec::new(),

@@ -33,23 +33,34 @@ impl Camera for Still {
     }
 }
 
-/// Runs an agent until its stages are as they should be; gives its predictions.
-async fn run_until(folder: &Path, offload: Offload, reached: impl Fn(&Counters) -> bool) -> Vec<Prediction> {
+/// Runs an agent of so many cameras until its stages are as they should be; gives its predictions.
+async fn run_until(
+    folder: &Path,
+    cameras: usize,
+    offload: Offload,
+    reached: impl Fn(&Counters) -> bool,
+) -> Vec<Prediction> {
     let package = package::open(package::EMBEDDED).unwrap();
     let end = Arc::new(AtomicBool::new(false));
-    let camera = Still {
-        images: sample::stream().unwrap(),
-        end: Arc::clone(&end),
-    };
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&seen);
-    let listener = move |prediction: &Prediction, _: &Frame, _: &[String]| told.lock().unwrap().push(*prediction);
     let options = Options {
         offload: Some(offload),
         ..options(folder, settings(&package), 1)
     };
-    let source = Source::new(Box::new(camera), Box::new(listener));
-    let agent = Agent::start(options, &package, vec![source]).unwrap();
+    let source = |number: usize| {
+        let camera = Still {
+            images: sample::stream().unwrap(),
+            end: Arc::clone(&end),
+        };
+        let told = Arc::clone(&seen);
+        let listener = move |prediction: &Prediction, _: &Frame, _: &[String]| told.lock().unwrap().push(*prediction);
+        Source {
+            name: format!("c{number}"),
+            ..Source::new(Box::new(camera), Box::new(listener))
+        }
+    };
+    let sources = (0..cameras).map(source).collect();
+    let agent = Agent::start(options, &package, sources).unwrap();
     let mut counters = agent.counters();
     let there = tokio::time::timeout(PATIENCE, counters.wait_for(reached)).await.is_ok();
     assert!(there, "the stages are run by {:?}", counters.borrow().engines);
@@ -81,13 +92,31 @@ async fn stages_move_to_onnx_runtime_while_frames_run() {
         ..Offload::new(folder.path().join("engines"))
     };
     let everywhere = |counters: &Counters| counters.engines == ["onnxruntime/cpu"; 4];
-    let seen = run_until(folder.path(), offload, everywhere).await;
+    let seen = run_until(folder.path(), 1, offload, everywhere).await;
     let first = seen[0];
     for prediction in &seen {
         assert_eq!((prediction.class, prediction.exit), (first.class, first.exit));
         assert!((prediction.confidence - first.confidence).abs() < 1e-4);
     }
     assert_eq!(events(folder.path(), "stage-offloaded").len(), 4);
+    assert_eq!(events(folder.path(), "stage-not-offloaded"), []);
+}
+
+#[tokio::test]
+async fn frames_of_several_cameras_run_there_as_batches() {
+    let folder = temp_dir();
+    let offload = Offload {
+        library: Some(onnxruntime()),
+        providers: vec![Provider::Cpu],
+        ..Offload::new(folder.path().join("engines"))
+    };
+    let batches = |counters: &Counters| counters.engines == ["onnxruntime/cpu, 4 at a time"; 4];
+    let seen = run_until(folder.path(), 5, offload, batches).await;
+    let first = seen[0];
+    for prediction in &seen {
+        assert_eq!((prediction.class, prediction.exit), (first.class, first.exit));
+        assert!((prediction.confidence - first.confidence).abs() < 1e-4);
+    }
     assert_eq!(events(folder.path(), "stage-not-offloaded"), []);
 }
 
@@ -99,7 +128,7 @@ async fn without_the_library_our_own_kernels_go_on_and_the_fleet_hears_why() {
         ..Offload::new(folder.path().join("engines"))
     };
     let given_up = |counters: &Counters| counters.engines == ["fused (not offloaded)"; 4];
-    run_until(folder.path(), offload, given_up).await;
+    run_until(folder.path(), 1, offload, given_up).await;
     let told = events(folder.path(), "stage-not-offloaded");
     assert_eq!(told.len(), 4);
     assert!(

@@ -7,7 +7,7 @@ use std::thread;
 use offramp_model::Package;
 
 use super::library::{self, Runtime};
-use super::session::{Graph, Running, said};
+use super::session::{Graph, Running};
 use super::{Offload, OffloadProblem, Offloaded, Provider, Survey, cache};
 use crate::contain::contain;
 use crate::error::Cause;
@@ -93,54 +93,58 @@ impl Builder {
                 return;
             }
             offloaded.building(stage, *provider);
-            let mut one_by_one = None;
-            let mut built = asked
+            let built = asked
                 .clone()
-                .and_then(|()| self.build(runtime, stage, *provider, example, self.offload.batch));
-            // Providers that do not run batches may still run single images.
-            if self.offload.batch > 1 && asked.is_ok() && built.is_err() {
-                let single = self.build(runtime, stage, *provider, example, 1);
-                if single.is_ok() {
-                    one_by_one = std::mem::replace(&mut built, single).err();
-                }
-            }
+                .and_then(|()| self.build(runtime, stage, *provider, example));
             match built {
-                Ok(running) => {
-                    if let Some(problem) = one_by_one {
-                        let (provider, cause) = (*provider, Cause::new(problem));
-                        offloaded.refuse(stage, OffloadProblem::OneByOne { provider, cause });
-                    }
-                    return offloaded.publish(stage, running);
-                }
+                Ok(running) => return offloaded.publish(stage, running),
                 Err(problem) => offloaded.refuse(stage, problem),
             }
         }
         offloaded.give_up(stage);
     }
 
-    /// Opens a session for a stage, for so many images at a time, and lets it prove itself.
+    /// Lets a stage that has a session run batches, too, or says why it does not.
+    fn add_batch(&self, runtime: &Runtime, stage: usize, example: &Example, offloaded: &Offloaded) {
+        let Some(running) = offloaded.ready(stage) else { return };
+        let (provider, graph) = (running.provider(), &self.graphs[stage]);
+        let built = self
+            .cache_folder(runtime, stage, provider, self.offload.batch)
+            .and_then(|folder| {
+                let refused = |cause| OffloadProblem::Refused { provider, cause };
+                let batch = running
+                    .open_batch(runtime, graph, &self.offload, &folder)
+                    .map_err(refused)?;
+                let handed = self.stages[stage].handed();
+                let run = |images: &mut [&mut Held]| running.try_batch(&batch, handed, images);
+                prove_batch(provider, graph, &self.offload, example, run)?;
+                Ok(batch)
+            });
+        match built {
+            Ok(batch) => {
+                running.add(batch);
+                offloaded.changed();
+            }
+            Err(problem) => {
+                let cause = match problem {
+                    OffloadProblem::Refused { cause, .. } => cause,
+                    other => Cause::new(other),
+                };
+                offloaded.refuse(stage, OffloadProblem::NoBatches { provider, cause });
+            }
+        }
+    }
+
+    /// Opens a session for a stage and lets it prove itself.
     fn build(
         &self,
         runtime: &Runtime,
         stage: usize,
         provider: Provider,
         example: &Example,
-        batch: usize,
     ) -> Result<Running, OffloadProblem> {
-        if batch > 1 {
-            let refused = |cause| OffloadProblem::Refused { provider, cause };
-            let cause = self.graphs[stage].one_by_one();
-            match cause.map_err(|error| refused(said(&error)))? {
-                Some(cause) => return Err(refused(Cause::new(cause))),
-                None => {}
-            }
-        }
-        let offload = Offload {
-            batch,
-            ..self.offload.clone()
-        };
-        let folder = self.cache_folder(runtime, stage, provider, batch)?;
-        let opened = self.open_and_compare(runtime, stage, provider, example, &offload, &folder);
+        let folder = self.cache_folder(runtime, stage, provider, 1)?;
+        let opened = self.open_and_compare(runtime, stage, provider, example, &folder);
         let damaged = matches!(
             opened,
             Err(OffloadProblem::Refused { .. } | OffloadProblem::Differs { .. })
@@ -152,7 +156,7 @@ impl Builder {
         let Ok(Some(aside)) = cache::set_aside(&folder) else {
             return opened;
         };
-        let again = self.open_and_compare(runtime, stage, provider, example, &offload, &folder);
+        let again = self.open_and_compare(runtime, stage, provider, example, &folder);
         // At worst the folder is not as it was, and the next start builds anew.
         let _ = match again {
             Ok(_) => std::fs::remove_dir_all(&aside),
@@ -190,15 +194,14 @@ impl Builder {
         stage: usize,
         provider: Provider,
         example: &Example,
-        offload: &Offload,
         cache: &Path,
     ) -> Result<Running, OffloadProblem> {
         let refused = |cause| OffloadProblem::Refused { provider, cause };
         let graph = &self.graphs[stage];
-        let running = Running::open(runtime, provider, graph, offload, cache).map_err(refused)?;
+        let running = Running::open(runtime, provider, graph, &self.offload, cache).map_err(refused)?;
         let handed = self.stages[stage].handed();
-        let run = |images: &mut [&mut Held], stays| running.run(handed, images, |_| stays);
-        prove(provider, graph, offload, example, run)?;
+        let run = |image: &mut Held, stays| running.run(handed, &mut [image], |_| stays);
+        prove(provider, graph, &self.offload, example, run)?;
         Ok(running)
     }
 
@@ -223,51 +226,84 @@ impl Builder {
             }
             held = example.after;
         }
+        if self.offload.batch > 1 {
+            // Single images are served by now.
+            let mut held = self.images();
+            for stage in 0..self.stages.len() {
+                let example = self.run_here(stage, held)?;
+                self.add_batch(runtime, stage, &example, offloaded);
+                if offloaded.is_abandoned() {
+                    return Ok(());
+                }
+                held = example.after;
+            }
+        }
         Ok(())
     }
 }
 
-/// Holds what a session computes against our own kernels: for every number of images that it runs at a time, and for one
-/// when its state comes back and when it stays there, which the session may not be able to. The features are compared
-/// then.
+/// Holds what a session computes against our own kernels, when its state comes back and when it stays there, which the
+/// session may not be able to: the features are compared then.
 pub(super) fn prove(
     provider: Provider,
     graph: &Graph,
     offload: &Offload,
     example: &Example,
-    run: impl Fn(&mut [&mut Held], bool) -> Result<(), Cause>,
+    run: impl Fn(&mut Held, bool) -> Result<(), Cause>,
+) -> Result<(), OffloadProblem> {
+    for stays in [false, true] {
+        let mut found = example.before[0].clone();
+        run(&mut found, stays).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
+        compare(provider, graph, offload, &found, &example.after[0], !stays)?;
+    }
+    Ok(())
+}
+
+/// Holds what a session for a batch computes against our own kernels: for as many images as it takes, of two kinds in
+/// turns, and for one less.
+pub(super) fn prove_batch(
+    provider: Provider,
+    graph: &Graph,
+    offload: &Offload,
+    example: &Example,
+    run: impl Fn(&mut [&mut Held]) -> Result<(), Cause>,
+) -> Result<(), OffloadProblem> {
+    for images in [offload.batch, offload.batch - 1] {
+        let mut all: Vec<Held> = example.before.iter().cycle().take(images).cloned().collect();
+        run(&mut all.iter_mut().collect::<Vec<_>>()).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
+        for (found, expected) in all.iter().zip(example.after.iter().cycle()) {
+            compare(provider, graph, offload, found, expected, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an image is where our own kernels have brought it, with its state or by its features alone.
+fn compare(
+    provider: Provider,
+    graph: &Graph,
+    offload: &Offload,
+    found: &Held,
+    expected: &Held,
+    with_state: bool,
 ) -> Result<(), OffloadProblem> {
     let tolerance = provider.tolerance(offload.half);
-    let together = std::iter::successors(Some(1), |images| Some(images * 2));
-    let together = together.take_while(|images| *images <= offload.batch.max(1));
-    for (images, stays) in std::iter::once((1, true)).chain(together.map(|images| (images, false))) {
-        let mut all: Vec<Held> = example.before.iter().cycle().take(images).cloned().collect();
-        let mut each: Vec<&mut Held> = all.iter_mut().collect();
-        run(&mut each, stays).map_err(|cause| OffloadProblem::Refused { provider, cause })?;
-        let pairs = all
-            .iter()
-            .zip(example.after.iter().cycle())
-            .flat_map(|(found, expected)| {
-                let tensors = found.tensors.iter().zip(&expected.tensors);
-                let tensors = tensors.take(if stays { 0 } else { usize::MAX });
-                std::iter::once((&found.features, &expected.features))
-                    .chain(tensors)
-                    .enumerate()
+    let tensors = found.tensors.iter().zip(&expected.tensors);
+    let tensors = tensors.take(if with_state { usize::MAX } else { 0 });
+    let features = (&found.features, &expected.features);
+    for (place, (found, expected)) in std::iter::once(features).chain(tensors).enumerate() {
+        let difference = difference(found, expected);
+        if difference.is_nan() || difference > tolerance {
+            let tensor = match place.checked_sub(1) {
+                None => graph.gives[0].0.clone(),
+                Some(place) => format!("state {place}"),
+            };
+            return Err(OffloadProblem::Differs {
+                provider,
+                tensor,
+                difference,
+                tolerance,
             });
-        for (place, (found, expected)) in pairs {
-            let difference = difference(found, expected);
-            if difference.is_nan() || difference > tolerance {
-                let tensor = match place.checked_sub(1) {
-                    None => graph.gives[0].0.clone(),
-                    Some(place) => format!("state {place}"),
-                };
-                return Err(OffloadProblem::Differs {
-                    provider,
-                    tensor,
-                    difference,
-                    tolerance,
-                });
-            }
         }
     }
     Ok(())
@@ -351,6 +387,10 @@ pub(crate) fn survey(package: &Package, image: usize, stages: &[Stage], offload:
             };
         }
     };
+    let offload = Offload {
+        batch: 1,
+        ..offload.clone()
+    };
     let mut work = Builder::new(package, image, stages, offload.clone());
     let before = work.images();
     let example = work.run_here(0, before);
@@ -358,7 +398,7 @@ pub(crate) fn survey(package: &Package, image: usize, stages: &[Stage], offload:
         let tried = contain(|| {
             runtime.has(provider)?;
             let example = example.as_ref().map_err(Clone::clone)?;
-            work.build(runtime, 0, provider, example, 1).map(drop)
+            work.build(runtime, 0, provider, example).map(drop)
         });
         (provider, tried.unwrap_or_else(builder))
     };

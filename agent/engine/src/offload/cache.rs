@@ -30,6 +30,19 @@ pub(super) fn folder(
     let runtime = model.join(plain(&format!("{provider}-{versions}-{}", device_name(device))));
     let folder = runtime.join(stage);
     fs::create_dir_all(&folder)?;
+    // Batches of another size: the number of cameras has changed.
+    if let Some((stage, _)) = stage.split_once("-batch-") {
+        for entry in fs::read_dir(&runtime)? {
+            let path = entry?.path();
+            let of_stage = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.split_once("-batch-"));
+            if of_stage.is_some_and(|(other, _)| other == stage) && path != folder {
+                fs::remove_dir_all(path)?;
+            }
+        }
+    }
     for used in [&model, &runtime] {
         fs::write(used.join(USED), [])?;
     }
@@ -146,6 +159,16 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn batches_of_another_size_make_room() {
+        let cache = tempfile::tempdir().unwrap();
+        let stage =
+            |stage: &str| folder(cache.path(), &"a".repeat(64), Provider::TensorRt, "1.32.0", 0, stage).unwrap();
+        let [single, other, four] = ["stage-1", "stage-2-batch-4", "stage-1-batch-4"].map(stage);
+        let eight = stage("stage-1-batch-8");
+        assert!(single.exists() && other.exists() && eight.exists() && !four.exists());
     }
 
     #[test]

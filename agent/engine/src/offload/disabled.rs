@@ -19,6 +19,10 @@ impl Running {
         match *self {}
     }
 
+    pub(crate) fn batch(&self) -> usize {
+        match *self {}
+    }
+
     pub(crate) fn takes(&self, _: usize) -> usize {
         match *self {}
     }

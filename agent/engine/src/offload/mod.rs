@@ -10,9 +10,10 @@
 //! only the features come back. A stage that fails while it runs goes back to our own kernels until the next start, and its
 //! frame is computed again from its image.
 //!
-//! Frames that wait at the same stage are run as one batch, by twos, fours, eights: TensorRT and CUDA tune themselves
-//! for every size that they meet. Their state comes back to our memory, because each may leave at the next exit; so does
-//! not that of a frame which is alone.
+//! Frames that wait at the same stage run as one batch, in a session of its own which is opened once single frames are
+//! served: providers build for one size, and would tune themselves anew at each change. A batch that is half empty is
+//! not worth it. The state of its frames comes back to our memory, because each may leave at the next exit; that of a
+//! frame which is alone stays.
 //!
 //! Not done: one session of a stage serves all threads, one at a time; and nothing watches over a device that hangs.
 
@@ -123,7 +124,7 @@ pub struct Offload {
     pub device: u32,
     /// Threads of the CPU provider, at least 1.
     pub threads: usize,
-    /// Images that a stage runs at a time, at most. Where it is more than 1, the axis of the batch is left open.
+    /// Images that a stage runs at a time, at most; with more than 1 each stage has a second session, for as many.
     pub batch: usize,
 }
 
@@ -192,15 +193,20 @@ pub enum Progress {
 pub struct StageState {
     /// What runs it.
     pub run_by: RunBy,
+    /// Images that ONNX Runtime runs at a time, at most; 1 where it does not run it.
+    pub batch: usize,
     /// Its offload.
     pub progress: Progress,
-    /// Providers that do not run it, and why.
+    /// Providers that do not run it, or not as they were asked to, and why.
     pub refused: Vec<Refusal>,
 }
 
 impl fmt::Display for StageState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.run_by.fmt(f)?;
+        if self.batch > 1 {
+            write!(f, ", {} at a time", self.batch)?;
+        }
         match self.progress {
             Progress::NotWanted | Progress::Working => {}
             Progress::Waiting => f.write_str("; waits for its offload")?,
@@ -349,6 +355,10 @@ impl Offloaded {
 
     fn change(&self, stage: usize, change: impl FnOnce(&mut SlotState)) {
         change(&mut lock(&self.slots[stage].state));
+        self.changed();
+    }
+
+    fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
@@ -359,10 +369,10 @@ impl Offloaded {
 
     pub(crate) fn state(&self, stage: usize, own: RunBy) -> StageState {
         let state = lock(&self.slots[stage].state);
+        let ready = self.ready(stage);
         StageState {
-            run_by: self
-                .ready(stage)
-                .map_or(own, |running| RunBy::OnnxRuntime(running.provider())),
+            run_by: ready.map_or(own, |running| RunBy::OnnxRuntime(running.provider())),
+            batch: ready.map_or(1, Running::batch),
             progress: state.progress,
             refused: state.refused.clone(),
         }

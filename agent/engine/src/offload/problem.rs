@@ -103,8 +103,8 @@ pub enum OffloadProblem {
         tolerance: f32,
     },
     /// The provider runs the stage, but not on several images at a time.
-    #[error("{provider} runs one image at a time: {cause}")]
-    OneByOne {
+    #[error("{provider} runs no batches: {cause}")]
+    NoBatches {
         /// The provider.
         provider: Provider,
         /// Why.
@@ -167,7 +167,9 @@ impl OffloadProblem {
                 Provider::Cpu => "leave this stage out of `stages`".into(),
             },
             Self::Differs { .. } => "leave `half` off, or this provider out of `providers`".into(),
-            Self::OneByOne { .. } => "export the graph with its batch axis open, or set `batch = 1`".into(),
+            Self::NoBatches { .. } => {
+                "nothing is lost but speed; export graphs with an open batch axis, or set `batch = 1`".into()
+            }
             Self::FailedWhileRunning { .. } => {
                 "restart to try again; if it comes back, leave this provider out of `providers`".into()
             }

@@ -1,7 +1,7 @@
 //! One stage in an ONNX Runtime session.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ort::ep::{CUDA, TensorRT};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -34,32 +34,12 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Why its session could not run several images at a time, if it could not.
-    pub(super) fn one_by_one(&self) -> ort::Result<Option<&'static str>> {
+    /// Whether it can be made one for several images: the first axis of whatever it reads is open, and all is for one
+    /// image as it stands.
+    fn is_open(&self) -> ort::Result<bool> {
         let (open, _) = free_axes(self)?;
-        let of_one = self
-            .reads
-            .iter()
-            .chain(&self.gives)
-            .all(|(_, shape)| shape.first() == Some(&1));
-        // These stand between the shapes in what TensorRT is told.
-        let plain = self.reads.iter().all(|(name, _)| !name.contains([':', ',']));
-        Ok(if open.len() < self.reads.len() || !of_one {
-            Some("the graph leaves the first axis of its tensors not open")
-        } else if plain {
-            None
-        } else {
-            Some("the name of an input holds a colon or a comma")
-        })
-    }
-
-    /// The shapes of what it reads, for so many images, as TensorRT's providers want to be told.
-    fn shapes(&self, images: usize) -> String {
-        let shape = |(name, shape): &(String, Shape)| {
-            let sizes: Vec<String> = with_images(shape, images).iter().map(ToString::to_string).collect();
-            format!("{name}:{}", sizes.join("x"))
-        };
-        self.reads.iter().map(shape).collect::<Vec<_>>().join(",")
+        let mut shapes = self.reads.iter().chain(&self.gives);
+        Ok(open.len() == self.reads.len() && shapes.all(|(_, shape)| shape.first() == Some(&1)))
     }
 }
 
@@ -69,51 +49,34 @@ fn with_images(shape: &[usize], images: usize) -> Shape {
     std::iter::once(images).chain(rest).collect()
 }
 
-/// A session that a stage runs in.
+/// What a stage runs in: a session for one image, and perhaps one for several.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) provider: Provider,
-    /// Images at a time, at most.
-    batch: usize,
     reads: Vec<(String, Shape)>,
     gives: Vec<(String, Shape)>,
     /// Where the state stays between two stages.
     memory: MemoryInfo<'static>,
     /// The runtime says that runs may overlap; the binding says that they must not.
-    inner: Mutex<Inner>,
+    single: Mutex<Opened>,
+    batch: OnceLock<Batch>,
 }
 
+/// A session for several images.
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Batch {
+    images: usize,
+    opened: Mutex<Opened>,
+}
+
+/// A session with what it is bound to.
+#[derive(Debug)]
+struct Opened {
     session: Session,
     binding: IoBinding,
-    /// For one image, for two, for four, and so on; made when they are needed.
-    hosts: Vec<Option<Host>>,
-}
-
-/// Host memory that inputs are copied from, and that outputs come back to.
-#[derive(Debug)]
-struct Host {
+    /// Host memory that inputs are copied from, and that outputs come back to.
     staged: Vec<Tensor<f32>>,
     landed: Vec<Tensor<f32>>,
-}
-
-impl Host {
-    fn new(reads: &[(String, Shape)], gives: &[(String, Shape)], images: usize) -> ort::Result<Self> {
-        let allocator = Allocator::default();
-        let tensors = |named: &[(String, Shape)]| {
-            let shapes = named.iter().map(|(_, shape)| match images {
-                1 => shape.clone(),
-                images => with_images(shape, images),
-            });
-            let tensors = shapes.map(|shape| Tensor::<f32>::new(&allocator, shape));
-            tensors.collect::<ort::Result<Vec<_>>>()
-        };
-        Ok(Self {
-            staged: tensors(reads)?,
-            landed: tensors(gives)?,
-        })
-    }
 }
 
 /// What the runtime said, on one line and without the places in its source.
@@ -125,27 +88,17 @@ pub(super) fn said(error: &ort::Error) -> Cause {
     Cause::new(told.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-impl Running {
-    /// Opens a session whose every operator runs in the provider, for as many images at a time as the offload says; for
-    /// more than one the graph must [allow it](Graph::one_by_one). With TensorRT this takes up to minutes.
-    pub(super) fn open(
+impl Opened {
+    /// Opens a session for so many images, whose every operator runs in the provider, and tells where its device has
+    /// memory.
+    fn new(
         runtime: &Runtime,
         provider: Provider,
         graph: &Graph,
         offload: &Offload,
         cache: &Path,
-    ) -> Result<Self, Cause> {
-        contain(|| Self::try_open(runtime, provider, graph, offload, cache).map_err(|error| said(&error))).flatten()
-    }
-
-    fn try_open(
-        runtime: &Runtime,
-        provider: Provider,
-        graph: &Graph,
-        offload: &Offload,
-        cache: &Path,
-    ) -> ort::Result<Self> {
-        let batch = offload.batch.max(1);
+        images: usize,
+    ) -> ort::Result<(Self, MemoryInfo<'static>)> {
         let cpu = provider == Provider::Cpu;
         let mut builder = Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -153,17 +106,16 @@ impl Running {
             .with_intra_op_spinning(false)?
             // Nothing but what is asked for.
             .with_auto_device(AutoDevicePolicy::PreferCPU)?;
-        // What is fixed can be built ahead.
+        // Everything is fixed: what has one size is built ahead, and never tuned anew.
         let (first, mut fixed) = free_axes(graph)?;
-        fixed.extend(first.into_iter().filter(|_| batch == 1));
+        let of_batch = |(symbol, size)| (symbol, if images > 1 { images as i64 } else { size });
+        fixed.extend(first.into_iter().map(of_batch));
         fixed.retain(|(symbol, _)| !symbol.is_empty());
         fixed.sort();
         fixed.dedup();
         for (symbol, size) in fixed {
             builder = builder.with_dimension_override(symbol, size)?;
         }
-        // The least, the usual and the most that TensorRT builds for.
-        let shapes = [1, batch, batch].map(|images| graph.shapes(images));
         let device = i32::try_from(offload.device).map_err(ort::Error::wrap)?;
         let (name, number) = if cpu {
             (AllocationDevice::CPU, 0)
@@ -182,15 +134,7 @@ impl Running {
             Provider::Cpu => builder,
             Provider::Cuda => builder.with_execution_providers([cuda()])?,
             Provider::TensorRt => {
-                let [least, usual, most] = &shapes;
-                let tensorrt = match batch {
-                    1 => TensorRT::default(),
-                    _ => TensorRT::default()
-                        .with_profile_min_shapes(least)
-                        .with_profile_opt_shapes(usual)
-                        .with_profile_max_shapes(most),
-                };
-                let tensorrt = tensorrt
+                let tensorrt = TensorRT::default()
                     .with_device_id(device)
                     .with_fp16(offload.half)
                     .with_layer_norm_fp32_fallback(offload.half)
@@ -208,11 +152,7 @@ impl Running {
                 let gpu = gpu.ok_or_else(|| ort::Error::new(format!("there is no GPU {}", offload.device)))?;
                 // A plugin names its memory itself.
                 memory = gpu.memory_info(false).to_owned();
-                let mut options = vec![(format!("{RTX}.nv_runtime_cache_path"), cache.display().to_string())];
-                if batch > 1 {
-                    let of = ["min", "opt", "max"].map(|which| format!("{RTX}.nv_profile_{which}_shapes"));
-                    options.extend(of.into_iter().zip(shapes));
-                }
+                let options = [(format!("{RTX}.nv_runtime_cache_path"), cache.display().to_string())];
                 builder.with_devices([gpu], Some(&options))?
             }
         };
@@ -220,28 +160,100 @@ impl Running {
             builder = builder.with_disable_cpu_fallback()?;
         }
         let session = builder.commit_from_memory(&graph.bytes)?;
+        let host = Allocator::default();
+        let tensors = |named: &[(String, Shape)]| {
+            named
+                .iter()
+                .map(|(_, shape)| {
+                    let shape = if images > 1 {
+                        with_images(shape, images)
+                    } else {
+                        shape.clone()
+                    };
+                    let mut tensor = Tensor::<f32>::new(&host, shape)?;
+                    // Of a batch that is not full the rest is computed, too.
+                    tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0);
+                    Ok(tensor)
+                })
+                .collect::<ort::Result<Vec<_>>>()
+        };
+        let opened = Self {
+            binding: session.create_binding()?,
+            staged: tensors(&graph.reads)?,
+            landed: tensors(&graph.gives)?,
+            session,
+        };
+        Ok((opened, memory))
+    }
+}
+
+impl Running {
+    /// Opens a session for one image, whose every operator runs in the provider. With TensorRT this takes up to minutes.
+    pub(super) fn open(
+        runtime: &Runtime,
+        provider: Provider,
+        graph: &Graph,
+        offload: &Offload,
+        cache: &Path,
+    ) -> Result<Self, Cause> {
+        let opened = contain(|| Opened::new(runtime, provider, graph, offload, cache, 1));
+        let (single, memory) = opened?.map_err(|error| said(&error))?;
         Ok(Self {
             provider,
-            batch,
             memory,
-            inner: Mutex::new(Inner {
-                binding: session.create_binding()?,
-                hosts: Vec::new(),
-                session,
-            }),
+            single: Mutex::new(single),
+            batch: OnceLock::new(),
             reads: graph.reads.clone(),
             gives: graph.gives.clone(),
         })
+    }
+
+    /// Opens a session of the same provider for so many images, which [`Self::add`] takes up.
+    pub(super) fn open_batch(
+        &self,
+        runtime: &Runtime,
+        graph: &Graph,
+        offload: &Offload,
+        cache: &Path,
+    ) -> Result<Batch, Cause> {
+        let images = offload.batch;
+        let opened = contain(|| {
+            if !graph.is_open()? {
+                return Err(ort::Error::new(
+                    "the graph does not leave the batch axis of what it reads open",
+                ));
+            }
+            Opened::new(runtime, self.provider, graph, offload, cache, images)
+        });
+        let (opened, _) = opened?.map_err(|error| said(&error))?;
+        Ok(Batch {
+            images,
+            opened: Mutex::new(opened),
+        })
+    }
+
+    /// Has several images run together from now on.
+    pub(super) fn add(&self, batch: Batch) {
+        // There is one thread that builds.
+        let _ = self.batch.set(batch);
+    }
+
+    /// Images that run at a time, at most.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch.get().map_or(1, |batch| batch.images)
     }
 
     pub(crate) fn provider(&self) -> Provider {
         self.provider
     }
 
-    /// Of so many images that wait, at least one, how many it runs at a time: a power of two, because providers tune
-    /// themselves for every size that they meet.
+    /// Of so many images that wait, at least one, how many it runs at a time: several where they fill a batch by more than
+    /// half, because the rest of it is computed, too.
     pub(crate) fn takes(&self, waiting: usize) -> usize {
-        1 << waiting.min(self.batch).ilog2()
+        match self.batch() {
+            images if 2 * waiting > images => waiting.min(images),
+            _ => 1,
+        }
     }
 
     /// Runs the stage on images, as many as it [takes](Self::takes); of more than one nothing may be with the runtime.
@@ -252,33 +264,51 @@ impl Running {
         images: &mut [&mut Held],
         stays: impl Fn(usize) -> bool,
     ) -> Result<(), Cause> {
+        match self.batch.get() {
+            Some(batch) if images.len() > 1 => self.run_in(&batch.opened, batch.images, handed, images, |_| false),
+            _ => self.run_in(&self.single, 1, handed, images, stays),
+        }
+    }
+
+    /// As [`Self::run`], in a batch that is not taken up yet.
+    pub(super) fn try_batch(&self, batch: &Batch, handed: &[Handed], images: &mut [&mut Held]) -> Result<(), Cause> {
+        self.run_in(&batch.opened, batch.images, handed, images, |_| false)
+    }
+
+    /// Runs a session that is for so many images.
+    fn run_in(
+        &self,
+        opened: &Mutex<Opened>,
+        room: usize,
+        handed: &[Handed],
+        images: &mut [&mut Held],
+        stays: impl Fn(usize) -> bool,
+    ) -> Result<(), Cause> {
         // Of the graph's outputs: the features never stay.
         let state = handed
             .iter()
             .enumerate()
             .filter(|(_, source)| matches!(source, Handed::Output));
         let stay: Vec<bool> = std::iter::once(false)
-            .chain(state.map(|(tensor, _)| images.len() == 1 && stays(tensor)))
+            .chain(state.map(|(tensor, _)| stays(tensor)))
             .collect();
-        let mut inner = lock(&self.inner);
-        let run = contain(|| self.run_bound(&mut inner, images, &stay));
+        let mut opened = lock(opened);
+        let run = contain(|| self.run_bound(&mut opened, room, images, &stay));
         // Whatever came of it, the session must not hold on to what belongs to the images.
-        let cleared = contain(|| inner.binding.clear());
+        let cleared = contain(|| opened.binding.clear());
         let away = run.and_then(|run| run.map_err(|error| said(&error)))?;
         cleared?;
-        let host = inner.hosts.get(images.len().ilog2() as usize).and_then(Option::as_ref);
-        let landed = host.into_iter().flat_map(|host| &host.landed);
-        let landed: Vec<&[f32]> = landed
-            .map(|tensor| tensor.try_extract_tensor::<f32>().map(|(_, values)| values))
+        let landed = opened.landed.iter().map(|tensor| tensor.try_extract_tensor::<f32>());
+        let landed: Vec<_> = landed
+            .map(|extracted| extracted.map(|(_, values)| values))
             .collect::<ort::Result<_>>()
             .map_err(|error| said(&error))?;
-        let together = images.len();
         for (row, image) in images.iter_mut().enumerate() {
             image.prepare(landed.len());
             for ((output, values), away) in image.outputs().iter_mut().zip(&landed).zip(&away) {
                 output.clear();
                 if away.is_none() {
-                    let each = values.len() / together;
+                    let each = values.len() / room;
                     output.extend_from_slice(&values[row * each..][..each]);
                 }
             }
@@ -288,19 +318,19 @@ impl Running {
     }
 
     /// Binds, runs, and gives what stays with the runtime, in the order of the graph's outputs.
-    fn run_bound(&self, inner: &mut Inner, images: &[&mut Held], stay: &[bool]) -> ort::Result<Vec<Option<Away>>> {
-        let Inner {
+    fn run_bound(
+        &self,
+        opened: &mut Opened,
+        room: usize,
+        images: &[&mut Held],
+        stay: &[bool],
+    ) -> ort::Result<Vec<Option<Away>>> {
+        let Opened {
             session,
             binding,
-            hosts,
-        } = inner;
-        let place = images.len().ilog2() as usize;
-        hosts.resize_with(hosts.len().max(place + 1), || None);
-        let host = match &mut hosts[place] {
-            Some(host) => host,
-            none => none.insert(Host::new(&self.reads, &self.gives, images.len())?),
-        };
-        let Host { staged, landed } = host;
+            staged,
+            landed,
+        } = opened;
         for (input, ((name, _), staged)) in self.reads.iter().zip(staged).enumerate() {
             if let [image] = images
                 && let Some(Away(value)) = image.read(input).1
@@ -309,7 +339,7 @@ impl Running {
                 continue;
             }
             let (_, rows) = staged.try_extract_tensor_mut::<f32>()?;
-            for (row, image) in rows.chunks_exact_mut(rows.len() / images.len()).zip(images) {
+            for (row, image) in rows.chunks_exact_mut(rows.len() / room).zip(images) {
                 row.copy_from_slice(image.read(input).0);
             }
             binding.bind_input(name, staged)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use offramp_model::Package;
 use offramp_test_support::onnxruntime;
 
-use super::build::{Example, prove};
+use super::build::{Example, prove, prove_batch};
 use super::session::{Graph, Running};
 use super::{Offload, OffloadProblem, Offloaded, Progress, Provider, Refusal, RunBy, library};
 use crate::error::Cause;
@@ -133,14 +133,99 @@ fn a_session_that_cannot_keep_its_state_proves_so_before_it_is_taken() {
     let (before, after) = (vec![before], vec![after]);
     let (example, handed) = (Example { before, after }, engine.stages[0].handed());
     let offload = Offload::new(PathBuf::from("unused"));
-    let run = |images: &mut [&mut Held], stays| running.run(handed, images, |_| stays);
+    let run = |image: &mut Held, stays| running.run(handed, &mut [image], |_| stays);
     prove(Provider::Cpu, &graph, &offload, &example, run).unwrap();
-    let run = |images: &mut [&mut Held], stays| match stays {
+    let run = |image: &mut Held, stays| match stays {
         true => Err(Cause::new("no memory of this device")),
-        false => run(images, stays),
+        false => run(image, stays),
     };
     let problem = prove(Provider::Cpu, &graph, &offload, &example, run).unwrap_err();
     assert_eq!(problem.to_string(), "cpu does not run it: no memory of this device");
+}
+
+#[test]
+fn a_batch_that_mixes_images_up_is_not_taken() {
+    let package = package("revcol-fashion");
+    let mut engine = Engine::load(&package).unwrap();
+    let (running, graph, grey) = first_stage(&package, &engine);
+    let mut dark = Held::default();
+    dark.start(&vec![-0.5; package.manifest().input.values()], true);
+    let before = vec![grey, dark];
+    let mut after = before.clone();
+    engine.stages[0]
+        .run(&mut after.iter_mut().collect::<Vec<_>>(), &Threads::default())
+        .unwrap();
+    let (example, handed) = (Example { before, after }, engine.stages[0].handed());
+    let offload = Offload {
+        batch: 4,
+        ..Offload::new(PathBuf::from("unused"))
+    };
+    let runtime = library::open(Some(&onnxruntime())).unwrap();
+    let batch = running.open_batch(runtime, &graph, &offload, Path::new("")).unwrap();
+    let mut sizes = Vec::new();
+    let run = |images: &mut [&mut Held]| running.try_batch(&batch, handed, images);
+    let sizes_of = std::cell::RefCell::new(&mut sizes);
+    prove_batch(Provider::Cpu, &graph, &offload, &example, |images| {
+        sizes_of.borrow_mut().push(images.len());
+        run(images)
+    })
+    .unwrap();
+    assert_eq!(sizes, [4, 3]);
+    let problem = prove_batch(Provider::Cpu, &graph, &offload, &example, |images| {
+        run(images)?;
+        let (first, rest) = images.split_first_mut().unwrap();
+        std::mem::swap(*first, rest[0]);
+        Ok(())
+    });
+    assert!(matches!(problem, Err(OffloadProblem::Differs { .. })), "{problem:?}");
+}
+
+#[test]
+fn a_batch_that_fails_while_it_runs_costs_no_frame() {
+    let package = package("revcol-fashion");
+    let other = self::package("revcol-cifar100");
+    let offload = Offload {
+        batch: 4,
+        ..Offload::new(PathBuf::from("unused"))
+    };
+    let mut own = Engine::load(&package).unwrap();
+    let mut engine = own.clone();
+    let runtime = library::open(Some(&onnxruntime())).unwrap();
+    let broken = Offloaded::new(&engine.stages, |_| true);
+    for stage in 0..engine.stages() {
+        let good = graph(&package, &engine, stage, &package);
+        let running = Running::open(runtime, Provider::Cpu, &good, &offload, Path::new("")).unwrap();
+        // Same names in its graph, other shapes.
+        let graph = graph(&package, &engine, stage, if stage == 2 { &other } else { &package });
+        running.add(running.open_batch(runtime, &graph, &offload, Path::new("")).unwrap());
+        broken.publish(stage, running);
+    }
+    engine.offloaded = Some(Arc::new(broken));
+    assert!(engine.stage_states().iter().all(|state| state.batch == 4));
+
+    // Four go together, the fifth leaves its state with the runtime.
+    let values = package.manifest().input.values();
+    let mut frames = vec![engine.frame(); 5];
+    let mut alone = frames.clone();
+    for (number, frame) in frames.iter_mut().enumerate() {
+        engine.start(frame, &vec![number as f32 - 2.0; values]).unwrap();
+        own.start(&mut alone[number], &vec![number as f32 - 2.0; values])
+            .unwrap();
+    }
+    let before = engine.changes();
+    for stage in 0..engine.stages() {
+        let mut together: Vec<&mut Frame> = frames.iter_mut().collect();
+        engine.run_stage_of(stage, &mut together).unwrap();
+        for (frame, alone) in frames.iter().zip(&mut alone) {
+            let expected = own.run_stage(stage, alone).unwrap();
+            for (found, expected) in frame.features().iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-3, "stage {stage}: {found} {expected}");
+            }
+        }
+        assert_eq!(frames[0].is_away() || frames[4].is_away(), stage < 2, "stage {stage}");
+    }
+    assert_eq!(engine.changes(), before + 1);
+    assert_eq!(engine.stage_states()[2].progress, Progress::Failed);
 }
 
 #[test]

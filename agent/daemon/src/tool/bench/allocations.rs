@@ -23,8 +23,9 @@ impl Counting {
         BYTES.store(0, Relaxed);
         ASKED.store(true, Relaxed);
         let done = work();
+        let bytes = BYTES.load(Relaxed);
         ASKED.store(false, Relaxed);
-        done.map(|()| BYTES.load(Relaxed))
+        done.map(|()| bytes)
     }
 }
 
