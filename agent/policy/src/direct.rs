@@ -321,9 +321,7 @@ impl Direct {
         }
         let (exits, parameters) = (model.exit_costs.len() as u32, parameters.iter().len() as u32);
         let arguments = (model.classes, costs, exits, list, parameters);
-        self.call(store, &self.configure, arguments, |direct, store, at| {
-            direct.result(store, at)
-        })
+        self.call(store, &self.configure, arguments, Self::result)
     }
 
     pub(crate) fn keeps_state(&self) -> bool {
@@ -347,7 +345,7 @@ impl Direct {
         };
         let at = self.hand_over(store, saved, 1)?;
         let arguments = (at, saved.len() as u32);
-        self.call(store, restore, arguments, |direct, store, at| direct.result(store, at))
+        self.call(store, restore, arguments, Self::result)
     }
 
     /// Calls a function that leaves its results in memory, and reads them.

@@ -137,6 +137,7 @@ pub(crate) struct Running {
     _place: Place,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Functions {
     Direct(Direct),
     Component {
