@@ -12,6 +12,7 @@ use offramp_policy::{
 use offramp_proto::{Digest, Generation, Parameter, PolicyReport, PolicySource as Rung};
 
 use crate::lane::Judge;
+use crate::machine;
 
 /// A policy component and how it is to be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +136,7 @@ impl Workshop {
     /// See [`SetUpError`].
     pub fn prepare_for(&self, source: &PolicySource, cameras: usize) -> Result<Vec<Chosen>, SetUpError> {
         let policy = self.host.load(&source.bytes)?;
+        machine::give_memory_back();
         let parameters = Parameters::of(&source.parameters)?;
         let named = Named {
             name: source.name.clone(),

@@ -35,6 +35,16 @@ pub(crate) fn memory() -> Option<(u64, u64)> {
     Some((field("MemAvailable")?, field("MemTotal")?))
 }
 
+/// Gives memory that was freed back to the system, where the C library keeps it otherwise: compiling a model or a policy
+/// takes some 20 MB for a moment. Takes some milliseconds, and has a place after whatever did that.
+pub(crate) fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use crate::agent::{Report, StartError};
 use crate::evaluate::{CompareError, Compared};
 use crate::judge::Workshop;
 use crate::lane::{Lane, SetUpError};
-use crate::package;
+use crate::{machine, package};
 
 /// Most classes that a message names.
 const MAX_CLASSES: usize = 1024;
@@ -74,6 +74,7 @@ impl Fitter {
     fn load(&self, package: &Package) -> Result<Engine, StartError> {
         self.check(package)?;
         let engine = Engine::load(package).map_err(SetUpError::Engine)?;
+        machine::give_memory_back();
         engine.with_threads(self.threads).map_err(StartError::Thread)
     }
 
