@@ -1,11 +1,10 @@
 //! A policy's core modules, called without the layer of the component model.
 //!
 //! A call through wasmtime's component layer runs some 2,000 instructions of the host, of which between two frames most
-//! have to be fetched from far away; a call of the core function behind it runs a tenth. What the layer does for the few
+//! have to be fetched from far away; a call of the core function behind it takes a quarter of the time. What the layer does for the few
 //! types of the contract is done here as the component model's canonical ABI says: numbers cross as they are, lists and
 //! texts through memory that the guest's `realloc` gives, and every place and length that a guest names is checked, in
-//! the same order and with the same faults.
-//! While it gives memory, or tidies up after a call, a guest must not call the host.
+//! the same order and with the same faults. While it gives memory, or tidies up after a call, a guest must not call the host.
 
 use offramp_core::{AuditResult, ExitView, Outcome, Verdict};
 use wasmtime::{
@@ -13,6 +12,7 @@ use wasmtime::{
 };
 
 use crate::facts::{ModelFacts, Parameters, Value};
+use crate::fault::TooMuchState;
 use crate::host::{Guest, HANDED_OVER, Level};
 use crate::plan::{Export, ITEMS, Lift, Plan, Source};
 
@@ -67,49 +67,45 @@ enum Link {
 }
 
 impl Parts {
-    /// Puts compiled modules in the places that a plan has for them; `None` where an import is not in it.
-    pub(crate) fn new(plan: &Plan, module: impl Fn(u32) -> Option<Module>) -> Option<Parts> {
-        let modules = plan.instances.iter().map(|(number, _)| module(*number));
-        let modules: Vec<Module> = modules.collect::<Option<_>>()?;
+    /// Puts compiled modules in the places that a plan has for them.
+    pub(crate) fn new(plan: &Plan, module: impl FnMut(u32) -> Option<Module>) -> wasmtime::Result<Parts> {
+        let absent = || broken("the plan has what no module has");
+        let numbers = plan.instances.iter().map(|(number, _)| *number);
+        let modules: Vec<Module> = numbers.map(module).collect::<Option<_>>().ok_or_else(absent)?;
         let place = |export: &Export| {
-            let module = modules.get(export.instance)?;
-            Some((export.instance, module.get_export_index(&export.name)?))
+            let found = modules
+                .get(export.instance)
+                .and_then(|of| of.get_export_index(&export.name));
+            found.map(|found| (export.instance, found)).ok_or_else(absent)
         };
-        let ends = |lift: &Lift| {
-            let after = match &lift.post_return {
-                Some(export) => Some(place(export)?),
-                None => None,
-            };
-            Some((place(&lift.function)?, after))
+        let ends = |lift: &Lift| -> wasmtime::Result<Ends> {
+            let after = lift.post_return.as_ref().map(place).transpose()?;
+            Ok((place(&lift.function)?, after))
         };
-        // What the plan has must be there.
-        let optional = |lift: &Option<Lift>| lift.as_ref().map_or(Some(None), |lift| ends(lift).map(Some));
         let mut steps = Vec::new();
         for (module, (_, given)) in modules.iter().zip(&plan.instances) {
             if module.imports().len() > ITEMS {
-                return None;
+                return Err(broken("a module imports very much"));
             }
             let imports = module.imports().map(|import| {
-                let (_, given) = given.iter().find(|(name, _)| name == import.module())?;
-                Some(match given.get(import.name())? {
-                    Source::Export(export) => Link::Export(place(&export)?),
-                    Source::Log => Link::Log,
-                })
+                let given = given.iter().find(|(name, _)| name == import.module());
+                match given.and_then(|(_, given)| given.get(import.name())) {
+                    Some(Source::Export(export)) => place(&export).map(Link::Export),
+                    Some(Source::Log) => Ok(Link::Log),
+                    None => Err(absent()),
+                }
             });
-            steps.push((module.clone(), imports.collect::<Option<_>>()?));
+            steps.push((module.clone(), imports.collect::<wasmtime::Result<_>>()?));
         }
-        Some(Parts {
+        Ok(Parts {
             steps,
             memory: place(&plan.memory)?,
             realloc: place(&plan.realloc)?,
             configure: ends(&plan.configure)?,
             decide: place(&plan.decide)?,
-            observe: plan
-                .observe
-                .as_ref()
-                .map_or(Some(None), |export| place(export).map(Some))?,
-            save: optional(&plan.save)?,
-            restore: optional(&plan.restore)?,
+            observe: plan.observe.as_ref().map(place).transpose()?,
+            save: plan.save.as_ref().map(ends).transpose()?,
+            restore: plan.restore.as_ref().map(ends).transpose()?,
         })
     }
 
@@ -250,11 +246,9 @@ impl Direct {
         self.observe.is_some()
     }
 
-    /// Nothing where the policy does not look back.
-    pub(crate) fn observe(&self, store: &mut Store<Guest>, outcome: &Outcome) -> wasmtime::Result<()> {
-        let Some(observe) = &self.observe else {
-            return Ok(());
-        };
+    /// `None` where the policy does not look back.
+    pub(crate) fn observe(&self, store: &mut Store<Guest>, outcome: &Outcome) -> Option<wasmtime::Result<()>> {
+        let observe = self.observe.as_ref()?;
         let Outcome {
             exit,
             class,
@@ -286,7 +280,7 @@ impl Direct {
             fault.into(),
             audit,
         );
-        observe.call(store, told)
+        Some(observe.call(store, told))
     }
 
     pub(crate) fn configure(
@@ -324,28 +318,28 @@ impl Direct {
         self.call(store, &self.configure, arguments, Self::result)
     }
 
-    pub(crate) fn keeps_state(&self) -> bool {
-        self.save.is_some() && self.restore.is_some()
+    /// What the guest saves, of which more than `limit` bytes are [`TooMuchState`]; `None` where it keeps no state.
+    pub(crate) fn save(&self, store: &mut Store<Guest>, limit: usize) -> Option<wasmtime::Result<Vec<u8>>> {
+        let save = self.save.as_ref()?;
+        Some(
+            self.call(store, save, (), |direct, store, at| {
+                let saved = direct.list(store, at)?;
+                // What tidies up afterwards is called all the same.
+                Ok((saved.len() <= limit).then(|| saved.to_vec()))
+            })
+            .and_then(|saved| saved.ok_or_else(|| wasmtime::Error::new(TooMuchState))),
+        )
     }
 
-    /// What the guest saves; `None` where that is longer than `limit`. Nothing where it keeps no state.
-    pub(crate) fn save(&self, store: &mut Store<Guest>, limit: usize) -> wasmtime::Result<Option<Vec<u8>>> {
-        let Some(save) = &self.save else {
-            return Ok(Some(Vec::new()));
-        };
-        self.call(store, save, (), |direct, store, at| {
-            let saved = direct.list(store, at)?;
-            Ok((saved.len() <= limit).then(|| saved.to_vec()))
-        })
-    }
-
-    pub(crate) fn restore(&self, store: &mut Store<Guest>, saved: &[u8]) -> wasmtime::Result<Result<(), String>> {
-        let Some(restore) = &self.restore else {
-            return Err(broken("the policy keeps no state"));
-        };
-        let at = self.hand_over(store, saved, 1)?;
-        let arguments = (at, saved.len() as u32);
-        self.call(store, restore, arguments, Self::result)
+    /// `None` where the guest keeps no state.
+    pub(crate) fn restore(
+        &self,
+        store: &mut Store<Guest>,
+        saved: &[u8],
+    ) -> Option<wasmtime::Result<Result<(), String>>> {
+        let restore = self.restore.as_ref()?;
+        let handed_over = self.hand_over(store, saved, 1);
+        Some(handed_over.and_then(|at| self.call(store, restore, (at, saved.len() as u32), Self::result)))
     }
 
     /// Calls a function that leaves its results in memory, and reads them.

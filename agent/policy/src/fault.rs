@@ -49,10 +49,18 @@ impl fmt::Display for OverCap {
 
 impl std::error::Error for OverCap {}
 
+/// The marker of a state that is longer than it may be.
+#[derive(Debug, thiserror::Error)]
+#[error("more state than may be saved")]
+pub(crate) struct TooMuchState;
+
 impl Fault {
     pub(crate) fn of(error: &wasmtime::Error) -> Fault {
         if error.is::<OverCap>() {
             return Fault::Memory;
+        }
+        if error.is::<TooMuchState>() {
+            return Fault::State;
         }
         let Some(trap) = error.downcast_ref::<Trap>() else {
             return Fault::Contract;

@@ -17,7 +17,7 @@ use crate::inspect::inspect;
 use crate::limits::Limits;
 use crate::plan::Plan;
 use crate::policy::{LoadError, Policy};
-use crate::running::{Place, Shape};
+use crate::running::{Permit, Shape};
 use crate::watchdog::Watchdog;
 
 pub(crate) use crate::bindings::host::Level;
@@ -188,9 +188,9 @@ impl Shared {
         store
     }
 
-    /// A place for one more instance, if there may be one.
-    pub(crate) fn place(&self) -> Option<Place> {
-        Place::of(&self.taken, self.limits.instances)
+    /// For one more instance, if there may be one.
+    pub(crate) fn permit(&self) -> Option<Permit> {
+        Permit::of(&self.taken, self.limits.instances)
     }
 }
 

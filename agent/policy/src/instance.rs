@@ -1,13 +1,13 @@
 use std::fmt;
 
+use offramp_core::{ExitView, Outcome, Verdict};
+use offramp_proto::Digest;
+
 use crate::facts::{ModelFacts, Parameters};
 use crate::fault::Fault;
 use crate::host::printable;
 use crate::policy::{ConfigureError, Policy, REASON_BYTES, RestoreError};
 use crate::running::Running;
-use crate::watchdog::Watchdog;
-use offramp_core::{ExitView, Outcome, Verdict};
-use offramp_proto::Digest;
 
 /// A configured policy that decides, for the frames of one camera.
 pub struct Instance {
@@ -40,10 +40,8 @@ impl Instance {
     #[inline]
     pub fn decide(&mut self, view: &ExitView) -> Result<Verdict, Fault> {
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        let store = &mut running.store;
-        store.data_mut().verdict_asked();
-        store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
-        store.set_epoch_deadline(Watchdog::GRANTED);
+        running.store.data_mut().verdict_asked();
+        running.grant(self.decide_fuel);
         match running.decide(view) {
             Ok(verdict) => Ok(verdict),
             Err(error) => Err(self.end("decide", &error)),
@@ -60,12 +58,10 @@ impl Instance {
         if !running.observes() {
             return Ok(());
         }
-        let store = &mut running.store;
-        store.set_fuel(self.decide_fuel).expect("the engine meters fuel");
-        store.set_epoch_deadline(Watchdog::GRANTED);
+        running.grant(self.decide_fuel);
         match running.observe(outcome) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.end("observe", &error)),
+            Some(Err(error)) => Err(self.end("observe", &error)),
+            Some(Ok(())) | None => Ok(()),
         }
     }
 
@@ -78,19 +74,11 @@ impl Instance {
     pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let limits = self.policy.shared().limits;
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        if !running.keeps_state() {
-            return Ok(None);
-        }
-        let store = &mut running.store;
-        store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
-        store.set_epoch_deadline(Watchdog::GRANTED);
-        match running.save(limits.state_bytes, limits.memory_bytes) {
-            Ok(None) => {
-                self.stop(Fault::State);
-                Err(Fault::State)
-            }
-            Ok(saved) => Ok(saved.filter(|saved| !saved.is_empty())),
-            Err(error) => Err(self.end("save", &error)),
+        running.grant(limits.configure_fuel);
+        match running.save(&limits) {
+            None => Ok(None),
+            Some(Ok(saved)) => Ok(Some(saved).filter(|saved| !saved.is_empty())),
+            Some(Err(error)) => Err(self.end("save", &error)),
         }
     }
 
@@ -103,18 +91,14 @@ impl Instance {
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
         let limits = self.policy.shared().limits;
         let running = self.running.as_mut().map_err(|fault| *fault)?;
-        if !running.keeps_state() {
-            return Err(RestoreError::Stateless);
-        }
-        let store = &mut running.store;
-        store.set_fuel(limits.configure_fuel).expect("the engine meters fuel");
-        store.set_epoch_deadline(Watchdog::GRANTED);
+        running.grant(limits.configure_fuel);
         match running.restore(saved) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(RestoreError::Refused {
+            None => Err(RestoreError::Stateless),
+            Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(reason))) => Err(RestoreError::Refused {
                 reason: printable(&reason, REASON_BYTES),
             }),
-            Err(error) => Err(RestoreError::Fault(self.end("restore", &error))),
+            Some(Err(error)) => Err(RestoreError::Fault(self.end("restore", &error))),
         }
     }
 

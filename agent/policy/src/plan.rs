@@ -127,7 +127,7 @@ struct Reader {
     /// Whether an instance is the host, and whether a function is its `log`.
     instances: Vec<bool>,
     functions: Vec<bool>,
-    lifts: Vec<(Export, Box<[CanonicalOption]>)>,
+    lifts: Vec<(Function, Export, Box<[CanonicalOption]>)>,
     lowers: Vec<Box<[CanonicalOption]>>,
 }
 
@@ -296,10 +296,8 @@ impl Reader {
                 let Some(Source::Export(export)) = self.core_functions.get(core_func_index as usize)?.clone() else {
                     return None;
                 };
-                if options.len() > ITEMS || !is_of_contract(&export.name) {
-                    return None;
-                }
-                self.lifts.push((export, options));
+                let function = of_contract(&export.name).filter(|_| options.len() <= ITEMS)?;
+                self.lifts.push((function, export, options));
                 self.functions.push(false);
             }
             CanonicalFunction::Lower { func_index, options } => {
@@ -317,7 +315,7 @@ impl Reader {
     fn finish(self) -> Option<Plan> {
         // One memory, and one function that gives of it.
         let (mut memory, mut realloc) = (None, None);
-        let all = self.lifts.iter().map(|(_, options)| options).chain(&self.lowers);
+        let all = self.lifts.iter().map(|(.., options)| options).chain(&self.lowers);
         for option in all.flatten() {
             let (one, space, index) = match *option {
                 CanonicalOption::UTF8 | CanonicalOption::PostReturn(_) => continue,
@@ -334,29 +332,22 @@ impl Reader {
         Some(Plan {
             memory: memory?,
             realloc: realloc?,
-            configure: self.lift(GUEST, "configure")??,
-            decide: plain(self.lift(GUEST, "decide")??)?,
-            observe: match self.lift(OBSERVER, "observe")? {
+            configure: self.lift((GUEST, "configure"))??,
+            decide: plain(self.lift((GUEST, "decide"))??)?,
+            observe: match self.lift((OBSERVER, "observe"))? {
                 Some(lift) => Some(plain(lift)?),
                 None => None,
             },
-            save: self.lift(STATE, "save")?,
-            restore: self.lift(STATE, "restore")?,
+            save: self.lift((STATE, "save"))?,
+            restore: self.lift((STATE, "restore"))?,
             instances: self.made,
         })
     }
 
-    /// The core function behind a function of the contract, by the name that tools give it; `None` where there are
-    /// several.
-    fn lift(&self, interface: &str, function: &str) -> Option<Option<Lift>> {
-        let is = |name: &str| {
-            let rest = name
-                .strip_prefix(interface)
-                .and_then(|rest| rest.strip_suffix(function));
-            rest.is_some_and(|version| version.starts_with('@'))
-        };
-        let mut found = self.lifts.iter().filter(|(export, _)| is(&export.name));
-        let Some((function, options)) = found.next() else {
+    /// The core function behind a function of the contract, if there is one; `None` where there are several.
+    fn lift(&self, function: Function) -> Option<Option<Lift>> {
+        let mut found = self.lifts.iter().filter(|(of, ..)| *of == function);
+        let Some((_, function, options)) = found.next() else {
             return Some(None);
         };
         let mut post_return = None;
@@ -378,19 +369,23 @@ fn is_short(name: &str) -> Option<()> {
     (name.len() <= NAME).then_some(())
 }
 
-/// Whether tools call the core function behind one of the contract's so: `interface@version#function`.
-fn is_of_contract(name: &str) -> bool {
-    let Some((interface, function)) = name.split_once('#') else {
-        return false;
-    };
+/// A function of the contract: its interface and its name there.
+type Function = (&'static str, &'static str);
+
+const CONTRACT: [Function; 5] = [
+    (GUEST, "configure"),
+    (GUEST, "decide"),
+    (OBSERVER, "observe"),
+    (STATE, "save"),
+    (STATE, "restore"),
+];
+
+/// The function of the contract behind which tools put a core function of this name: `interface@version#function`.
+fn of_contract(name: &str) -> Option<Function> {
+    let (interface, function) = name.split_once('#')?;
     let (interface, version) = split(interface);
-    let functions: &[&str] = match interface {
-        GUEST => &["configure", "decide"],
-        OBSERVER => &["observe"],
-        STATE => &["save", "restore"],
-        _ => &[],
-    };
-    version.is_some() && functions.contains(&function)
+    version?;
+    CONTRACT.into_iter().find(|known| *known == (interface, function))
 }
 
 fn export(space: &[Option<Source>], index: u32) -> Option<Export> {

@@ -10,8 +10,7 @@ use crate::host::{Guest, Shared, printable};
 use crate::inspect::{AbiVersion, Inspection};
 use crate::instance::Instance;
 use crate::plan::Plan;
-use crate::running::{Running, Shape};
-use crate::watchdog::Watchdog;
+use crate::running::{Running, Shape, grant};
 
 /// Longest reason for a refusal that is passed on, in bytes.
 pub(crate) const REASON_BYTES: usize = 512;
@@ -176,9 +175,9 @@ impl Policy {
         let exhausted = || LoadError::Exhausted {
             instances: shared.limits.instances,
         };
-        let place = shared.place().ok_or_else(exhausted)?;
+        let permit = shared.permit().ok_or_else(exhausted)?;
         let tried = shape.try_out(|| fresh(&shared, digest), plan);
-        drop(place);
+        drop(permit);
         tried.map_err(|error| match Start::of(error) {
             Start::Exhausted => exhausted(),
             Start::Mismatch(error) => LoadError::Mismatch { source: error.into() },
@@ -263,8 +262,8 @@ impl Policy {
     /// A new instance, with the fuel and time of `configure`.
     fn start(&self) -> Result<Running, Start> {
         let shared = self.shared();
-        let place = shared.place().ok_or(Start::Exhausted)?;
-        let started = self.0.shape.start(place, fresh(shared, self.digest()));
+        let permit = shared.permit().ok_or(Start::Exhausted)?;
+        let started = self.0.shape.start(permit, fresh(shared, self.digest()));
         started.map_err(Start::of)
     }
 }
@@ -272,9 +271,7 @@ impl Policy {
 /// A store with the fuel and time of `configure`.
 fn fresh(shared: &Shared, policy: Digest) -> Store<Guest> {
     let mut store = shared.store(Guest::new(policy, &shared.limits));
-    let fuel = shared.limits.configure_fuel;
-    store.set_fuel(fuel).expect("the engine meters fuel");
-    store.set_epoch_deadline(Watchdog::GRANTED);
+    grant(&mut store, shared.limits.configure_fuel);
     store
 }
 

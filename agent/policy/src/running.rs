@@ -10,10 +10,12 @@ use wasmtime::component::{Component, Instance, InstancePre, Linker};
 use crate::bindings::{guest, observer, parameters as lower, state};
 use crate::direct::{Direct, Parts};
 use crate::facts::{ModelFacts, Parameters};
-use crate::fault::Fault;
+use crate::fault::{Fault, TooMuchState};
 use crate::host::{Guest, HANDED_OVER};
 use crate::inspect::Inspection;
+use crate::limits::Limits;
 use crate::plan::{MODULE, Plan};
+use crate::watchdog::Watchdog;
 
 /// A component ready to be started, and where its functions are; those of optional interfaces only where it exports
 /// them.
@@ -50,28 +52,19 @@ impl Shape {
     pub(crate) fn try_out(&mut self, store: impl Fn() -> Store<Guest>, plan: Option<Plan>) -> wasmtime::Result<()> {
         let mut running = store();
         let (instance, _) = self.start_component(&mut running)?;
-        let Some(mut plan) = plan else { return Ok(()) };
-        // What it does not export is not asked of it.
-        plan.observe = plan.observe.filter(|_| self.observer.is_some());
-        if self.state.is_none() {
-            (plan.save, plan.restore) = (None, None);
-        }
-        let wanted = (self.observer.is_some(), self.state.is_some(), self.state.is_some());
-        if (plan.observe.is_some(), plan.save.is_some(), plan.restore.is_some()) != wanted {
+        let Some(plan) = plan else { return Ok(()) };
+        // What is lifted is what is exported.
+        let (observes, keeps_state) = (self.observer.is_some(), self.state.is_some());
+        let lifted = [&plan.save, &plan.restore].map(Option::is_some);
+        if plan.observe.is_some() != observes || lifted != [keeps_state; 2] {
             return Ok(());
         }
-        let mut modules = Vec::new();
-        for number in 0.. {
-            let Some(module) = instance.get_module(&mut running, &*format!("{MODULE}{number}")) else {
-                break;
-            };
-            modules.push(module);
-        }
-        let parts = Parts::new(&plan, |module| modules.get(module as usize).cloned());
+        let parts = Parts::new(&plan, |module| {
+            instance.get_module(&mut running, &*format!("{MODULE}{module}"))
+        });
         drop(running);
-        let Some(parts) = parts else { return Ok(()) };
-        match parts.start(&mut store()) {
-            Ok(_) => self.parts = Some(parts),
+        match parts.and_then(|parts| parts.start(&mut store()).map(|_| parts)) {
+            Ok(parts) => self.parts = Some(parts),
             // Not the component's fault, and so nothing to remember of it.
             Err(error) if Fault::of(&error) == Fault::Deadline || error.is::<wasmtime::PoolConcurrencyLimitError>() => {
                 return Err(error);
@@ -99,8 +92,8 @@ impl Shape {
         Ok((instance, functions))
     }
 
-    /// The place is given back after the store, whatever comes of it.
-    pub(crate) fn start(&self, place: Place, mut store: Store<Guest>) -> wasmtime::Result<Running> {
+    /// The permit is given back after the store, whatever comes of it.
+    pub(crate) fn start(&self, permit: Permit, mut store: Store<Guest>) -> wasmtime::Result<Running> {
         let functions = match &self.parts {
             Some(parts) => Functions::Direct(parts.start(&mut store)?),
             None => self.start_component(&mut store)?.1,
@@ -108,24 +101,24 @@ impl Shape {
         Ok(Running {
             store,
             functions,
-            _place: place,
+            _permit: permit,
         })
     }
 }
 
-/// A place among the instances that there may be at a time; given back when it is dropped.
-pub(crate) struct Place(Arc<AtomicU32>);
+/// One of the instances that there may be at a time, until it is dropped.
+pub(crate) struct Permit(Arc<AtomicU32>);
 
-impl Place {
-    /// One of so many, if one is free.
-    pub(crate) fn of(taken: &Arc<AtomicU32>, most: u32) -> Option<Place> {
+impl Permit {
+    /// One of so many, if not all are taken.
+    pub(crate) fn of(taken: &Arc<AtomicU32>, most: u32) -> Option<Permit> {
         let more = |taken: u32| (taken < most).then_some(taken + 1);
         taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).ok()?;
-        Some(Place(Arc::clone(taken)))
+        Some(Permit(Arc::clone(taken)))
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Release);
     }
@@ -134,7 +127,7 @@ impl Drop for Place {
 pub(crate) struct Running {
     pub(crate) store: Store<Guest>,
     functions: Functions,
-    _place: Place,
+    _permit: Permit,
 }
 
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
@@ -177,50 +170,61 @@ impl Running {
         }
     }
 
-    /// Nothing where it does not look back.
-    pub(crate) fn observe(&mut self, outcome: &Outcome) -> wasmtime::Result<()> {
+    /// `None` where it does not look back.
+    pub(crate) fn observe(&mut self, outcome: &Outcome) -> Option<wasmtime::Result<()>> {
+        let store = &mut self.store;
         match &self.functions {
-            Functions::Direct(direct) => direct.observe(&mut self.store, outcome),
-            Functions::Component { observer, .. } => match observer {
-                Some(observer) => observer.call_observe(&mut self.store, outcome.into()),
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// Whether it can be asked for state, and given some.
-    pub(crate) fn keeps_state(&self) -> bool {
-        match &self.functions {
-            Functions::Direct(direct) => direct.keeps_state(),
-            Functions::Component { state, .. } => state.is_some(),
-        }
-    }
-
-    /// What it saves, nothing where it keeps no state; `None` where that is longer than `limit` bytes. Its memory, of
-    /// which it may hand over all, is capped.
-    pub(crate) fn save(&mut self, limit: usize, memory: usize) -> wasmtime::Result<Option<Vec<u8>>> {
-        match &self.functions {
-            Functions::Direct(direct) => direct.save(&mut self.store, limit),
-            Functions::Component { state: None, .. } => Ok(Some(Vec::new())),
-            Functions::Component { state: Some(state), .. } => {
-                self.store.set_hostcall_fuel(memory);
-                let saved = state.call_save(&mut self.store);
-                self.store.set_hostcall_fuel(HANDED_OVER);
-                saved.map(|saved| Some(saved).filter(|saved| saved.len() <= limit))
+            Functions::Direct(direct) => direct.observe(store, outcome),
+            Functions::Component { observer, .. } => {
+                let observer = observer.as_ref()?;
+                Some(observer.call_observe(store, outcome.into()))
             }
         }
     }
 
-    /// An error where it [keeps no state](Self::keeps_state).
-    pub(crate) fn restore(&mut self, saved: &[u8]) -> wasmtime::Result<Result<(), String>> {
+    /// What it saves, of which too much is [`TooMuchState`]; `None` where it keeps no state.
+    pub(crate) fn save(&mut self, limits: &Limits) -> Option<wasmtime::Result<Vec<u8>>> {
+        let (store, limit) = (&mut self.store, limits.state_bytes);
         match &self.functions {
-            Functions::Direct(direct) => direct.restore(&mut self.store, saved),
-            Functions::Component { state, .. } => match state {
-                Some(state) => state.call_restore(&mut self.store, saved),
-                None => Err(wasmtime::Error::msg("the policy keeps no state")),
-            },
+            Functions::Direct(direct) => direct.save(store, limit),
+            Functions::Component { state, .. } => {
+                let state = state.as_ref()?;
+                // What it gives lies in its memory, which is capped; so it can be told apart by its length.
+                store.set_hostcall_fuel(limits.memory_bytes);
+                let saved = state.call_save(&mut *store);
+                store.set_hostcall_fuel(HANDED_OVER);
+                Some(saved.and_then(|saved| match saved.len() > limit {
+                    true => Err(wasmtime::Error::new(TooMuchState)),
+                    false => Ok(saved),
+                }))
+            }
         }
     }
+
+    /// `None` where it keeps no state.
+    pub(crate) fn restore(&mut self, saved: &[u8]) -> Option<wasmtime::Result<Result<(), String>>> {
+        let store = &mut self.store;
+        match &self.functions {
+            Functions::Direct(direct) => direct.restore(store, saved),
+            Functions::Component { state, .. } => {
+                let state = state.as_ref()?;
+                Some(state.call_restore(store, saved))
+            }
+        }
+    }
+
+    /// Fuel and time for a call.
+    #[inline]
+    pub(crate) fn grant(&mut self, fuel: u64) {
+        grant(&mut self.store, fuel);
+    }
+}
+
+/// Fuel and time for a call.
+#[inline]
+pub(crate) fn grant(store: &mut Store<Guest>, fuel: u64) {
+    store.set_fuel(fuel).expect("the engine meters fuel");
+    store.set_epoch_deadline(Watchdog::GRANTED);
 }
 
 #[cfg(test)]
