@@ -237,25 +237,16 @@ impl Compared {
                 manifest.input.normalize(image, &mut pixels);
                 engine.start(frame, &pixels)?;
             }
-            let all = package.heads().iter().enumerate();
-            for ((stage, head), i) in all.flat_map(|head| (0..images.len()).map(move |i| (head, i))) {
-                if i == 0 {
-                    engine.run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())?;
+            for (stage, head) in package.heads().iter().enumerate() {
+                engine.run_stage_of(stage, &mut frames.iter_mut().collect::<Vec<_>>())?;
+                for (i, frame) in frames.iter().enumerate() {
+                    let got = softmax(&logits(head, frame.features()));
+                    let reference = softmax(vectors.logits.at(group * batch + i, stage));
+                    worst = worst.max(apart(&got, &reference));
+                    let behind = top(&reference).zip(top(&got)).map(|(a, b)| reference[a] - reference[b]);
+                    agree += u64::from(behind.is_some_and(|behind| behind <= Self::TIE));
+                    seen += 1;
                 }
-                let got = softmax(&logits(head, frames[i].features()));
-                let reference = softmax(vectors.logits.at(group * batch + i, stage));
-                for (got, reference) in got.iter().zip(&reference) {
-                    let apart = (got - reference).abs();
-                    // `max` would pass over a NaN.
-                    worst = if apart.is_nan() {
-                        f32::INFINITY
-                    } else {
-                        worst.max(apart)
-                    };
-                }
-                let behind = top(&reference).zip(top(&got)).map(|(a, b)| reference[a] - reference[b]);
-                agree += u64::from(behind.is_some_and(|behind| behind <= Self::TIE));
-                seen += 1;
             }
         }
         Ok(Some(Self {
@@ -280,6 +271,18 @@ impl Compared {
     pub fn least(tolerance: f32) -> f64 {
         if tolerance > Self::TOLERANCE { 0.99 } else { 0.999 }
     }
+}
+
+/// How far probabilities are apart, at most; infinitely far where one is none.
+fn apart(got: &[f32], reference: &[f32]) -> f32 {
+    let apart = got
+        .iter()
+        .zip(reference)
+        .map(|(got, reference)| (got - reference).abs());
+    // `max` would pass over a NaN.
+    apart
+        .map(|apart| if apart.is_nan() { f32::INFINITY } else { apart })
+        .fold(0.0, f32::max)
 }
 
 fn logits(head: &Head, features: &[f32]) -> Vec<f32> {

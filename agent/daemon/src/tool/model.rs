@@ -109,10 +109,10 @@ pub fn check(name: &str, on: &On) -> anyhow::Result<()> {
     let by: Vec<String> = states.iter().map(|state| state.run_by.to_string()).collect();
     terminal::line(&format!("  kernels of the stages: {}", by.join(", ")))?;
     let batch = usize::from(on.batch);
-    let mut sizes = vec![1];
-    sizes.extend((batch > 1).then_some(batch));
-    for batch in sizes {
-        compare(&mut engine, &package, tolerance(&states, on.half), batch)?;
+    let tolerance = tolerance(&states, on.half);
+    compare(&mut engine, &package, tolerance, 1)?;
+    if batch > 1 {
+        compare(&mut engine, &package, tolerance, batch)?;
     }
     if on.time {
         terminal::line(&times(own, engine.clone(), &package, batch)?)?;

@@ -62,14 +62,14 @@ impl Builder {
         }
     }
 
-    /// One image, or two where a batch must show that it tells them apart.
-    fn images(&self) -> Vec<Held> {
+    /// So many images, each another.
+    fn images(&self, count: u32) -> Vec<Held> {
         let image = |seed: u32| {
             let mut held = Held::default();
             held.start(&test_image(self.values, seed), true);
             held
         };
-        (1..=2).take(self.offload.batch.max(1)).map(image).collect()
+        (1..=count).map(image).collect()
     }
 
     fn run_here(&mut self, stage: usize, before: Vec<Held>) -> Result<Example, OffloadProblem> {
@@ -116,7 +116,7 @@ impl Builder {
                     .open_batch(runtime, graph, &self.offload, &folder)
                     .map_err(refused)?;
                 let handed = self.stages[stage].handed();
-                let run = |images: &mut [&mut Held]| running.try_batch(&batch, handed, images);
+                let run = |images: &mut [&mut Held]| running.run_in(&batch, handed, images, |_| false);
                 prove_batch(provider, graph, &self.offload, example, run)?;
                 Ok(batch)
             });
@@ -178,11 +178,7 @@ impl Builder {
         }
         let Offload { cache, device, .. } = &self.offload;
         let versions = runtime.versions(provider);
-        let stage = match batch {
-            1 => format!("stage-{stage}"),
-            batch => format!("stage-{stage}-batch-{batch}"),
-        };
-        let folder = cache::folder(cache, &self.model, provider, &versions, *device, &stage);
+        let folder = cache::folder(cache, &self.model, provider, &versions, *device, stage, batch);
         folder.map_err(|error| OffloadProblem::Builder {
             cause: Cause::new(format_args!("the cache {}: {error}", cache.display())),
         })
@@ -214,7 +210,7 @@ impl Builder {
             .iter()
             .map(|&provider| (provider, contain(|| runtime.has(provider)).unwrap_or_else(builder)));
         let asked: Vec<(Provider, Result<(), OffloadProblem>)> = asked.collect();
-        let mut held = self.images();
+        let mut held = self.images(1);
         for stage in 0..self.stages.len() {
             let example = self.run_here(stage, held)?;
             let wanted = self.offload.stages.as_ref();
@@ -227,8 +223,8 @@ impl Builder {
             held = example.after;
         }
         if self.offload.batch > 1 {
-            // Single images are served by now.
-            let mut held = self.images();
+            // Single images are served by now. Two, so that a batch shows that it tells them apart.
+            let mut held = self.images(2);
             for stage in 0..self.stages.len() {
                 let example = self.run_here(stage, held)?;
                 self.add_batch(runtime, stage, &example, offloaded);
@@ -387,12 +383,8 @@ pub(crate) fn survey(package: &Package, image: usize, stages: &[Stage], offload:
             };
         }
     };
-    let offload = Offload {
-        batch: 1,
-        ..offload.clone()
-    };
     let mut work = Builder::new(package, image, stages, offload.clone());
-    let before = work.images();
+    let before = work.images(1);
     let example = work.run_here(0, before);
     let try_out = |provider: Provider| {
         let tried = contain(|| {

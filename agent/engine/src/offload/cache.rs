@@ -24,21 +24,23 @@ pub(super) fn folder(
     provider: Provider,
     versions: &str,
     device: u32,
-    stage: &str,
+    stage: usize,
+    batch: usize,
 ) -> io::Result<PathBuf> {
     let model = cache.join(model);
     let runtime = model.join(plain(&format!("{provider}-{versions}-{}", device_name(device))));
-    let folder = runtime.join(stage);
+    let of_batches = format!("stage-{stage}-batch-");
+    let folder = runtime.join(match batch {
+        1 => format!("stage-{stage}"),
+        batch => format!("{of_batches}{batch}"),
+    });
     fs::create_dir_all(&folder)?;
-    // Batches of another size: the number of cameras has changed.
-    if let Some((stage, _)) = stage.split_once("-batch-") {
+    if batch > 1 {
+        // Those of another size are from when there were more cameras, or fewer.
         for entry in fs::read_dir(&runtime)? {
             let path = entry?.path();
-            let of_stage = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(|name| name.split_once("-batch-"));
-            if of_stage.is_some_and(|(other, _)| other == stage) && path != folder {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if path != folder && name.is_some_and(|name| name.starts_with(&of_batches)) {
                 fs::remove_dir_all(path)?;
             }
         }
@@ -130,7 +132,7 @@ mod tests {
         let models: Vec<String> = (0..6).map(|n| format!("{n:064x}")).collect();
         fs::create_dir(cache.path().join("photos")).unwrap();
         for (age, model) in models.iter().enumerate().rev() {
-            folder(cache.path(), model, Provider::TensorRt, "1.32.0", 0, "stage-0").unwrap();
+            folder(cache.path(), model, Provider::TensorRt, "1.32.0", 0, 0, 1).unwrap();
             let mark = fs::File::options()
                 .write(true)
                 .open(cache.path().join(model).join(USED));
@@ -155,7 +157,7 @@ mod tests {
             std::thread::scope(|scope| {
                 for new in 20..22 {
                     let (cache, model) = (cache.path(), format!("{new:064x}"));
-                    scope.spawn(move || folder(cache, &model, Provider::TensorRt, "1.32.0", 0, "stage-0").unwrap());
+                    scope.spawn(move || folder(cache, &model, Provider::TensorRt, "1.32.0", 0, 0, 1).unwrap());
                 }
             });
         }
@@ -164,25 +166,17 @@ mod tests {
     #[test]
     fn batches_of_another_size_make_room() {
         let cache = tempfile::tempdir().unwrap();
-        let stage =
-            |stage: &str| folder(cache.path(), &"a".repeat(64), Provider::TensorRt, "1.32.0", 0, stage).unwrap();
-        let [single, other, four] = ["stage-1", "stage-2-batch-4", "stage-1-batch-4"].map(stage);
-        let eight = stage("stage-1-batch-8");
+        let model = "a".repeat(64);
+        let stage = |stage, batch| folder(cache.path(), &model, Provider::TensorRt, "1.32.0", 0, stage, batch).unwrap();
+        let (single, other, four) = (stage(1, 1), stage(2, 4), stage(1, 4));
+        let eight = stage(1, 8);
         assert!(single.exists() && other.exists() && eight.exists() && !four.exists());
     }
 
     #[test]
     fn what_is_set_aside_leaves_an_empty_folder_and_can_be_put_back() {
         let cache = tempfile::tempdir().unwrap();
-        let stage = folder(
-            cache.path(),
-            &"a".repeat(64),
-            Provider::TensorRtRtx,
-            "1.32.0",
-            1,
-            "stage-2",
-        )
-        .unwrap();
+        let stage = folder(cache.path(), &"a".repeat(64), Provider::TensorRtRtx, "1.32.0", 1, 2, 1).unwrap();
         assert_eq!(set_aside(&stage).unwrap(), None);
         let is_empty = || fs::read_dir(&stage).unwrap().next().is_none();
         // What was set aside before, when the power went, is in nobody's way.

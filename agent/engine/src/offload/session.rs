@@ -57,21 +57,21 @@ pub(crate) struct Running {
     gives: Vec<(String, Shape)>,
     /// Where the state stays between two stages.
     memory: MemoryInfo<'static>,
-    /// The runtime says that runs may overlap; the binding says that they must not.
-    single: Mutex<Opened>,
-    batch: OnceLock<Batch>,
+    single: Opened,
+    batch: OnceLock<Opened>,
 }
 
-/// A session for several images.
+/// A session for so many images.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct Opened {
     images: usize,
-    opened: Mutex<Opened>,
+    /// The runtime says that runs may overlap; the binding says that they must not.
+    bound: Mutex<Bound>,
 }
 
 /// A session with what it is bound to.
 #[derive(Debug)]
-struct Opened {
+struct Bound {
     session: Session,
     binding: IoBinding,
     /// Host memory that inputs are copied from, and that outputs come back to.
@@ -177,13 +177,13 @@ impl Opened {
                 })
                 .collect::<ort::Result<Vec<_>>>()
         };
-        let opened = Self {
+        let bound = Mutex::new(Bound {
             binding: session.create_binding()?,
             staged: tensors(&graph.reads)?,
             landed: tensors(&graph.gives)?,
             session,
-        };
-        Ok((opened, memory))
+        });
+        Ok((Self { images, bound }, memory))
     }
 }
 
@@ -201,7 +201,7 @@ impl Running {
         Ok(Self {
             provider,
             memory,
-            single: Mutex::new(single),
+            single,
             batch: OnceLock::new(),
             reads: graph.reads.clone(),
             gives: graph.gives.clone(),
@@ -215,25 +215,21 @@ impl Running {
         graph: &Graph,
         offload: &Offload,
         cache: &Path,
-    ) -> Result<Batch, Cause> {
-        let images = offload.batch;
+    ) -> Result<Opened, Cause> {
         let opened = contain(|| {
             if !graph.is_open()? {
                 return Err(ort::Error::new(
                     "the graph does not leave the batch axis of what it reads open",
                 ));
             }
-            Opened::new(runtime, self.provider, graph, offload, cache, images)
+            Opened::new(runtime, self.provider, graph, offload, cache, offload.batch)
         });
-        let (opened, _) = opened?.map_err(|error| said(&error))?;
-        Ok(Batch {
-            images,
-            opened: Mutex::new(opened),
-        })
+        let (batch, _) = opened?.map_err(|error| said(&error))?;
+        Ok(batch)
     }
 
     /// Has several images run together from now on.
-    pub(super) fn add(&self, batch: Batch) {
+    pub(super) fn add(&self, batch: Opened) {
         // There is one thread that builds.
         let _ = self.batch.set(batch);
     }
@@ -265,21 +261,15 @@ impl Running {
         stays: impl Fn(usize) -> bool,
     ) -> Result<(), Cause> {
         match self.batch.get() {
-            Some(batch) if images.len() > 1 => self.run_in(&batch.opened, batch.images, handed, images, |_| false),
-            _ => self.run_in(&self.single, 1, handed, images, stays),
+            Some(batch) if images.len() > 1 => self.run_in(batch, handed, images, |_| false),
+            _ => self.run_in(&self.single, handed, images, stays),
         }
     }
 
-    /// As [`Self::run`], in a batch that is not taken up yet.
-    pub(super) fn try_batch(&self, batch: &Batch, handed: &[Handed], images: &mut [&mut Held]) -> Result<(), Cause> {
-        self.run_in(&batch.opened, batch.images, handed, images, |_| false)
-    }
-
-    /// Runs a session that is for so many images.
-    fn run_in(
+    /// As [`Self::run`], in a session that may not be [taken up](Self::add) yet.
+    pub(super) fn run_in(
         &self,
-        opened: &Mutex<Opened>,
-        room: usize,
+        opened: &Opened,
         handed: &[Handed],
         images: &mut [&mut Held],
         stays: impl Fn(usize) -> bool,
@@ -292,13 +282,14 @@ impl Running {
         let stay: Vec<bool> = std::iter::once(false)
             .chain(state.map(|(tensor, _)| stays(tensor)))
             .collect();
-        let mut opened = lock(opened);
-        let run = contain(|| self.run_bound(&mut opened, room, images, &stay));
+        let room = opened.images;
+        let mut bound = lock(&opened.bound);
+        let run = contain(|| self.run_bound(&mut bound, room, images, &stay));
         // Whatever came of it, the session must not hold on to what belongs to the images.
-        let cleared = contain(|| opened.binding.clear());
+        let cleared = contain(|| bound.binding.clear());
         let away = run.and_then(|run| run.map_err(|error| said(&error)))?;
         cleared?;
-        let landed = opened.landed.iter().map(|tensor| tensor.try_extract_tensor::<f32>());
+        let landed = bound.landed.iter().map(|tensor| tensor.try_extract_tensor::<f32>());
         let landed: Vec<_> = landed
             .map(|extracted| extracted.map(|(_, values)| values))
             .collect::<ort::Result<_>>()
@@ -320,17 +311,17 @@ impl Running {
     /// Binds, runs, and gives what stays with the runtime, in the order of the graph's outputs.
     fn run_bound(
         &self,
-        opened: &mut Opened,
+        bound: &mut Bound,
         room: usize,
         images: &[&mut Held],
         stay: &[bool],
     ) -> ort::Result<Vec<Option<Away>>> {
-        let Opened {
+        let Bound {
             session,
             binding,
             staged,
             landed,
-        } = opened;
+        } = bound;
         for (input, ((name, _), staged)) in self.reads.iter().zip(staged).enumerate() {
             if let [image] = images
                 && let Some(Away(value)) = image.read(input).1

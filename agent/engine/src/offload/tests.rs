@@ -162,15 +162,13 @@ fn a_batch_that_mixes_images_up_is_not_taken() {
     };
     let runtime = library::open(Some(&onnxruntime())).unwrap();
     let batch = running.open_batch(runtime, &graph, &offload, Path::new("")).unwrap();
-    let mut sizes = Vec::new();
-    let run = |images: &mut [&mut Held]| running.try_batch(&batch, handed, images);
-    let sizes_of = std::cell::RefCell::new(&mut sizes);
-    prove_batch(Provider::Cpu, &graph, &offload, &example, |images| {
-        sizes_of.borrow_mut().push(images.len());
-        run(images)
-    })
-    .unwrap();
-    assert_eq!(sizes, [4, 3]);
+    let sizes = std::cell::RefCell::new(Vec::new());
+    let run = |images: &mut [&mut Held]| {
+        sizes.borrow_mut().push(images.len());
+        running.run_in(&batch, handed, images, |_| false)
+    };
+    prove_batch(Provider::Cpu, &graph, &offload, &example, run).unwrap();
+    assert_eq!(*sizes.borrow(), [4, 3]);
     let problem = prove_batch(Provider::Cpu, &graph, &offload, &example, |images| {
         run(images)?;
         let (first, rest) = images.split_first_mut().unwrap();
