@@ -583,8 +583,7 @@ impl Core {
         head.logits(&station.features, &mut station.logits);
         let shift = self.settings.learner.shift(adapted, stage);
         let scale = 1.0 / self.contexts.guard().temperature(stage);
-        station.probabilities.copy_from_slice(&station.logits);
-        let top = math::top(&mut station.probabilities, scale, shift);
+        let top = math::top(&station.logits, scale, shift, &mut station.probabilities);
         (station.top, station.confidence) = (top.class, top.confidence);
         (station.second, station.entropy) = (top.second, top.entropy);
 
@@ -811,12 +810,11 @@ impl Core {
         let (adapted, guard) = self.contexts.current_mut();
         let prior = learner.prior.strength > 0.0;
         let posterior = &mut self.scratch.posterior;
-        posterior.copy_from_slice(&last.logits);
         let shift = prior.then(|| math::Shift {
             offsets: adapted.prior.offsets(),
             doubt: 0.0,
         });
-        math::top(posterior, 1.0, shift);
+        math::top(&last.logits, 1.0, shift, posterior);
         let audited = Audited {
             class,
             early,
@@ -1058,10 +1056,11 @@ impl Core {
     /// # Panics
     /// When there is no such exit, or a slice has another length.
     pub fn classify(&self, exit: usize, features: &[f32], probabilities: &mut [f32]) -> (u32, f32) {
-        self.head(exit).logits(features, probabilities);
+        let mut logits = vec![0.0; probabilities.len()];
+        self.head(exit).logits(features, &mut logits);
         let shift = self.settings.learner.shift(self.contexts.adapted(), exit);
         let scale = 1.0 / self.contexts.guard().temperature(exit);
-        let top = math::top(probabilities, scale, shift);
+        let top = math::top(&logits, scale, shift, probabilities);
         (top.class as u32, top.confidence)
     }
 

@@ -75,9 +75,8 @@ impl Control {
         let mut left = None;
         for (exit, station) in audited.early.iter().enumerate() {
             base[exit].logits(&station.features, &mut self.logits);
-            self.probabilities.copy_from_slice(&self.logits);
             let scale = libm::expf(-self.log_temperatures[exit]);
-            let math::Top { class, confidence, .. } = math::top(&mut self.probabilities, scale, None);
+            let math::Top { class, confidence, .. } = math::top(&self.logits, scale, None, &mut self.probabilities);
             if left.is_none() && confidence >= self.frozen {
                 left = Some((exit, class));
             }

@@ -162,6 +162,7 @@ pub(crate) struct Guard {
     losses: Vec<f32>,
     /// Scratch, K numbers.
     logits: Vec<f32>,
+    probabilities: Vec<f32>,
     /// Scratch, as many as the widest exit has features.
     features: Vec<f32>,
 }
@@ -296,6 +297,7 @@ impl Guard {
             control: Control::new(base, threshold),
             losses: vec![0.0; CANARIES],
             logits: vec![0.0; base[0].classes()],
+            probabilities: vec![0.0; base[0].classes()],
             features: vec![0.0; early.iter().map(Head::features).max().unwrap_or(0)],
         }
     }
@@ -473,7 +475,7 @@ impl Guard {
                 offsets: adapted.prior.offsets(),
                 doubt,
             });
-            let math::Top { class, confidence, .. } = math::top(&mut self.logits, scale, shift);
+            let math::Top { class, confidence, .. } = math::top(&self.logits, scale, shift, &mut self.probabilities);
             if confidence >= rules.threshold {
                 return (self.canaries.posterior(canary, class), rules.costs[exit]);
             }

@@ -27,6 +27,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn where_below(self, limit: f32, then: Self, or: Self) -> Self;
     /// 2ⁿ, where the lowest bits of a number are n.
     unsafe fn power_of_two(self) -> Self;
+    /// Another number in this lane, if there is such a lane.
+    unsafe fn replace(self, lane: usize, by: f32) -> Self;
     /// Adds up the lanes of each: lane `i` takes `i + 8`, then `i + 4`, `i + 2` and `i + 1`.
     unsafe fn sums(rows: [Self; ROWS]) -> [f32; ROWS];
 
@@ -167,6 +169,14 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn replace(mut self, lane: usize, by: f32) -> Self {
+        if let Some(number) = self.0.get_mut(lane) {
+            *number = by;
+        }
+        self
+    }
+
+    #[inline(always)]
     unsafe fn power_of_two(self) -> Self {
         Self(
             self.0
@@ -232,6 +242,10 @@ mod x86_64 {
         }
         fn store_part(self, to: &mut [f32]) { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask(to.len()), self.0) }
         fn largest(self) -> f32 { _mm512_reduce_max_ps(self.0) }
+        fn replace(self, lane: usize, by: f32) -> Self {
+            let lane = if lane < LANES { 1_u16 << lane } else { 0 };
+            Self(_mm512_mask_blend_ps(lane, self.0, _mm512_set1_ps(by)))
+        }
     } }
 
     /// The lanes that there are numbers for.
@@ -281,7 +295,93 @@ mod x86_64 {
                 |x, y| _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y));
             add_quarters(quarters(a, b), quarters(c, d))
         }
+        // What a mask leaves out is not read.
+        fn load_part(from: &[f32], missing: f32) -> Self {
+            let missing = _mm256_set1_ps(missing);
+            let [low, high] = masks(from.len());
+            let load = |at, mask| _mm256_blendv_ps(missing, _mm256_maskload_ps(at, mask), _mm256_castsi256_ps(mask));
+            Self(load(from.as_ptr(), low), load(from.as_ptr().wrapping_add(8), high))
+        }
+        // By pieces: stores with masks take long on some machines.
+        fn store_part(self, to: &mut [f32]) {
+            match to.split_at_mut_checked(8) {
+                Some((low, high)) => {
+                    _mm256_storeu_ps(low.as_mut_ptr(), self.0);
+                    match high.first_chunk_mut::<8>() {
+                        Some(high) => _mm256_storeu_ps(high.as_mut_ptr(), self.1),
+                        None => store_pieces(self.1, high),
+                    }
+                }
+                None => store_pieces(self.0, to),
+            }
+        }
+        fn largest(self) -> f32 {
+            let eight = _mm256_max_ps(self.0, self.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+        fn replace(self, lane: usize, by: f32) -> Self {
+            let (by, lane) = (_mm256_set1_ps(by), _mm256_set1_epi32(lane.min(LANES) as i32));
+            let replace = |x, first| {
+                let lanes = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+                _mm256_blendv_ps(x, by, _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, lane)))
+            };
+            Self(replace(self.0, 0), replace(self.1, 8))
+        }
     } }
+
+    /// The lanes that there are numbers for.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn masks(numbers: usize) -> [__m256i; 2] {
+        static MASKS: [i32; 2 * LANES] = {
+            let mut masks = [0; 2 * LANES];
+            let mut lane = 0;
+            while lane < LANES {
+                masks[lane] = -1;
+                lane += 1;
+            }
+            masks
+        };
+        let masks = &MASKS[LANES - numbers.min(LANES)..];
+        // SAFETY: the caller has the instructions; as many numbers follow as two vectors have.
+        unsafe {
+            [
+                _mm256_loadu_si256(masks.as_ptr().cast()),
+                _mm256_loadu_si256(masks[8..].as_ptr().cast()),
+            ]
+        }
+    }
+
+    /// As many of the numbers as there is room for, at most seven.
+    ///
+    /// # Safety
+    /// The machine has AVX.
+    #[inline(always)]
+    unsafe fn store_pieces(eight: __m256, to: &mut [f32]) {
+        debug_assert!(to.len() < 8);
+        let mut at = to.as_mut_ptr();
+        // SAFETY: the caller has the instructions; the pieces together are as long as the slice.
+        unsafe {
+            let mut left = _mm256_castps256_ps128(eight);
+            if to.len() & 4 != 0 {
+                _mm_storeu_ps(at, left);
+                at = at.add(4);
+                left = _mm256_extractf128_ps::<1>(eight);
+            }
+            if to.len() & 2 != 0 {
+                _mm_storel_pd(at.cast(), _mm_castps_pd(left));
+                at = at.add(2);
+                left = _mm_movehl_ps(left, left);
+            }
+            if to.len() & 1 != 0 {
+                _mm_store_ss(at, left);
+            }
+        }
+    }
 
     /// The last two steps, of four numbers of each row.
     ///
@@ -363,6 +463,38 @@ mod aarch64 {
             vst1q_f32(sums.as_mut_ptr(), vpaddq_f32(pairs(a, b), pairs(c, d)));
             sums
         }
+        fn load_part(from: &[f32], missing: f32) -> Self {
+            let missing = vdupq_n_f32(missing);
+            Self(PARTS.map(|at| match from.get(at..).unwrap_or_default() {
+                [] => missing,
+                [a] => vsetq_lane_f32::<0>(*a, missing),
+                [a, b] => vsetq_lane_f32::<1>(*b, vsetq_lane_f32::<0>(*a, missing)),
+                [a, b, c] => vsetq_lane_f32::<2>(*c, vsetq_lane_f32::<1>(*b, vsetq_lane_f32::<0>(*a, missing))),
+                part => vld1q_f32(part.as_ptr()),
+            }))
+        }
+        fn store_part(self, to: &mut [f32]) {
+            for (part, four) in to.chunks_mut(4).zip(self.0) {
+                if let Some(part) = part.first_chunk_mut::<4>() {
+                    vst1q_f32(part.as_mut_ptr(), four);
+                    continue;
+                }
+                let numbers = [vgetq_lane_f32::<0>(four), vgetq_lane_f32::<1>(four), vgetq_lane_f32::<2>(four)];
+                part.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
+            }
+        }
+        fn largest(self) -> f32 {
+            let [p, q, r, s] = self.0;
+            vmaxvq_f32(vmaxq_f32(vmaxq_f32(p, q), vmaxq_f32(r, s)))
+        }
+        fn replace(self, lane: usize, by: f32) -> Self {
+            let (by, lane) = (vdupq_n_f32(by), vdupq_n_u32(lane.min(LANES) as u32));
+            let first = vld1q_u32([0, 1, 2, 3].as_ptr());
+            Self(core::array::from_fn(|i| {
+                let lanes = vaddq_u32(first, vdupq_n_u32(PARTS[i] as u32));
+                vbslq_f32(vceqq_u32(lanes, lane), by, self.0[i])
+            }))
+        }
     } }
 }
 
@@ -390,13 +522,21 @@ mod tests {
                 L::load_part(&a[..5], -1.5),
                 L::load_part(&a[..0], 2.0),
                 L::load_part(a, 2.0),
+                L::load_part(&a[..1], 2.0),
+                L::load_part(&a[..8], 2.0),
+                L::load_part(&a[..11], 2.0),
+                L::load_part(&a[..14], 2.0),
+                x.replace(0, 3.0),
+                x.replace(9, b[0]),
+                x.replace(LANES, 3.0),
+                x.replace(usize::MAX, 3.0),
             ];
             for vector in vectors {
                 let mut lanes = [0.0; LANES];
                 vector.store(&mut lanes);
                 bits.extend(lanes.map(f32::to_bits));
             }
-            for count in [0, 1, 7, 15, 16] {
+            for count in 0..=LANES {
                 let mut numbers = [0.25; LANES];
                 x.store_part(&mut numbers[..count]);
                 bits.extend(numbers.map(f32::to_bits));

@@ -77,21 +77,44 @@ unsafe fn products<L: Lanes, const COUNT: usize>(rows: &[f32], x: &[f32]) -> [L;
     }
 }
 
+/// Writes y = M x + b of at most [`ROWS`] rows.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn affine_rows<L: Lanes>(rows: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let nothing = L::splat(0.0);
+        let lanes = match y.len() {
+            1 => {
+                let [p] = products::<L, 1>(rows, x);
+                [p, nothing, nothing, nothing]
+            }
+            2 => {
+                let [p, q] = products::<L, 2>(rows, x);
+                [p, q, nothing, nothing]
+            }
+            3 => {
+                let [p, q, r] = products::<L, 3>(rows, x);
+                [p, q, r, nothing]
+            }
+            _ => products::<L, ROWS>(rows, x),
+        };
+        // Biases are added before the sums are written: what was written in pieces is long in coming back whole.
+        let mut sums = L::sums(lanes);
+        sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
+        y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum);
+    }
+}
+
 widest! {
     /// Writes y = M x + b, M row by row; no b is one of 0.
     fn affine<L>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
         let n = x.len();
-        let mut rows = matrix.chunks_exact(n * ROWS);
-        let mut sums = y.chunks_exact_mut(ROWS);
-        for (rows, sums) in rows.by_ref().zip(sums.by_ref()) {
-            sums.copy_from_slice(&L::sums(products::<L, ROWS>(rows, x)));
-        }
-        for (row, sum) in rows.remainder().chunks_exact(n).zip(sums.into_remainder()) {
-            let [lanes] = products::<L, 1>(row, x);
-            *sum = lanes.sum();
-        }
-        for (y, b) in y.iter_mut().zip(b) {
-            *y += b;
+        let mut biases = b.chunks(ROWS);
+        for (rows, y) in matrix.chunks(n * ROWS).zip(y.chunks_mut(ROWS)) {
+            affine_rows::<L>(rows, x, biases.next().unwrap_or_default(), y);
         }
     }
 }
@@ -183,29 +206,16 @@ unsafe fn exp<L: Lanes>(x: L) -> L {
     }
 }
 
-/// Writes e^(z + l − most) in place of each z, and gives two sums: of these, and of these times z + l − most. No
-/// offsets l are offsets of 0.
+/// Logits z · scale + l from a place on; no offsets l are offsets of 0.
 ///
 /// # Safety
 /// The machine has the instructions of `L`.
 #[inline(always)]
-unsafe fn exponentials<L: Lanes>(z: &mut [f32], offsets: &[f32], most: f32) -> [f32; 2] {
-    // SAFETY: as the caller says.
+unsafe fn shifted<L: Lanes>(z: &[f32], scale: f32, offsets: &[f32], at: usize, missing: f32) -> L {
+    // SAFETY: as the caller says. No closure: one that is not inlined would call every instruction.
     unsafe {
-        let (mut sum, mut weighted) = (L::splat(0.0), L::splat(0.0));
-        for at in (0..z.len()).step_by(LANES) {
-            // What is missing is e^−∞ = 0.
-            let shifted = L::load_part(&z[at..], f32::NEG_INFINITY).add(offset(offsets, at));
-            let below = shifted.subtract(L::splat(most));
-            let e = exp(below);
-            e.store_part(&mut z[at..]);
-            sum = sum.add(e);
-            // What adds nothing may be infinitely far below.
-            weighted = weighted.add(e.multiply(below.where_below(LOWEST, L::splat(LOWEST), below)));
-        }
-        let nothing = L::splat(0.0);
-        let [sum, weighted, ..] = L::sums([sum, weighted, nothing, nothing]);
-        [sum, weighted]
+        let scaled = L::load_part(&z[at..], missing).multiply(L::splat(scale));
+        scaled.add(offset(offsets, at))
     }
 }
 
@@ -231,8 +241,15 @@ widest! {
         for at in (0..z.len()).step_by(LANES) {
             most = most.or_larger(L::load_part(&z[at..], f32::NEG_INFINITY));
         }
-        let [sum, _] = exponentials::<L>(z, &[], most.largest());
-        let inverse = 1.0 / sum;
+        let most = L::splat(most.largest());
+        let mut sum = L::splat(0.0);
+        for at in (0..z.len()).step_by(LANES) {
+            // What is missing is e^−∞ = 0.
+            let e = exp(L::load_part(&z[at..], f32::NEG_INFINITY).subtract(most));
+            e.store_part(&mut z[at..]);
+            sum = sum.add(e);
+        }
+        let inverse = 1.0 / sum.sum();
         z.iter_mut().for_each(|z| *z *= inverse);
     }
 }
@@ -259,53 +276,63 @@ pub(crate) struct Top {
     pub(crate) entropy: f32,
 }
 
-/// Turns logits into p = softmax(z · scale + offsets); gives the class c of the largest, and the confidence.
+/// Writes p = softmax(z · scale + offsets); gives the class c of the largest, and the confidence.
 ///
 /// That is p_c where c is also the class of the largest logit, and otherwise p_c (q_c / max q)^β with
 /// q = softmax(z · scale): where the offsets overrule the logits, both must be believed.
-pub(crate) fn top(z: &mut [f32], scale: f32, shift: Option<Shift<'_>>) -> Top {
+pub(crate) fn top(z: &[f32], scale: f32, shift: Option<Shift<'_>>, p: &mut [f32]) -> Top {
+    debug_assert_eq!(z.len(), p.len());
     let mut top = Top::default();
     let Shift { offsets, doubt } = shift.unwrap_or(Shift {
         offsets: &[],
         doubt: 0.0,
     });
-    find_top(z, scale, offsets, doubt, &mut top);
+    find_top(z, scale, offsets, doubt, p, &mut top);
     top
 }
 
 widest! {
     /// Gives what [`top`] says; no offsets are offsets of 0.
-    fn find_top<L>(z: &mut [f32], scale: f32, offsets: &[f32], doubt: f32, top: &mut Top) {
+    fn find_top<L>(z: &[f32], scale: f32, offsets: &[f32], doubt: f32, p: &mut [f32], top: &mut Top) {
         let nothing = L::splat(f32::NEG_INFINITY);
         let (mut evident, mut most) = (nothing, nothing);
         for at in (0..z.len()).step_by(LANES) {
             let scaled = L::load_part(&z[at..], f32::NEG_INFINITY).multiply(L::splat(scale));
-            scaled.store_part(&mut z[at..]);
             evident = evident.or_larger(scaled);
             most = most.or_larger(scaled.add(offset(offsets, at)));
         }
         let (evident, most) = (evident.largest(), most.largest());
         let mut class = 0;
         for at in (0..z.len()).step_by(LANES) {
-            let shifted = L::load_part(&z[at..], f32::NAN).add(offset(offsets, at));
-            let found = shifted.equal(L::splat(most));
+            let found = shifted::<L>(z, scale, offsets, at, f32::NAN).equal(L::splat(most));
             if found != 0 {
                 class = at + found.trailing_zeros() as usize;
                 break;
             }
         }
-        let own = z[class];
-        let [sum, weighted] = exponentials::<L>(z, offsets, most);
-        let inverse = 1.0 / sum;
-        let first = z[class] * inverse;
-        z[class] = f32::NEG_INFINITY;
-        let mut second = nothing;
+        // The last vector is not written before it is a probability: reading it back at once would be waited for.
+        let (mut last, mut sum, mut weighted, mut others) = (L::splat(0.0), L::splat(0.0), L::splat(0.0), nothing);
         for at in (0..z.len()).step_by(LANES) {
-            let p = L::load_part(&z[at..], f32::NEG_INFINITY).multiply(L::splat(inverse));
-            p.store_part(&mut z[at..]);
-            second = second.or_larger(p);
+            // What is missing is e^−∞ = 0.
+            let below = shifted::<L>(z, scale, offsets, at, f32::NEG_INFINITY).subtract(L::splat(most));
+            let e = exp(below);
+            if at + LANES < z.len() {
+                e.store_part(&mut p[at..]);
+            }
+            last = e;
+            sum = sum.add(e);
+            // What adds nothing may be infinitely far below.
+            weighted = weighted.add(e.multiply(below.where_below(LOWEST, L::splat(LOWEST), below)));
+            others = others.or_larger(e.replace(class.wrapping_sub(at), f32::NEG_INFINITY));
         }
-        z[class] = first;
+        let zeros = L::splat(0.0);
+        let [sum, weighted, ..] = L::sums([sum, weighted, zeros, zeros]);
+        let inverse = 1.0 / sum;
+        for at in (0..z.len()).step_by(LANES) {
+            let e = if at + LANES < z.len() { L::load_part(&p[at..], 0.0) } else { last };
+            e.multiply(L::splat(inverse)).store_part(&mut p[at..]);
+        }
+        let own = z[class] * scale;
         let discount = if own == evident {
             1.0
         } else {
@@ -313,8 +340,9 @@ widest! {
         };
         *top = Top {
             class,
-            confidence: first * discount,
-            second: second.largest(),
+            // e^0 / S.
+            confidence: inverse * discount,
+            second: others.largest() * inverse,
             // −Σ p ln p with p = e^x / S is ln S − Σ e^x x / S. Rounding may leave a little less than nothing.
             entropy: (libm::logf(sum) - weighted * inverse).max(0.0),
         };
@@ -383,16 +411,15 @@ mod tests {
             })
         };
         let z = [1.0, 0.5, -1.0];
-        let mut p = z;
-        let Top { class, confidence, .. } = top(&mut p, 1.0, shift(2.0));
+        let mut p = [0.0; 3];
+        let Top { class, confidence, .. } = top(&z, 1.0, shift(2.0), &mut p);
         assert_eq!(class, 1);
         assert!((confidence - p[1] * libm::expf(-1.0)).abs() < 1e-6, "{confidence}");
-        assert_eq!(top(&mut z.clone(), 1.0, shift(0.0)).confidence, p[1]);
+        assert_eq!(top(&z, 1.0, shift(0.0), &mut p).confidence, p[1]);
         // Here they agree with the logits.
-        let mut p = [0.0, 0.5, -1.0];
-        let Top { class, confidence, .. } = top(&mut p, 1.0, shift(2.0));
+        let Top { class, confidence, .. } = top(&[0.0, 0.5, -1.0], 1.0, shift(2.0), &mut p);
         assert_eq!((class, confidence), (1, p[1]));
-        assert_eq!(top(&mut z.clone(), 2.0, None).class, 0);
+        assert_eq!(top(&z, 2.0, None, &mut p).class, 0);
     }
 
     #[test]
@@ -417,20 +444,33 @@ mod tests {
                 let mut z: Vec<f32> = (0..n).map(|i| -((i * 7 % n) as f32) - 1.0).collect();
                 z[place] = 3.0;
                 *z.last_mut().unwrap() = 3.0;
-                assert_eq!(top(&mut z.clone(), 2.0, None).class, place);
+                let mut p = alloc::vec![0.0; n];
+                let found = top(&z, 2.0, None, &mut p);
+                assert_eq!((found.class, found.confidence), (place, p[place]));
+                assert_eq!(
+                    found.second,
+                    if place + 1 < n {
+                        p[n - 1]
+                    } else {
+                        p[..n - 1].iter().copied().fold(0.0, f32::max)
+                    }
+                );
                 let offsets = alloc::vec![0.5; n];
                 let shift = Some(Shift {
                     offsets: &offsets,
                     doubt: 1.0,
                 });
-                assert_eq!(top(&mut z, 2.0, shift).class, place);
+                assert_eq!(top(&z, 2.0, shift, &mut p).class, place);
             }
         }
     }
 
     #[test]
     fn entropy_is_zero_when_certain_ln_k_when_uniform_and_right_in_between() {
-        let entropy = |z: &mut [f32]| top(z, 1.0, None).entropy;
+        let entropy = |z: &mut [f32]| {
+            let logits = z.to_vec();
+            top(&logits, 1.0, None, z).entropy
+        };
         assert_eq!(entropy(&mut [900.0, 0.0, -1e30]), 0.0);
         assert!((entropy(&mut [7.0; 4]) - 4f32.ln()).abs() < 1e-6);
         let mut p: Vec<f32> = (0..100).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();

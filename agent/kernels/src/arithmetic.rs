@@ -194,6 +194,12 @@ unsafe fn product<S: Simd, W: Weight>(
 /// Tiles of rows that pass a panel at a time.
 const BLOCK_TILES: usize = 8;
 
+/// Bytes of weights that are fetched ahead: long enough for the third cache to bring them, and few enough for the
+/// nearest to hold them. Rows after the first ask for the next panel once more, which costs nothing.
+const AHEAD: usize = 8 << 10;
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
 /// A part of a product that is kept in registers: some rows, and the columns of a panel.
 struct Tile<'a, W> {
     layer: &'a Packed,
@@ -243,6 +249,9 @@ impl<W: Weight> Tile<'_, W> {
             }
             let mut weights = self.weights;
             for i in 0..k {
+                for line in 0..(2 * lanes * size_of::<W>()).div_ceil(LINE) {
+                    S::prefetch(weights.cast::<u8>().wrapping_add(AHEAD + line * LINE));
+                }
                 let mut w = [W::load::<S>(weights); VECTORS];
                 for v in 1..VECTORS {
                     w[v] = W::load::<S>(weights.add(v * lanes));

@@ -1,12 +1,13 @@
-//! From operators to a plan: what one can take in is fused, and tensors are given buffers.
+//! Operators as they are drawn, and what one can take in.
 
-use super::arithmetic::{Activation, Depthwise, Map, Norm, Packed, Window};
-use super::plan::{Kernel, Part, Plan, Step};
+use super::arithmetic::{Activation, Depthwise, Map, Norm, Window};
+use super::layout::Layout;
+use super::plan::Plan;
 use super::simd::Isa;
 
 /// A tensor of a draft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Id(usize);
+pub struct Id(pub(crate) usize);
 
 /// A linear layer: y = act(x W + b).
 #[derive(Clone, Debug)]
@@ -53,24 +54,36 @@ pub enum Work {
 
 /// A step before buffers are given out: `onto` is the tensor that y takes over.
 #[derive(Debug)]
-struct Op {
-    work: Work,
-    x: Option<Id>,
-    onto: Option<Id>,
-    y: Id,
+pub(crate) struct Op {
+    pub(crate) work: Work,
+    pub(crate) x: Option<Id>,
+    pub(crate) onto: Option<Id>,
+    pub(crate) y: Id,
+}
+
+impl Op {
+    /// The tensors that it reads.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = Id> {
+        self.x.into_iter().chain(self.onto)
+    }
+
+    /// All its tensors.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = Id> {
+        self.reads().chain([self.y])
+    }
 }
 
 /// Operators in the order in which they are to run, and the tensors between them.
 #[derive(Debug, Default)]
 pub struct Draft {
     /// Values per image of every tensor.
-    sizes: Vec<usize>,
-    inputs: Vec<Id>,
-    ops: Vec<Op>,
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) inputs: Vec<Id>,
+    pub(crate) ops: Vec<Op>,
 }
 
 impl Draft {
-    fn tensor(&mut self, values: usize) -> Id {
+    pub(crate) fn tensor(&mut self, values: usize) -> Id {
         self.sizes.push(values);
         Id(self.sizes.len() - 1)
     }
@@ -114,7 +127,7 @@ impl Draft {
             }
         }
         self.fuse(&outputs);
-        self.give_buffers(&outputs, isa)
+        Layout::new(self, outputs).plan(isa)
     }
 
     /// Takes into a linear layer or a convolution what is done to its result at once: a bias, an activation, and
@@ -175,111 +188,5 @@ impl Draft {
             std::mem::swap(op, user);
         }
         taken
-    }
-
-    /// Gives every tensor a buffer; one that is not needed any more serves another.
-    fn give_buffers(self, outputs: &[Id], isa: Isa) -> Plan {
-        const FOREVER: usize = usize::MAX;
-        let mut last_use = vec![0; self.sizes.len()];
-        for (at, op) in self.ops.iter().enumerate() {
-            for id in op.x.iter().chain(&op.onto) {
-                last_use[id.0] = at;
-            }
-        }
-        // Inputs are handed back as they were, outputs are taken at the end.
-        for id in self.inputs.iter().chain(outputs) {
-            last_use[id.0] = FOREVER;
-        }
-        let mut slots: Vec<usize> = Vec::new();
-        let mut free: Vec<usize> = Vec::new();
-        let mut slot_of = vec![None; self.sizes.len()];
-        let mut take = |values: usize, free: &mut Vec<usize>| {
-            let fits = |slot: &usize, slots: &[usize]| slots[*slot] >= values;
-            let best = (0..free.len())
-                .filter(|i| fits(&free[*i], &slots))
-                .min_by_key(|i| slots[free[*i]])
-                .or_else(|| (0..free.len()).max_by_key(|i| slots[free[*i]]));
-            let slot = match best {
-                Some(i) => free.swap_remove(i),
-                None => {
-                    slots.push(0);
-                    slots.len() - 1
-                }
-            };
-            slots[slot] = slots[slot].max(values);
-            slot
-        };
-        for id in &self.inputs {
-            // Of its own: it changes hands with the caller's.
-            slot_of[id.0] = Some(take(self.sizes[id.0], &mut Vec::new()));
-        }
-        let mut steps = Vec::with_capacity(self.ops.len());
-        for (at, op) in self.ops.into_iter().enumerate() {
-            let part = |id: Id, slot_of: &[Option<usize>]| Part {
-                slot: slot_of[id.0].unwrap_or_default(),
-                values: self.sizes[id.0],
-            };
-            match op.onto {
-                Some(onto) if last_use[onto.0] == at && op.x != Some(onto) => {
-                    slot_of[op.y.0] = slot_of[onto.0];
-                }
-                onto => {
-                    slot_of[op.y.0] = Some(take(self.sizes[op.y.0], &mut free));
-                    if let Some(onto) = onto {
-                        steps.push(Step {
-                            kernel: Kernel::Copy,
-                            x: Some(part(onto, &slot_of)),
-                            y: part(op.y, &slot_of),
-                        });
-                        if last_use[onto.0] == at {
-                            free.extend(slot_of[onto.0]);
-                        }
-                    }
-                }
-            }
-            let kernel = match op.work {
-                Work::Copy => Kernel::Copy,
-                Work::Gather(window) => Kernel::Gather(window),
-                Work::Linear(Linear {
-                    weights,
-                    inputs,
-                    bias,
-                    activation,
-                }) => Kernel::Linear {
-                    layer: Packed::new(&weights, inputs, &bias, activation, isa.panel()),
-                    onto: op.onto.is_some(),
-                },
-                Work::Depthwise(layer) => Kernel::Depthwise(layer),
-                Work::Norm(layer) => Kernel::Norm(layer),
-                Work::Add(scale) => Kernel::Add(scale),
-                Work::Shift(bias) => Kernel::Shift(bias),
-                Work::Activate(activation) => Kernel::Activate(activation),
-                Work::AddUpsampled { fine, factors } => Kernel::AddUpsampled { fine, factors },
-                Work::Pool => Kernel::Pool,
-            };
-            steps.push(Step {
-                kernel,
-                x: op.x.map(|x| part(x, &slot_of)),
-                y: part(op.y, &slot_of),
-            });
-            if let Some(x) = op.x.filter(|x| last_use[x.0] == at && op.onto != Some(*x)) {
-                free.extend(slot_of[x.0]);
-            }
-        }
-        let parts = |ids: &[Id]| {
-            ids.iter()
-                .map(|id| Part {
-                    slot: slot_of[id.0].unwrap_or_default(),
-                    values: self.sizes[id.0],
-                })
-                .collect()
-        };
-        Plan {
-            isa,
-            steps,
-            inputs: parts(&self.inputs),
-            outputs: parts(outputs),
-            slots,
-        }
     }
 }

@@ -35,6 +35,7 @@
 
 mod arithmetic;
 mod draft;
+mod layout;
 mod peak;
 mod plan;
 mod pool;

@@ -35,8 +35,8 @@ const GRAIN: usize = 4096;
 /// Parts per thread, so that nobody waits long for the slowest.
 const PARTS: usize = 4;
 
-/// Values of all buffers that images run at a time may have: about what the second cache holds. Beyond, what is
-/// saved by reading weights once is lost by reading maps from further away.
+/// Values that buffers for several images may have: about what the second cache holds. Beyond, what is saved by
+/// reading weights once is lost by reading maps from further away.
 const TOGETHER: usize = 1 << 18;
 
 /// How a step can be cut.
@@ -152,13 +152,30 @@ pub(crate) struct Step {
     pub(crate) y: Part,
 }
 
+/// A buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// Values per image.
+    pub(crate) values: usize,
+    /// Whether it has room for all images that run at a time, or for one after another.
+    pub(crate) joint: bool,
+}
+
+/// Steps in a row that are done for all images at once, or for one after another.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// All buffers of its steps are joint.
+    pub(crate) together: bool,
+    pub(crate) steps: Vec<Step>,
+}
+
 /// Steps, and the buffers that they need.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) isa: Isa,
-    pub(crate) steps: Vec<Step>,
-    /// Values per image of each buffer.
-    pub(crate) slots: Vec<usize>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) slots: Vec<Slot>,
+    /// In buffers that nothing else is in. One that is not joint is swapped with the image's own.
     pub(crate) inputs: Vec<Part>,
     pub(crate) outputs: Vec<Part>,
 }
@@ -171,11 +188,15 @@ impl Buffers {
     /// As many as a plan has, and large enough for so many images.
     fn fit(&mut self, plan: &Plan, images: usize) {
         self.0.resize_with(plan.slots.len(), Vec::new);
-        for (buffer, values) in self.0.iter_mut().zip(&plan.slots) {
-            if buffer.len() < values * images {
-                buffer.resize(values * images, 0.0);
-            }
+        for (buffer, slot) in self.0.iter_mut().zip(&plan.slots) {
+            grow(buffer, slot.values * if slot.joint { images } else { 1 });
         }
+    }
+}
+
+fn grow(buffer: &mut Vec<f32>, values: usize) {
+    if buffer.len() < values {
+        buffer.resize(values, 0.0);
     }
 }
 
@@ -190,10 +211,11 @@ pub trait Tensors {
 impl Plan {
     /// What each step does, in one word or two.
     pub fn steps(&self) -> impl Iterator<Item = &'static str> {
-        self.steps.iter().map(|step| step.kernel.name())
+        let steps = self.segments.iter().flat_map(|segment| &segment.steps);
+        steps.map(|step| step.kernel.name())
     }
 
-    /// Runs the steps on one image, or on several: at a time, as far as their maps fit the cache.
+    /// Runs the steps on one image, or on several: those at a time whose weights are worth reading once.
     ///
     /// # Panics
     /// Where tensors are not as many and as long as drafted, and where the draft was wrong about what an
@@ -210,57 +232,90 @@ impl Plan {
                 (self.inputs.len(), self.outputs.len())
             );
         }
-        let together = TOGETHER / self.slots.iter().sum::<usize>().max(1);
-        for images in images.chunks_mut(together.max(1)) {
-            self.run_together(buffers, images, pool);
-        }
-    }
-
-    fn run_together<T: Tensors>(&self, buffers: &mut Buffers, images: &mut [&mut T], pool: &Pool) {
-        buffers.fit(self, images.len());
-        let buffers = &mut buffers.0;
-        if let [image] = images {
-            // Buffers change hands instead of being copied.
-            for (tensor, part) in image.inputs().iter_mut().zip(&self.inputs) {
-                mem::swap(tensor, &mut buffers[part.slot]);
-            }
-            self.run_steps(1, buffers, pool);
-            for (tensor, part) in image.inputs().iter_mut().zip(&self.inputs) {
-                mem::swap(tensor, &mut buffers[part.slot]);
-            }
-            for (output, part) in image.outputs().iter_mut().zip(&self.outputs) {
-                mem::swap(output, &mut buffers[part.slot]);
-                output.truncate(part.values);
-            }
-            return;
-        }
-        for (i, image) in images.iter_mut().enumerate() {
-            for (tensor, part) in image.inputs().iter().zip(&self.inputs) {
-                buffers[part.slot][i * part.values..][..part.values].copy_from_slice(tensor);
-            }
-        }
-        self.run_steps(images.len(), buffers, pool);
-        for (i, image) in images.iter_mut().enumerate() {
-            for (output, part) in image.outputs().iter_mut().zip(&self.outputs) {
-                output.clear();
-                output.extend_from_slice(&buffers[part.slot][i * part.values..][..part.values]);
-            }
-        }
-    }
-
-    fn run_steps(&self, images: usize, buffers: &mut [Vec<f32>], pool: &Pool) {
+        let joint = self.slots.iter().filter(|slot| slot.joint).map(|slot| slot.values);
+        let most = TOGETHER / joint.sum::<usize>().max(1);
         let mut turn = pool.turn();
-        for step in &self.steps {
-            self.run_step(step, images, buffers, &mut turn);
+        for images in images.chunks_mut(most.max(1)) {
+            buffers.fit(self, images.len());
+            if let [image] = images {
+                self.run_alone(&mut buffers.0, *image, &mut turn);
+            } else {
+                self.run_together(&mut buffers.0, images, &mut turn);
+            }
         }
     }
 
-    fn run_step(&self, step: &Step, images: usize, buffers: &mut [Vec<f32>], turn: &mut Turn<'_>) {
+    /// No tensor is copied: all buffers have room for the one image.
+    fn run_alone<T: Tensors>(&self, buffers: &mut [Vec<f32>], image: &mut T, turn: &mut Turn<'_>) {
+        self.exchange(buffers, image, |_| true);
+        for step in self.segments.iter().flat_map(|segment| &segment.steps) {
+            self.run_step(step, 0..1, buffers, turn);
+        }
+        self.exchange(buffers, image, |_| true);
+        for (output, part) in image.outputs().iter_mut().zip(&self.outputs) {
+            output.truncate(part.values);
+        }
+    }
+
+    fn run_together<T: Tensors>(&self, buffers: &mut [Vec<f32>], images: &mut [&mut T], turn: &mut Turn<'_>) {
+        let joint = |part: &Part| self.slots[part.slot].joint;
+        let of = |i: usize, part: &Part| i * part.values..(i + 1) * part.values;
+        for (i, image) in images.iter_mut().enumerate() {
+            let inputs = image.inputs().iter().zip(&self.inputs);
+            for (tensor, part) in inputs.filter(|(_, part)| joint(part)) {
+                buffers[part.slot][of(i, part)].copy_from_slice(tensor);
+            }
+        }
+        for segment in &self.segments {
+            if segment.together {
+                let each = segment.steps.iter();
+                each.for_each(|step| self.run_step(step, 0..images.len(), buffers, turn));
+                continue;
+            }
+            for (i, image) in images.iter_mut().enumerate() {
+                self.exchange(buffers, *image, |part| !joint(part));
+                let each = segment.steps.iter();
+                each.for_each(|step| self.run_step(step, i..i + 1, buffers, turn));
+                self.exchange(buffers, *image, |part| !joint(part));
+            }
+        }
+        for (i, image) in images.iter_mut().enumerate() {
+            for (output, part) in image.outputs().iter_mut().zip(&self.outputs) {
+                if joint(part) {
+                    output.clear();
+                    output.extend_from_slice(&buffers[part.slot][of(i, part)]);
+                } else {
+                    output.truncate(part.values);
+                }
+            }
+        }
+    }
+
+    /// Swaps buffers of inputs and outputs with an image's own: nothing is copied.
+    fn exchange<T: Tensors>(&self, buffers: &mut [Vec<f32>], image: &mut T, which: impl Fn(&Part) -> bool) {
+        let inputs = image.inputs().iter_mut().zip(&self.inputs);
+        for (tensor, part) in inputs.filter(|(_, part)| which(part)) {
+            mem::swap(tensor, &mut buffers[part.slot]);
+        }
+        let outputs = image.outputs().iter_mut().zip(&self.outputs);
+        for (tensor, part) in outputs.filter(|(_, part)| which(part)) {
+            let buffer = &mut buffers[part.slot];
+            mem::swap(tensor, buffer);
+            grow(buffer, self.slots[part.slot].values);
+        }
+    }
+
+    /// Runs a step on some of the images that run at a time; on one, where a buffer has room for no more.
+    fn run_step(&self, step: &Step, images: Range<usize>, buffers: &mut [Vec<f32>], turn: &mut Turn<'_>) {
+        let (count, place) = (images.len(), |part: Part| {
+            let first = if self.slots[part.slot].joint { images.start } else { 0 };
+            first * part.values..(first + images.len()) * part.values
+        });
         // Taken out, so that no slot can be read and written at a time.
         let mut buffer = mem::take(&mut buffers[step.y.slot]);
-        let y = &mut buffer[..step.y.values * images];
+        let y = &mut buffer[place(step.y)];
         let x = match step.x {
-            Some(x) => &buffers[x.slot][..x.values * images],
+            Some(x) => &buffers[x.slot][place(x)],
             None => &[],
         };
         let kernel = &step.kernel;
@@ -269,7 +324,7 @@ impl Plan {
             "a {} gives what was drafted",
             kernel.name()
         );
-        let Extent { units, cost } = kernel.extent(images, x.len(), y.len(), self.isa);
+        let Extent { units, cost } = kernel.extent(count, x.len(), y.len(), self.isa);
         let most = (PARTS * turn.threads()).min(MAX_PARTS);
         let parts = match turn.threads() {
             1 => 1,
@@ -281,7 +336,7 @@ impl Plan {
                 self.isa,
                 kernel,
                 part * units / parts..(part + 1) * units / parts,
-                images,
+                count,
                 x,
                 y,
             );

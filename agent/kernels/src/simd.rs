@@ -23,6 +23,18 @@ pub(crate) trait Simd: Copy {
     /// Halves, widened.
     unsafe fn load_half(at: *const u16) -> Self::V;
     unsafe fn store(at: *mut f32, v: Self::V);
+    /// Has memory brought into the nearest cache, if the machine likes. Any address will do.
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 has the instruction, and nothing is read.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
     /// a b + c.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;

@@ -47,15 +47,24 @@ type Values = Vec<f64>;
 
 /// Runs a draft with inputs of these sizes, and compares what it gives with what `plainly` makes of the inputs.
 fn check(sizes: &[usize], draw: impl Fn(&mut Draft, &[Id]) -> Id, plainly: impl Fn(&[Values]) -> Values) {
+    check_all(sizes, |draft, x| [draw(draft, x)], |x| [plainly(x)]);
+}
+
+/// The same for several outputs.
+fn check_all<const OUTPUTS: usize>(
+    sizes: &[usize],
+    draw: impl Fn(&mut Draft, &[Id]) -> [Id; OUTPUTS],
+    plainly: impl Fn(&[Values]) -> [Values; OUTPUTS],
+) {
     let mut random = Random(7);
     let images: Vec<Image> = (0..3)
         .map(|_| Image {
             inputs: sizes.iter().map(|size| random.values(*size)).collect(),
-            outputs: vec![Vec::new()],
+            outputs: vec![Vec::new(); OUTPUTS],
         })
         .collect();
     let wide = |values: &Vec<f32>| values.iter().map(|x| f64::from(*x)).collect();
-    let expected: Vec<Values> = images
+    let expected: Vec<[Values; OUTPUTS]> = images
         .iter()
         .map(|image| plainly(&image.inputs.iter().map(wide).collect::<Vec<Values>>()))
         .collect();
@@ -63,18 +72,19 @@ fn check(sizes: &[usize], draw: impl Fn(&mut Draft, &[Id]) -> Id, plainly: impl 
     for isa in Isa::available() {
         let mut draft = Draft::default();
         let inputs: Vec<Id> = sizes.iter().map(|size| draft.input(*size)).collect();
-        let y = draw(&mut draft, &inputs);
-        let plan = draft.plan(&[y], isa);
+        let outputs = draw(&mut draft, &inputs);
+        let plan = draft.plan(&outputs, isa);
         let mut buffers = Buffers::default();
         let mut alone = images.clone();
         for (image, plain) in alone.iter_mut().zip(&expected) {
             plan.run(&mut buffers, &mut [image], &pools[0]);
-            let given = &image.outputs[0];
-            assert_eq!(given.len(), plain.len(), "{isa:?}");
-            let range = plain.iter().fold(1e-3_f64, |range, x| range.max(x.abs()));
-            let apart = given.iter().zip(plain).map(|(a, b)| (f64::from(*a) - b).abs() / range);
-            let worst = apart.fold(0.0, f64::max);
-            assert!(worst <= 1e-5, "{isa:?}: {worst}");
+            for (given, plain) in image.outputs.iter().zip(plain) {
+                assert_eq!(given.len(), plain.len(), "{isa:?}");
+                let range = plain.iter().fold(1e-3_f64, |range, x| range.max(x.abs()));
+                let apart = given.iter().zip(plain).map(|(a, b)| (f64::from(*a) - b).abs() / range);
+                let worst = apart.fold(0.0, f64::max);
+                assert!(worst <= 1e-5, "{isa:?}: {worst}");
+            }
         }
         for pool in &pools {
             // Again and again: what a run leaves behind must not show in the next, nor who does which part.
@@ -86,7 +96,10 @@ fn check(sizes: &[usize], draw: impl Fn(&mut Draft, &[Id]) -> Id, plainly: impl 
                 plan.run(&mut buffers, &mut [&mut one], pool);
                 together.push(one);
                 for (given, alone) in together.iter().zip([&alone[0], &alone[1], &alone[2], &alone[1]]) {
-                    let bits = |image: &Image| image.outputs[0].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    let bits = |image: &Image| {
+                        let values = image.outputs.iter().flatten();
+                        values.map(|x| x.to_bits()).collect::<Vec<_>>()
+                    };
                     assert_eq!(bits(given), bits(alone), "{isa:?}, {} threads", pool.threads());
                     assert_eq!(given.inputs, alone.inputs, "inputs are handed back");
                 }
@@ -448,6 +461,71 @@ fn tensors_are_kept_as_long_as_they_are_needed() {
             (0..rows * c).map(|at| a[at] + b[at] + x[0][at]).collect()
         },
     );
+}
+
+/// A network with a fine end and a coarse one, where few rows meet many weights, and a tensor that one end leaves
+/// to the other.
+#[test]
+fn images_go_one_by_one_where_maps_are_large_and_together_where_weights_are() {
+    let fine = Map {
+        height: 16,
+        width: 16,
+        channels: 4,
+    };
+    let mut random = Random(29);
+    let mut layer = |inputs: usize, outputs: usize, activation| Linear {
+        weights: random.weights(inputs * outputs, inputs, true),
+        inputs,
+        bias: random.values(outputs),
+        activation,
+    };
+    let (first, side, narrow) = (
+        layer(4, 4, Activation::Gelu),
+        layer(4, 4, Activation::None),
+        layer(64, 4, Activation::None),
+    );
+    let (down, expand, contract) = (
+        layer(256, 64, Activation::None),
+        layer(64, 256, Activation::Gelu),
+        layer(256, 64, Activation::None),
+    );
+    let scale = random.values(64);
+    let sizes = [fine.values(), 256];
+    let draw = |draft: &mut Draft, x: &[Id]| {
+        let left = draft.compute(Work::Linear(first.clone()), x[0], fine.values());
+        let side = draft.compute(Work::Linear(side.clone()), x[0], fine.values());
+        let coarse = draft.compute(Work::Copy, left, fine.values());
+        let coarse = draft.compute(Work::Linear(down.clone()), coarse, 256);
+        let wide = draft.compute(Work::Linear(expand.clone()), coarse, 1024);
+        let back = draft.compute(Work::Linear(contract.clone()), wide, 256);
+        let coarse = draft.change(Work::Add(None), coarse, Some(back));
+        let coarse = draft.change(Work::Add(Some(scale.clone())), coarse, Some(x[1]));
+        let up = draft.compute(Work::Linear(narrow.clone()), coarse, 16);
+        let factors = (8, 8);
+        let last = draft.change(Work::AddUpsampled { fine, factors }, left, Some(up));
+        [last, coarse, side, x[1]]
+    };
+    check_all(&sizes, draw, |x| {
+        let left = product(&x[0], &first);
+        let mut coarse = product(&left, &down);
+        let back = product(&product(&coarse, &expand), &contract);
+        for (at, y) in coarse.iter_mut().enumerate() {
+            *y += back[at] + f64::from(scale[at % 64]) * x[1][at];
+        }
+        let up = product(&coarse, &narrow);
+        let last = left.iter().enumerate().map(|(at, left)| {
+            let (place, channel) = (at / 4, at % 4);
+            let above = place / 16 / 8 * 2 + place % 16 / 8;
+            left + up[above * 4 + channel]
+        });
+        [last.collect(), coarse.clone(), product(&x[0], &side), x[1].clone()]
+    });
+    let mut draft = Draft::default();
+    let inputs = sizes.map(|size| draft.input(size));
+    let outputs = draw(&mut draft, &inputs);
+    let plan = draft.plan(&outputs, Isa::best());
+    let segments: Vec<(bool, usize)> = plan.segments.iter().map(|s| (s.together, s.steps.len())).collect();
+    assert_eq!(segments, [(false, 2), (true, 4), (false, 4)]);
 }
 
 #[test]
