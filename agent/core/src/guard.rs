@@ -162,6 +162,7 @@ pub(crate) struct Guard {
     losses: Vec<f32>,
     /// Scratch, K numbers.
     logits: Vec<f32>,
+    /// Scratch for what they come to.
     probabilities: Vec<f32>,
     /// Scratch, as many as the widest exit has features.
     features: Vec<f32>,

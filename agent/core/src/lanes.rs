@@ -373,7 +373,7 @@ mod x86_64 {
                 left = _mm256_extractf128_ps::<1>(eight);
             }
             if to.len() & 2 != 0 {
-                _mm_storel_pd(at.cast(), _mm_castps_pd(left));
+                _mm_storel_epi64(at.cast(), _mm_castps_si128(left));
                 at = at.add(2);
                 left = _mm_movehl_ps(left, left);
             }

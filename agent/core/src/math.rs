@@ -445,6 +445,12 @@ mod tests {
                 z[place] = 3.0;
                 *z.last_mut().unwrap() = 3.0;
                 let mut p = alloc::vec![0.0; n];
+                let mut apart = z.clone();
+                apart[place] = 4.0;
+                let found = top(&apart, 2.0, None, &mut p);
+                let mut others = p.clone();
+                others.remove(place);
+                assert_eq!(found.second, others.into_iter().fold(0.0, f32::max));
                 let found = top(&z, 2.0, None, &mut p);
                 assert_eq!((found.class, found.confidence), (place, p[place]));
                 assert_eq!(

@@ -694,7 +694,11 @@ proptest! {
             core.learn();
             let report = core.close_window();
             if report.learner.rollbacks > 0 {
-                prop_assert_eq!(core.contexts.adapted(), &core.contexts.guard().good);
+                let (adapted, good) = (core.contexts.adapted(), &core.contexts.guard().good);
+                prop_assert_eq!(&adapted.heads, &good.heads);
+                // What a prior computes with in between is not part of what it knows.
+                prop_assert_eq!(adapted.prior.counts(), good.prior.counts());
+                prop_assert_eq!(adapted.prior.offsets(), good.prior.offsets());
             }
             prop_assert!(heads(&core).iter().all(Head::is_finite));
             prop_assert!((0.0..=1.01).contains(&core.threshold()));

@@ -195,7 +195,7 @@ unsafe fn product<S: Simd, W: Weight>(
 const BLOCK_TILES: usize = 8;
 
 /// Bytes of weights that are fetched ahead: long enough for the third cache to bring them, and few enough for the
-/// nearest to hold them. Rows after the first ask for the next panel once more, which costs nothing.
+/// nearest to hold them. Rows after the first ask for the same once more, which costs next to nothing.
 const AHEAD: usize = 8 << 10;
 /// Bytes of a line of the caches.
 const LINE: usize = 64;

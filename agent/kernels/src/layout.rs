@@ -3,8 +3,9 @@
 //!
 //! Reading weights once for several images pays where a layer has few rows, at the coarse end of a network. At its
 //! fine end it does not: there the maps are what is read, and those of one image stay in the cache from step to step
-//! while those of eight do not. So a plan goes by segments: in some every step is done for one image after
-//! another, in the others a step is done for all of them at once.
+//! while those of eight do not. So a plan goes by segments: in some all steps are done for one image after another,
+//! in the others each step is done for all of them at once. These are the layers that are worth it, and whatever lies
+//! wholly between tensors that are kept for all images anyway.
 
 use super::arithmetic::Packed;
 use super::draft::{Draft, Id, Linear, Op, Work};
@@ -90,7 +91,11 @@ impl Layout {
         }
         let together: Vec<bool> = self.draft.ops.iter().map(|op| self.is_together(op)).collect();
         let mut steps: Vec<Step> = Vec::with_capacity(together.len());
+        let mut held = Vec::new();
         for (at, op) in self.draft.ops.into_iter().enumerate() {
+            if at > 0 && together[at - 1] != together[at] {
+                slots.free.append(&mut held);
+            }
             let part = |id: Id, slot_of: &[Option<usize>]| Part {
                 slot: slot_of[id.0].unwrap_or_default(),
                 values: self.draft.sizes[id.0],
@@ -104,8 +109,14 @@ impl Layout {
                 y: part(op.y, &slot_of),
                 kernel: kernel(op.work, op.onto.is_some(), isa),
             });
-            if let Some(x) = op.x.filter(|x| self.last_use[x.0] == at && op.onto != Some(*x)) {
-                slots.free.extend(slot_of[x.0]);
+            if let Some(x) = op.x.filter(|x| self.last_use[x.0] == at) {
+                // While images go one by one, those after this one still have to read it.
+                let free = if self.joint[x.0] && !together[at] {
+                    &mut held
+                } else {
+                    &mut slots.free
+                };
+                free.extend(slot_of[x.0]);
             }
         }
         let mut steps = steps.into_iter();
@@ -133,12 +144,12 @@ impl Layout {
     }
 }
 
-/// Whether a linear layer gains by having the rows of several images at a time: its weights are more than twice what
-/// an image brings of its own.
+/// Whether a linear layer gains by having the rows of several images at a time: its weights, kept as halves, are at
+/// least twice what an image brings of its own.
 fn is_worth_joining(layer: &Linear, y: usize) -> bool {
     let outputs = layer.bias.len();
     let rows = y / outputs.max(1);
-    // A weight has half of a value's bytes.
+    // A half has half of a value's bytes.
     4 * rows * (layer.inputs + outputs) <= layer.weights.len()
 }
 

@@ -175,8 +175,10 @@ pub struct Plan {
     pub(crate) isa: Isa,
     pub(crate) segments: Vec<Segment>,
     pub(crate) slots: Vec<Slot>,
-    /// In buffers that nothing else is in. One that is not joint is swapped with the image's own.
+    /// In buffers that nothing else is in. One that is not joint is swapped with the image's own, and so is an
+    /// output's.
     pub(crate) inputs: Vec<Part>,
+    /// In buffers that nothing else is in from then on.
     pub(crate) outputs: Vec<Part>,
 }
 
@@ -215,7 +217,7 @@ impl Plan {
         steps.map(|step| step.kernel.name())
     }
 
-    /// Runs the steps on one image, or on several: those at a time whose weights are worth reading once.
+    /// Runs the steps on one image, or on several: segment by segment, all of them at once or one after another.
     ///
     /// # Panics
     /// Where tensors are not as many and as long as drafted, and where the draft was wrong about what an
@@ -268,14 +270,16 @@ impl Plan {
         }
         for segment in &self.segments {
             if segment.together {
-                let each = segment.steps.iter();
-                each.for_each(|step| self.run_step(step, 0..images.len(), buffers, turn));
+                for step in &segment.steps {
+                    self.run_step(step, 0..images.len(), buffers, turn);
+                }
                 continue;
             }
             for (i, image) in images.iter_mut().enumerate() {
                 self.exchange(buffers, *image, |part| !joint(part));
-                let each = segment.steps.iter();
-                each.for_each(|step| self.run_step(step, i..i + 1, buffers, turn));
+                for step in &segment.steps {
+                    self.run_step(step, i..i + 1, buffers, turn);
+                }
                 self.exchange(buffers, *image, |part| !joint(part));
             }
         }
@@ -307,10 +311,11 @@ impl Plan {
 
     /// Runs a step on some of the images that run at a time; on one, where a buffer has room for no more.
     fn run_step(&self, step: &Step, images: Range<usize>, buffers: &mut [Vec<f32>], turn: &mut Turn<'_>) {
-        let (count, place) = (images.len(), |part: Part| {
+        let count = images.len();
+        let place = |part: Part| {
             let first = if self.slots[part.slot].joint { images.start } else { 0 };
-            first * part.values..(first + images.len()) * part.values
-        });
+            first * part.values..(first + count) * part.values
+        };
         // Taken out, so that no slot can be read and written at a time.
         let mut buffer = mem::take(&mut buffers[step.y.slot]);
         let y = &mut buffer[place(step.y)];

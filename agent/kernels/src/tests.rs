@@ -528,6 +528,85 @@ fn images_go_one_by_one_where_maps_are_large_and_together_where_weights_are() {
     assert_eq!(segments, [(false, 2), (true, 4), (false, 4)]);
 }
 
+/// Drafts of operators at random on tensors at random: an image is the same alone and among others, whatever
+/// shares a buffer with what.
+#[test]
+fn any_plan_gives_the_same_for_one_image_and_for_several() {
+    let mut random = Random(31);
+    let (mut both, mut pool) = (0, Pool::default());
+    for number in 0..400 {
+        let mut pick = |below: usize| ((random.next() + 1.0) * 0.5 * below as f32) as usize % below;
+        let sizes: Vec<usize> = (0..2).map(|_| 1 << (5 + pick(6))).collect();
+        let mut draft = Draft::default();
+        let mut tensors: Vec<(Id, usize)> = sizes.iter().map(|size| (draft.input(*size), *size)).collect();
+        for _ in 0..14 {
+            let (x, size) = tensors[pick(tensors.len())];
+            let alike: Vec<Id> = tensors.iter().filter(|t| t.1 == size).map(|t| t.0).collect();
+            let coarse: Vec<Id> = tensors.iter().filter(|t| 4 * t.1 == size).map(|t| t.0).collect();
+            let made = match pick(8) {
+                0 => (draft.compute(Work::Copy, x, size), size),
+                1 => (draft.change(Work::Activate(Activation::Clip(-0.5, 0.5)), x, None), size),
+                2 => (draft.change(Work::Add(None), x, Some(alike[pick(alike.len())])), size),
+                3 if !coarse.is_empty() => {
+                    let fine = Map {
+                        height: 2,
+                        width: 2,
+                        channels: size / 4,
+                    };
+                    let factors = (2, 2);
+                    let up = Work::AddUpsampled { fine, factors };
+                    (draft.change(up, x, Some(coarse[pick(coarse.len())])), size)
+                }
+                _ => {
+                    let to = 1 << (5 + pick(6));
+                    let rows = 1 << pick(6);
+                    let (inputs, outputs) = (size / rows, to / rows);
+                    let mut values = Random(number * 100 + pick(100) as u32);
+                    let layer = Linear {
+                        weights: values.weights(inputs * outputs, inputs, true),
+                        inputs,
+                        bias: values.values(outputs),
+                        activation: Activation::Clip(-1.0, 1.0),
+                    };
+                    (draft.compute(Work::Linear(layer), x, to), to)
+                }
+            };
+            tensors.push(made);
+        }
+        let outputs: Vec<Id> = (0..3)
+            .map(|_| tensors[pick(tensors.len())].0)
+            .chain([tensors[15].0])
+            .collect();
+        let plan = draft.plan(&outputs, Isa::best());
+        both += usize::from(plan.segments.len() > 1);
+        let mut values = Random(number);
+        let images: Vec<Image> = (0..4)
+            .map(|_| Image {
+                inputs: sizes.iter().map(|size| values.values(*size)).collect(),
+                outputs: vec![Vec::new(); outputs.len()],
+            })
+            .collect();
+        let mut buffers = Buffers::default();
+        let mut alone = images.clone();
+        for image in &mut alone {
+            plan.run(&mut buffers, &mut [image], &pool);
+        }
+        for count in [2, 4, 3] {
+            let mut together = images[..count].to_vec();
+            let mut each: Vec<&mut Image> = together.iter_mut().collect();
+            plan.run(&mut buffers, &mut each, &pool);
+            for (given, alone) in together.iter().zip(&alone) {
+                assert_eq!(given.outputs, alone.outputs, "draft {number}, {count} images");
+                assert_eq!(given.inputs, alone.inputs, "draft {number}: inputs are handed back");
+            }
+        }
+        if number == 200 {
+            pool = Pool::new(2).unwrap();
+        }
+    }
+    assert!(both > 200, "{both} plans have segments of both kinds");
+}
+
 #[test]
 fn a_draft_that_is_wrong_about_a_size_panics_and_touches_nothing_else() {
     let mut draft = Draft::default();
