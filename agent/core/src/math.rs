@@ -53,24 +53,29 @@ macro_rules! widest {
 /// # Safety
 /// The machine has the instructions of `L`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
 unsafe fn products<L: Lanes, const COUNT: usize>(rows: &[f32], x: &[f32]) -> [L; COUNT] {
     let n = x.len();
-    let whole = n / LANES * LANES;
-    // SAFETY: as the caller says.
+    assert!(rows.len() / COUNT >= n, "there are as many rows");
+    let (whole, rest) = x.as_chunks::<LANES>();
+    // Pointers, and products that wrap: with slices every row's length would be checked at every step.
+    let mut rows = rows.as_ptr();
+    // SAFETY: the caller has the instructions; all rows are as long as x, and the pointer moves along the first.
     unsafe {
         let mut lanes = [L::splat(0.0); COUNT];
-        for at in (0..whole).step_by(LANES) {
-            let x = L::load_part(&x[at..at + LANES], 0.0);
-            for (row, lanes) in lanes.iter_mut().enumerate() {
-                let m = L::load_part(&rows[row * n + at..][..LANES], 0.0);
-                *lanes = lanes.add(m.multiply(x));
+        for x in whole {
+            let x = L::load(x);
+            for row in 0..COUNT {
+                let m = L::load(&*rows.add(n.wrapping_mul(row)).cast());
+                lanes[row] = lanes[row].add(m.multiply(x));
             }
+            rows = rows.add(LANES);
         }
-        if whole < n {
-            let x = L::load_part(&x[whole..], 0.0);
-            for (row, lanes) in lanes.iter_mut().enumerate() {
-                let m = L::load_part(&rows[row * n + whole..][..n - whole], 0.0);
-                *lanes = lanes.add(m.multiply(x));
+        if !rest.is_empty() {
+            let x = L::load_part(rest, 0.0);
+            for row in 0..COUNT {
+                let m = core::slice::from_raw_parts(rows.add(n.wrapping_mul(row)), rest.len());
+                lanes[row] = lanes[row].add(L::load_part(m, 0.0).multiply(x));
             }
         }
         lanes
@@ -111,10 +116,14 @@ unsafe fn affine_rows<L: Lanes>(rows: &[f32], x: &[f32], b: &[f32], y: &mut [f32
 widest! {
     /// Writes y = M x + b, M row by row; no b is one of 0.
     fn affine<L>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
-        let n = x.len();
-        let mut biases = b.chunks(ROWS);
-        for (rows, y) in matrix.chunks(n * ROWS).zip(y.chunks_mut(ROWS)) {
-            affine_rows::<L>(rows, x, biases.next().unwrap_or_default(), y);
+        let (mut matrix, mut b, mut y) = (matrix, b, y);
+        while !y.is_empty() {
+            let count = y.len().min(ROWS);
+            let (rows, others) = matrix.split_at(count * x.len());
+            let (biases, more) = b.split_at(b.len().min(count));
+            let (sums, rest) = y.split_at_mut(count);
+            affine_rows::<L>(rows, x, biases, sums);
+            (matrix, b, y) = (others, more, rest);
         }
     }
 }
@@ -122,20 +131,19 @@ widest! {
 widest! {
     /// M −= s xᵀ, M row by row; rows of an s of 0 are not looked at.
     fn subtract_outer<L>(s: &[f32], x: &[f32], matrix: &mut [f32]) {
-        let n = x.len();
-        let whole = n / LANES * LANES;
-        for (row, s) in matrix.chunks_exact_mut(n).zip(s) {
+        let (whole, rest) = x.as_chunks::<LANES>();
+        for (row, s) in matrix.chunks_exact_mut(x.len()).zip(s) {
             if *s == 0.0 {
                 continue;
             }
             let s = L::splat(*s);
-            for at in (0..whole).step_by(LANES) {
-                let (y, x) = (&mut row[at..at + LANES], &x[at..at + LANES]);
-                L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
+            let (row_whole, row_rest) = row.as_chunks_mut::<LANES>();
+            for (y, x) in row_whole.iter_mut().zip(whole) {
+                L::load(y).subtract(s.multiply(L::load(x))).store(y);
             }
-            if whole < n {
-                let (y, x) = (&mut row[whole..], &x[whole..]);
-                L::load_part(y, 0.0).subtract(s.multiply(L::load_part(x, 0.0))).store_part(y);
+            if !rest.is_empty() {
+                let y = L::load_part(row_rest, 0.0);
+                y.subtract(s.multiply(L::load_part(rest, 0.0))).store_part(row_rest);
             }
         }
     }
@@ -152,12 +160,14 @@ widest! {
 widest! {
     /// Gives Σ (a_i − b_i)².
     fn find_squared_distance<L>(a: &[f32], b: &[f32], sum: &mut f32) {
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
         let mut lanes = L::splat(0.0);
-        for at in (0..a.len().min(b.len())).step_by(LANES) {
-            let difference = L::load_part(&a[at..], 0.0).subtract(L::load_part(&b[at..], 0.0));
+        for (a, b) in a.iter().zip(b) {
+            let difference = L::load(a).subtract(L::load(b));
             lanes = lanes.add(difference.multiply(difference));
         }
-        *sum = lanes.sum();
+        let difference = L::load_part(a_rest, 0.0).subtract(L::load_part(b_rest, 0.0));
+        *sum = lanes.add(difference.multiply(difference)).sum();
     }
 }
 
