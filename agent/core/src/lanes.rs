@@ -32,6 +32,10 @@ pub(crate) trait Lanes: Copy {
     /// Adds up the lanes of each: lane `i` takes `i + 8`, then `i + 4`, `i + 2` and `i + 1`.
     unsafe fn sums(rows: [Self; ROWS]) -> [f32; ROWS];
 
+    /// Has what lies there brought into the nearest cache, where a machine can be asked to. Any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+
     /// As many of the numbers as there are, and what the missing ones are to be.
     #[inline(always)]
     unsafe fn load_part(from: &[f32], missing: f32) -> Self {
@@ -211,6 +215,7 @@ mod x86_64 {
 
     lanes! { Avx512 {
         fn splat(x: f32) -> Self { Self(_mm512_set1_ps(x)) }
+        fn prefetch(at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn load(from: &[f32; LANES]) -> Self { Self(_mm512_loadu_ps(from.as_ptr())) }
         fn store(self, to: &mut [f32; LANES]) { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
         fn add(self, other: Self) -> Self { Self(_mm512_add_ps(self.0, other.0)) }
@@ -260,6 +265,7 @@ mod x86_64 {
 
     lanes! { Avx2 {
         fn splat(x: f32) -> Self { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+        fn prefetch(at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn load(from: &[f32; LANES]) -> Self {
             Self(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr()))
         }
