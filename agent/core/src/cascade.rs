@@ -236,17 +236,19 @@ pub enum Misuse {
     },
 }
 
+/// What is waited for.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    /// A frame.
     Idle,
-    /// Waits for the features of `way.stage`.
-    Running(Way),
-    /// Waits for the verdict at `way.stage`.
-    Deciding(Way),
+    /// The features of [`Way::stage`].
+    Running,
+    /// The verdict at [`Way::stage`].
+    Deciding,
 }
 
 /// A frame on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Way {
     frame: u64,
     random: u32,
@@ -311,10 +313,43 @@ pub(crate) struct Station {
     second: f32,
     /// Of the probabilities, in nats.
     entropy: f32,
+    /// ‖u‖².
+    energy: f32,
+    /// ‖u − u′‖² / 2C; NaN without a previous frame.
+    change: f32,
     reached: bool,
     has_previous: bool,
     /// Whether the features were added to a measurement.
     measured: bool,
+}
+
+impl Station {
+    fn kept(&mut self) -> math::Kept<'_> {
+        math::Kept {
+            features: &mut self.features,
+            previous: &self.previous,
+            logits: &mut self.logits,
+            probabilities: &mut self.probabilities,
+        }
+    }
+
+    /// Takes in what the exit saw of the features that were kept.
+    fn take_in(&mut self, seen: &math::Seen) {
+        let math::Top {
+            class,
+            confidence,
+            second,
+            entropy,
+        } = seen.top;
+        (self.top, self.confidence, self.second, self.entropy) = (class, confidence, second, entropy);
+        self.energy = seen.energy;
+        self.change = if self.has_previous {
+            seen.change / (2 * self.features.len()) as f32
+        } else {
+            f32::NAN
+        };
+        (self.reached, self.measured) = (true, false);
+    }
 }
 
 /// The cascade of one camera, with its heads, learner, audits and counters. See the crate's documentation.
@@ -328,9 +363,13 @@ pub struct Core {
     total_macs: u64,
     /// Multiply-adds up to each exit, its head included, as a share of all.
     exit_costs: Vec<f32>,
+    /// Per stage.
+    shares: Vec<Share>,
     settings: Settings,
     stations: Vec<Station>,
     phase: Phase,
+    /// Of the last frame where none is on its way.
+    way: Way,
     lesson: Option<Lesson>,
     window: Window,
     usual: Usual,
@@ -409,6 +448,8 @@ impl Core {
             confidence: 0.0,
             second: 0.0,
             entropy: 0.0,
+            energy: 0.0,
+            change: f32::NAN,
             reached: false,
             has_previous: false,
             measured: false,
@@ -417,6 +458,7 @@ impl Core {
             stations: heads.iter().map(station).collect(),
             contexts: Contexts::new(&heads, settings.threshold),
             exit_costs: exit_costs(&heads, &stage_macs),
+            shares: shares(&stage_macs),
             whiteners: whiteners
                 .into_iter()
                 .take(early)
@@ -433,6 +475,7 @@ impl Core {
             total_macs,
             settings,
             phase: Phase::Idle,
+            way: Way::default(),
             lesson: None,
             window: Window::new(exits, classes),
             usual: Usual::new(classes),
@@ -461,7 +504,7 @@ impl Core {
     /// # Errors
     /// See [`Misuse`]; a driver that follows the contract sees only what a faulty stage causes.
     pub fn handle(&mut self, now: Micros, event: Event<'_>, out: &mut impl FnMut(Effect)) -> Result<(), Misuse> {
-        match (mem::replace(&mut self.phase, Phase::Idle), event) {
+        match (self.phase, event) {
             (
                 Phase::Idle,
                 Event::FrameArrived {
@@ -478,132 +521,96 @@ impl Core {
                     mem::swap(&mut station.features, &mut station.previous);
                     station.has_previous = mem::replace(&mut station.reached, false);
                 }
-                let way = Way {
+                self.way = Way {
                     frame,
                     random,
                     facts,
-                    stage: 0,
                     arrived: now,
-                    stage_started: now,
-                    stage_us: 0,
-                    macs: 0,
-                    fault: false,
-                    left: None,
+                    ..Way::default()
                 };
-                self.run_stage(way, now, out);
+                self.run_stage(0, now, out);
                 Ok(())
             }
-            (Phase::Running(way), Event::FeaturesReady { features }) => self.features_ready(way, now, features, out),
-            (Phase::Deciding(way), Event::VerdictGiven { verdict, fault }) => {
+            (Phase::Running, Event::FeaturesReady { features }) => self.features_ready(now, features, out),
+            (Phase::Deciding, Event::VerdictGiven { verdict, fault }) => {
                 self.window.faults += u64::from(fault);
-                let way = Way {
-                    fault: way.fault || fault,
-                    ..way
-                };
+                self.way.fault |= fault;
                 match verdict {
-                    Verdict::GoOn => self.run_stage(
-                        Way {
-                            stage: way.stage + 1,
-                            ..way
-                        },
-                        now,
-                        out,
-                    ),
-                    Verdict::Leave => self.leave(way, now, true, false, out),
-                    Verdict::LeaveWithoutLearning => self.leave(way, now, false, false, out),
-                    Verdict::Audit => self.leave(way, now, true, true, out),
+                    Verdict::GoOn => self.run_stage(self.way.stage + 1, now, out),
+                    Verdict::Leave => self.leave(now, true, false, out),
+                    Verdict::LeaveWithoutLearning => self.leave(now, false, false, out),
+                    Verdict::Audit => self.leave(now, true, true, out),
                 }
                 Ok(())
             }
-            (Phase::Running(way) | Phase::Deciding(way), Event::FrameLost) => {
-                self.lose(&way);
+            (Phase::Running | Phase::Deciding, Event::FrameLost) => {
+                self.lose();
                 Ok(())
             }
-            (phase, Event::FrameArrived { .. }) => self.refuse(phase, "a frame arrived while another is on its way"),
-            (phase, Event::FeaturesReady { .. }) => {
-                self.refuse(phase, "features came for a stage that was not ordered")
+            (_, Event::FrameArrived { .. }) => Err(Misuse::OutOfOrder("a frame arrived while another is on its way")),
+            (_, Event::FeaturesReady { .. }) => {
+                Err(Misuse::OutOfOrder("features came for a stage that was not ordered"))
             }
-            (phase, Event::VerdictGiven { .. }) => self.refuse(phase, "a verdict came that was not asked for"),
-            (phase, Event::FrameLost) => self.refuse(phase, "no frame is on its way that could be lost"),
+            (_, Event::VerdictGiven { .. }) => Err(Misuse::OutOfOrder("a verdict came that was not asked for")),
+            (_, Event::FrameLost) => Err(Misuse::OutOfOrder("no frame is on its way that could be lost")),
         }
     }
 
-    fn refuse(&mut self, phase: Phase, why: &'static str) -> Result<(), Misuse> {
-        self.phase = phase;
-        Err(Misuse::OutOfOrder(why))
-    }
-
-    fn lose(&mut self, way: &Way) {
+    fn lose(&mut self) {
+        self.phase = Phase::Idle;
         // A frame whose prediction is out has only lost its audit.
-        self.window.dropped += u64::from(way.left.is_none());
-        self.window.cost.macs += way.macs;
+        self.window.dropped += u64::from(self.way.left.is_none());
+        self.window.cost.macs += self.way.macs;
         self.lesson = None;
     }
 
-    fn run_stage(&mut self, way: Way, now: Micros, out: &mut impl FnMut(Effect)) {
-        self.phase = Phase::Running(Way {
-            stage_started: now,
-            ..way
-        });
-        out(Effect::RunStage { stage: way.stage });
+    fn run_stage(&mut self, stage: usize, now: Micros, out: &mut impl FnMut(Effect)) {
+        self.phase = Phase::Running;
+        (self.way.stage, self.way.stage_started) = (stage, now);
+        out(Effect::RunStage { stage });
     }
 
-    fn features_ready(
-        &mut self,
-        mut way: Way,
-        now: Micros,
-        features: &[f32],
-        out: &mut impl FnMut(Effect),
-    ) -> Result<(), Misuse> {
-        let stage = way.stage;
+    fn features_ready(&mut self, now: Micros, features: &[f32], out: &mut impl FnMut(Effect)) -> Result<(), Misuse> {
+        let stage = self.way.stage;
         let adapted = self.contexts.adapted();
         let (station, head) = (
             &mut self.stations[stage],
             adapted.heads.get(stage).unwrap_or(&self.base[stage]),
         );
-        way.stage_us += now.since(way.stage_started);
-        way.macs += self.stage_macs[stage] + head.macs();
+        self.way.stage_us += now.since(self.way.stage_started);
+        self.way.macs += self.stage_macs[stage] + head.macs();
         let expected = head.features();
         if features.len() != expected {
-            self.lose(&way);
+            self.lose();
             return Err(Misuse::Length {
                 stage,
                 got: features.len(),
                 expected,
             });
         }
-        let energy = math::dot(features, features);
-        if !energy.is_finite() || energy > MAX_ENERGY * expected as f32 {
-            self.lose(&way);
+        let exit = math::Exit {
+            weights: head.weights(),
+            bias: head.bias(),
+            scale: 1.0 / self.contexts.guard().temperature(stage),
+            shift: self.settings.learner.shift(adapted, stage),
+        };
+        let most_energy = MAX_ENERGY * expected as f32;
+        let Some(seen) = math::look(&exit, features, most_energy, &mut station.kept()) else {
+            self.lose();
             return Err(Misuse::Features { stage });
-        }
-        station.features.copy_from_slice(features);
-        station.reached = true;
-        station.measured = false;
-        head.logits(&station.features, &mut station.logits);
-        let shift = self.settings.learner.shift(adapted, stage);
-        let scale = 1.0 / self.contexts.guard().temperature(stage);
-        let top = math::top(&station.logits, scale, shift, &mut station.probabilities);
-        (station.top, station.confidence) = (top.class, top.confidence);
-        (station.second, station.entropy) = (top.second, top.entropy);
+        };
+        station.take_in(&seen);
 
         let last = stage + 1 == self.base.len();
-        match (way.left, last) {
+        match (self.way.left, last) {
             (None, false) => {
-                let view = self.view(stage, &way.facts);
-                self.phase = Phase::Deciding(way);
+                self.phase = Phase::Deciding;
+                let view = self.view(stage, &self.way.facts);
                 out(Effect::Decide { view });
             }
-            (None, true) => self.leave(way, now, true, false, out),
-            (Some(_), false) => self.run_stage(
-                Way {
-                    stage: stage + 1,
-                    ..way
-                },
-                now,
-                out,
-            ),
-            (Some(left), true) => self.finish_audit(&way, left, now, out),
+            (None, true) => self.leave(now, true, false, out),
+            (Some(_), false) => self.run_stage(stage + 1, now, out),
+            (Some(left), true) => self.finish_audit(left, now, out),
         }
         Ok(())
     }
@@ -619,13 +626,6 @@ impl Core {
         let station = &self.stations[exit];
         let (class, confidence) = (station.top, station.confidence);
         let first = station.probabilities[class];
-        let share = |macs: u64| macs as f32 / self.total_macs as f32;
-        let spent: u64 = self.stage_macs[..=exit].iter().sum();
-        let change = if station.has_previous {
-            math::squared_distance(&station.features, &station.previous) / (2 * station.features.len()) as f32
-        } else {
-            f32::NAN
-        };
         ExitView {
             exit: exit as u32,
             exits: self.base.len() as u32,
@@ -639,9 +639,9 @@ impl Core {
             },
             entropy: station.entropy,
             agreement: exit > 0 && self.stations[exit - 1].top == class,
-            change,
-            cost: share(spent),
-            next_cost: share(self.stage_macs.get(exit + 1).copied().unwrap_or(0)),
+            change: station.change,
+            cost: self.shares[exit].spent,
+            next_cost: self.shares[exit].next,
             time_left: facts.time_left,
             queue_depth: facts.queue_depth,
             temperature: facts.temperature,
@@ -651,7 +651,8 @@ impl Core {
         }
     }
 
-    fn leave(&mut self, way: Way, now: Micros, learn: bool, audit: bool, out: &mut impl FnMut(Effect)) {
+    fn leave(&mut self, now: Micros, learn: bool, audit: bool, out: &mut impl FnMut(Effect)) {
+        let way = &self.way;
         let exit = way.stage;
         let station = &self.stations[exit];
         let class = station.top;
@@ -679,23 +680,16 @@ impl Core {
         let last = exit + 1 == self.base.len();
         let drawn = way.is_drawn(self.settings.audit_rate);
         if !last && (audit || drawn) {
-            self.run_stage(
-                Way {
-                    stage: exit + 1,
-                    left: Some(left),
-                    ..way
-                },
-                now,
-                out,
-            );
+            self.way.left = Some(left);
+            self.run_stage(exit + 1, now, out);
         } else {
             // A frame that goes all the way by itself is an audit for nothing: without these, audits would only be
             // of frames that someone was sure of.
-            self.teach(&way, exit, class, (last && drawn).then_some(class), learn);
+            self.teach(exit, class, (last && drawn).then_some(class), learn);
             if last && drawn {
                 self.count_audit(false);
             }
-            self.finish(&way, left, AuditResult::None, now, out);
+            self.finish(left, AuditResult::None, now, out);
         }
     }
 
@@ -707,26 +701,27 @@ impl Core {
         self.disagreements += disagrees;
     }
 
-    fn finish_audit(&mut self, way: &Way, left: Left, now: Micros, out: &mut impl FnMut(Effect)) {
-        let class = self.stations[way.stage].top;
-        let drawn = way.is_drawn(self.settings.audit_rate);
+    fn finish_audit(&mut self, left: Left, now: Micros, out: &mut impl FnMut(Effect)) {
+        let teacher = self.way.stage;
+        let class = self.stations[teacher].top;
+        let drawn = self.way.is_drawn(self.settings.audit_rate);
         if drawn {
             self.count_audit(class != left.class);
         }
         let audit = left.exit + 1..self.base.len();
         self.window.cost.audit_macs += audit.map(|s| self.stage_macs[s] + self.base[s].macs()).sum::<u64>();
-        self.teach(way, way.stage, class, drawn.then_some(left.class), left.learn);
+        self.teach(teacher, class, drawn.then_some(left.class), left.learn);
         let audit = if class == left.class {
             AuditResult::Agreed
         } else {
             AuditResult::Differed
         };
-        self.finish(way, left, audit, now, out);
+        self.finish(left, audit, now, out);
     }
 
     /// Plans what is to be learned from the exit that knows best.
-    fn teach(&mut self, way: &Way, teacher: usize, class: usize, audited: Option<usize>, learn: bool) {
-        let exit = way.left.map_or(way.stage, |left| left.exit);
+    fn teach(&mut self, teacher: usize, class: usize, audited: Option<usize>, learn: bool) {
+        let exit = self.way.left.map_or(self.way.stage, |left| left.exit);
         self.lesson = Some(Lesson {
             teacher,
             class,
@@ -737,20 +732,21 @@ impl Core {
         });
     }
 
-    fn finish(&mut self, way: &Way, left: Left, audit: AuditResult, now: Micros, out: &mut impl FnMut(Effect)) {
+    fn finish(&mut self, left: Left, audit: AuditResult, now: Micros, out: &mut impl FnMut(Effect)) {
+        self.phase = Phase::Idle;
+        let way = &self.way;
         let full_macs = self.full_macs();
         let cost = &mut self.window.cost;
         cost.macs += way.macs;
         cost.full_macs += full_macs;
         cost.stage_us += way.stage_us;
         cost.overhead_us += now.since(way.arrived).saturating_sub(way.stage_us);
-        let spent: u64 = self.stage_macs[..=left.exit].iter().sum();
         out(Effect::Finished {
             outcome: Outcome {
                 exit: left.exit as u32,
                 class: left.class as u32,
                 confidence: left.confidence,
-                cost: spent as f32 / self.total_macs as f32,
+                cost: self.shares[left.exit].spent,
                 latency: left.latency_us as f32 / 1e3,
                 interval: f32::NAN,
                 energy: f32::NAN,
@@ -919,7 +915,7 @@ impl Core {
                     Whitening::Measuring(_) | Whitening::Off => continue,
                 }
             } else {
-                (u, 1.0, math::dot(u, u))
+                (u, 1.0, station.energy)
             };
             let step = Step {
                 gradient,
@@ -1109,6 +1105,24 @@ impl Core {
         self.contexts.reset(&self.base, self.settings.threshold);
         self.lesson = None;
     }
+}
+
+/// Multiply-adds of stages as a share of all stages'.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// Up to this stage.
+    spent: f32,
+    /// Of the stage after it; 0 for the last.
+    next: f32,
+}
+
+fn shares(stage_macs: &[u64]) -> Vec<Share> {
+    let all = stage_macs.iter().sum::<u64>() as f32;
+    let share = |stage: usize| Share {
+        spent: stage_macs[..=stage].iter().sum::<u64>() as f32 / all,
+        next: stage_macs.get(stage + 1).map_or(0.0, |macs| *macs as f32 / all),
+    };
+    (0..stage_macs.len()).map(share).collect()
 }
 
 /// Multiply-adds up to each exit, its head included, as a share of all.

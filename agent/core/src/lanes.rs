@@ -13,6 +13,9 @@ pub(crate) const ROWS: usize = 4;
 /// # Safety
 /// Every function may be called where the machine has the instructions of the type, and nowhere else.
 pub(crate) trait Lanes: Copy {
+    /// Four numbers side by side.
+    type Four: Copy;
+
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: &[f32; LANES]) -> Self;
     unsafe fn store(self, to: &mut [f32; LANES]);
@@ -30,7 +33,11 @@ pub(crate) trait Lanes: Copy {
     /// Another number in this lane, if there is such a lane.
     unsafe fn replace(self, lane: usize, by: f32) -> Self;
     /// Adds up the lanes of each: lane `i` takes `i + 8`, then `i + 4`, `i + 2` and `i + 1`.
-    unsafe fn sums(rows: [Self; ROWS]) -> [f32; ROWS];
+    unsafe fn sums(rows: [Self; ROWS]) -> Self::Four;
+    unsafe fn numbers(four: Self::Four) -> [f32; ROWS];
+    unsafe fn of_fours(fours: [Self::Four; LANES / ROWS]) -> Self;
+    /// The first so many lanes; the others are replaced.
+    unsafe fn keep(self, count: usize, others: f32) -> Self;
 
     /// Has what lies there brought into the nearest cache, where a machine can be asked to. Any address will do.
     #[inline(always)]
@@ -70,7 +77,7 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: as the caller says.
         unsafe {
             let nothing = Self::splat(0.0);
-            Self::sums([self, nothing, nothing, nothing])[0]
+            Self::numbers(Self::sums([self, nothing, nothing, nothing]))[0]
         }
     }
 
@@ -90,8 +97,10 @@ pub(crate) trait Lanes: Copy {
     all(target_arch = "aarch64", target_feature = "neon")
 ))]
 macro_rules! lanes {
-    ($lanes:ty { $(fn $name:ident($($arguments:tt)*) $(-> $result:ty)? $body:block)* }) => {
+    ($lanes:ty, $four:ty { $(fn $name:ident($($arguments:tt)*) $(-> $result:ty)? $body:block)* }) => {
         impl Lanes for $lanes {
+            type Four = $four;
+
             $(
                 #[inline(always)]
                 unsafe fn $name($($arguments)*) $(-> $result)? {
@@ -126,6 +135,8 @@ impl Portable {
 
 #[cfg(any(test, not(all(target_arch = "aarch64", target_feature = "neon"))))]
 impl Lanes for Portable {
+    type Four = [f32; ROWS];
+
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self([x; LANES])
@@ -201,6 +212,21 @@ impl Lanes for Portable {
             lanes[0]
         })
     }
+
+    #[inline(always)]
+    unsafe fn numbers(four: [f32; ROWS]) -> [f32; ROWS] {
+        four
+    }
+
+    #[inline(always)]
+    unsafe fn of_fours(fours: [[f32; ROWS]; LANES / ROWS]) -> Self {
+        Self(core::array::from_fn(|i| fours[i / ROWS][i % ROWS]))
+    }
+
+    #[inline(always)]
+    unsafe fn keep(self, count: usize, others: f32) -> Self {
+        Self(core::array::from_fn(|i| if i < count { self.0[i] } else { others }))
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -213,7 +239,7 @@ mod x86_64 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
 
-    lanes! { Avx512 {
+    lanes! { Avx512, __m128 {
         fn splat(x: f32) -> Self { Self(_mm512_set1_ps(x)) }
         fn prefetch(at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn load(from: &[f32; LANES]) -> Self { Self(_mm512_loadu_ps(from.as_ptr())) }
@@ -233,13 +259,23 @@ mod x86_64 {
             let one = _mm512_castps_si512(_mm512_set1_ps(1.0));
             Self(_mm512_castsi512_ps(_mm512_add_epi32(exponent, one)))
         }
-        fn sums(rows: [Self; ROWS]) -> [f32; ROWS] {
+        fn sums(rows: [Self; ROWS]) -> __m128 {
             let [Self(a), Self(b), Self(c), Self(d)] = rows;
             let halves = |x, y| _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(x, y), _mm512_shuffle_f32x4::<0xee>(x, y));
             let (x, y) = (halves(a, b), halves(c, d));
             let quarters = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(x, y), _mm512_shuffle_f32x4::<0xdd>(x, y));
             let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(quarters));
             add_quarters(_mm512_castps512_ps256(quarters), _mm256_castpd_ps(upper))
+        }
+        fn numbers(four: __m128) -> [f32; ROWS] { numbers(four) }
+        fn of_fours(fours: [__m128; LANES / ROWS]) -> Self {
+            let [a, b, c, d] = fours;
+            let (low, high) = (_mm256_set_m128(b, a), _mm256_castps_pd(_mm256_set_m128(d, c)));
+            let low = _mm512_castps_pd(_mm512_castps256_ps512(low));
+            Self(_mm512_castpd_ps(_mm512_insertf64x4::<1>(low, high)))
+        }
+        fn keep(self, count: usize, others: f32) -> Self {
+            Self(_mm512_mask_blend_ps(mask(count), _mm512_set1_ps(others), self.0))
         }
         // What a mask leaves out is neither read nor written.
         fn load_part(from: &[f32], missing: f32) -> Self {
@@ -263,7 +299,7 @@ mod x86_64 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256, __m256);
 
-    lanes! { Avx2 {
+    lanes! { Avx2, __m128 {
         fn splat(x: f32) -> Self { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
         fn prefetch(at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn load(from: &[f32; LANES]) -> Self {
@@ -295,11 +331,22 @@ mod x86_64 {
             };
             Self(power(self.0), power(self.1))
         }
-        fn sums(rows: [Self; ROWS]) -> [f32; ROWS] {
+        fn sums(rows: [Self; ROWS]) -> __m128 {
             let [a, b, c, d] = rows.map(|Self(x, y)| _mm256_add_ps(x, y));
             let quarters =
                 |x, y| _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y));
             add_quarters(quarters(a, b), quarters(c, d))
+        }
+        fn numbers(four: __m128) -> [f32; ROWS] { numbers(four) }
+        fn of_fours(fours: [__m128; LANES / ROWS]) -> Self {
+            let [a, b, c, d] = fours;
+            Self(_mm256_set_m128(b, a), _mm256_set_m128(d, c))
+        }
+        fn keep(self, count: usize, others: f32) -> Self {
+            let others = _mm256_set1_ps(others);
+            let [low, high] = masks(count);
+            let keep = |x, mask| _mm256_blendv_ps(others, x, _mm256_castsi256_ps(mask));
+            Self(keep(self.0, low), keep(self.1, high))
         }
         // What a mask leaves out is not read.
         fn load_part(from: &[f32], missing: f32) -> Self {
@@ -394,9 +441,8 @@ mod x86_64 {
     /// # Safety
     /// The machine has AVX.
     #[inline(always)]
-    unsafe fn add_quarters(ab: __m256, cd: __m256) -> [f32; ROWS] {
-        let mut sums = [0.0; ROWS];
-        // SAFETY: the caller has the instructions; there is room for the four numbers.
+    unsafe fn add_quarters(ab: __m256, cd: __m256) -> __m128 {
+        // SAFETY: the caller has the instructions.
         unsafe {
             // a a c c  b b d d, then a c a c  b d b d.
             let pairs = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd));
@@ -405,9 +451,18 @@ mod x86_64 {
                 _mm256_shuffle_ps::<0xdd>(pairs, pairs),
             );
             let (ac, bd) = (_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-            _mm_storeu_ps(sums.as_mut_ptr(), _mm_unpacklo_ps(ac, bd));
+            _mm_unpacklo_ps(ac, bd)
         }
-        sums
+    }
+
+    /// # Safety
+    /// None: every machine has the instruction.
+    #[inline(always)]
+    unsafe fn numbers(four: __m128) -> [f32; ROWS] {
+        let mut numbers = [0.0; ROWS];
+        // SAFETY: there is room for four.
+        unsafe { _mm_storeu_ps(numbers.as_mut_ptr(), four) };
+        numbers
     }
 }
 
@@ -431,7 +486,7 @@ mod aarch64 {
         }
     }
 
-    lanes! { Neon {
+    lanes! { Neon, float32x4_t {
         fn splat(x: f32) -> Self { Self([vdupq_n_f32(x); 4]) }
         fn load(from: &[f32; LANES]) -> Self { Self(PARTS.map(|at| vld1q_f32(from[at..].as_ptr()))) }
         fn store(self, to: &mut [f32; LANES]) {
@@ -459,15 +514,27 @@ mod aarch64 {
             let power = |x| vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(x)), one));
             Self(self.0.map(power))
         }
-        fn sums(rows: [Self; ROWS]) -> [f32; ROWS] {
+        fn sums(rows: [Self; ROWS]) -> float32x4_t {
             let [a, b, c, d] = rows.map(|Self([p, q, r, s])| vaddq_f32(vaddq_f32(p, r), vaddq_f32(q, s)));
             let pairs = |x, y| {
                 let (low, high) = (vget_low_f32(x), vget_high_f32(x));
                 vaddq_f32(vcombine_f32(low, vget_low_f32(y)), vcombine_f32(high, vget_high_f32(y)))
             };
-            let mut sums = [0.0; ROWS];
-            vst1q_f32(sums.as_mut_ptr(), vpaddq_f32(pairs(a, b), pairs(c, d)));
-            sums
+            vpaddq_f32(pairs(a, b), pairs(c, d))
+        }
+        fn numbers(four: float32x4_t) -> [f32; ROWS] {
+            let mut numbers = [0.0; ROWS];
+            vst1q_f32(numbers.as_mut_ptr(), four);
+            numbers
+        }
+        fn of_fours(fours: [float32x4_t; LANES / ROWS]) -> Self { Self(fours) }
+        fn keep(self, count: usize, others: f32) -> Self {
+            let (others, count) = (vdupq_n_f32(others), vdupq_n_u32(count.min(LANES) as u32));
+            let first = vld1q_u32([0, 1, 2, 3].as_ptr());
+            Self(core::array::from_fn(|i| {
+                let lanes = vaddq_u32(first, vdupq_n_u32(PARTS[i] as u32));
+                vbslq_f32(vcltq_u32(lanes, count), self.0[i], others)
+            }))
         }
         fn load_part(from: &[f32], missing: f32) -> Self {
             let missing = vdupq_n_f32(missing);
@@ -536,6 +603,17 @@ mod tests {
                 x.replace(9, b[0]),
                 x.replace(LANES, 3.0),
                 x.replace(usize::MAX, 3.0),
+                x.keep(0, 3.0),
+                x.keep(5, b[0]),
+                x.keep(8, 3.0),
+                x.keep(13, 3.0),
+                x.keep(LANES, 3.0),
+                L::of_fours([
+                    L::sums([x, y, x, y]),
+                    L::sums([x, x, y, y]),
+                    L::sums([y; 4]),
+                    L::sums([y, y, y, x]),
+                ]),
             ];
             for vector in vectors {
                 let mut lanes = [0.0; LANES];
@@ -549,7 +627,8 @@ mod tests {
             }
             bits.push(x.equal(y));
             bits.push(x.equal(x));
-            bits.extend(L::sums([x, y, x.add(y), y.multiply(y)]).map(f32::to_bits));
+            let fours = [L::sums([x, y, x.add(y), y.multiply(y)]), L::sums([y, y, x, x])];
+            bits.extend(fours.into_iter().flat_map(|four| L::numbers(four)).map(f32::to_bits));
             bits.push(x.sum().to_bits());
             // Which of two zeros is the larger is left open.
             bits.push((x.largest() + 0.0).to_bits());

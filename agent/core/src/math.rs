@@ -48,35 +48,33 @@ macro_rules! widest {
     };
 }
 
-/// Σ m_i x_i of so many rows of a matrix side by side, in lanes.
+/// Numbers that are fetched ahead: several rows at a time are more than machines foresee. Four of 256.
+const AHEAD: usize = 1024;
+
+/// Σ m_i x_i of rows m that begin at these places, in lanes.
 ///
 /// # Safety
-/// The machine has the instructions of `L`.
+/// The machine has the instructions of `L`; rows are as long as x.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
-unsafe fn products<L: Lanes, const COUNT: usize>(rows: &[f32], x: &[f32]) -> [L; COUNT] {
-    let n = x.len();
-    assert!(rows.len() / COUNT >= n, "there are as many rows");
+unsafe fn products<L: Lanes, const COUNT: usize>(mut rows: [*const f32; COUNT], x: &[f32]) -> [L; COUNT] {
     let (whole, rest) = x.as_chunks::<LANES>();
-    // Pointers, and products that wrap: with slices every row's length would be checked at every step.
-    let mut rows = rows.as_ptr();
-    // SAFETY: the caller has the instructions; all rows are as long as x, and the pointer moves along the first.
+    // SAFETY: the caller has the instructions; all rows are as long as x, and pointers move along them.
     unsafe {
         let mut lanes = [L::splat(0.0); COUNT];
         for x in whole {
             let x = L::load(x);
             for row in 0..COUNT {
-                let m = L::load(&*rows.add(n.wrapping_mul(row)).cast());
-                // As many rows ahead: so many at a time are more than machines foresee.
-                L::prefetch(rows.wrapping_add(n.wrapping_mul(row + COUNT)));
+                let m = L::load(&*rows[row].cast());
+                L::prefetch(rows[row].wrapping_add(AHEAD));
                 lanes[row] = lanes[row].add(m.multiply(x));
+                rows[row] = rows[row].add(LANES);
             }
-            rows = rows.add(LANES);
         }
         if !rest.is_empty() {
             let x = L::load_part(rest, 0.0);
             for row in 0..COUNT {
-                let m = core::slice::from_raw_parts(rows.add(n.wrapping_mul(row)), rest.len());
+                let m = core::slice::from_raw_parts(rows[row], rest.len());
                 lanes[row] = lanes[row].add(L::load_part(m, 0.0).multiply(x));
             }
         }
@@ -84,49 +82,81 @@ unsafe fn products<L: Lanes, const COUNT: usize>(rows: &[f32], x: &[f32]) -> [L;
     }
 }
 
-/// Writes y = M x + b of at most [`ROWS`] rows.
+/// M x of [`ROWS`] rows from one on. Where there are fewer the last is repeated: that costs less than to tell.
+///
+/// # Safety
+/// The machine has the instructions of `L`, and there are rows as long as x.
+#[inline(always)]
+unsafe fn product_of_four<L: Lanes>(matrix: &[f32], count: usize, x: &[f32], first: usize) -> L::Four {
+    // SAFETY: as the caller says; no row begins behind the last.
+    unsafe {
+        if first >= count {
+            return L::sums([L::splat(0.0); ROWS]);
+        }
+        let n = x.len();
+        let [second, third, fourth] = [1, 2, 3].map(|row| if first + row < count { n } else { 0 });
+        let row = matrix.as_ptr().add(n * first);
+        let rows = [
+            row,
+            row.add(second),
+            row.add(second + third),
+            row.add(second + third + fourth),
+        ];
+        L::sums(products::<L, ROWS>(rows, x))
+    }
+}
+
+/// M x + b of the first rows, at most [`LANES`]; no b is one of 0, and other lanes are anything.
 ///
 /// # Safety
 /// The machine has the instructions of `L`.
 #[inline(always)]
-unsafe fn affine_rows<L: Lanes>(rows: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
-    // SAFETY: as the caller says.
+unsafe fn affine_lanes<L: Lanes>(matrix: &[f32], count: usize, x: &[f32], b: &[f32]) -> L {
+    assert!(matrix.len() >= count * x.len(), "there are as many rows");
+    // SAFETY: the caller has the instructions; rows were checked.
     unsafe {
-        let nothing = L::splat(0.0);
-        let lanes = match y.len() {
-            1 => {
-                let [p] = products::<L, 1>(rows, x);
-                [p, nothing, nothing, nothing]
+        // In registers from the sums on: what is written in pieces is long in coming back whole.
+        let y = L::of_fours([
+            product_of_four::<L>(matrix, count, x, 0),
+            product_of_four::<L>(matrix, count, x, ROWS),
+            product_of_four::<L>(matrix, count, x, 2 * ROWS),
+            product_of_four::<L>(matrix, count, x, 3 * ROWS),
+        ]);
+        match b {
+            [] => y,
+            b => y.add(L::load_part(b, 0.0)),
+        }
+    }
+}
+
+/// Writes y = M x + b, M row by row; no b is one of 0. Gives the last lanes of y, where those beyond it are anything.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn affine_all<L: Lanes>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) -> L {
+    let (mut matrix, mut b, mut y) = (matrix, b, y);
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        loop {
+            let count = y.len().min(LANES);
+            let lanes = affine_lanes::<L>(matrix, count, x, &b[..b.len().min(count)]);
+            let (now, rest) = y.split_at_mut(count);
+            lanes.store_part(now);
+            if rest.is_empty() {
+                return lanes;
             }
-            2 => {
-                let [p, q] = products::<L, 2>(rows, x);
-                [p, q, nothing, nothing]
-            }
-            3 => {
-                let [p, q, r] = products::<L, 3>(rows, x);
-                [p, q, r, nothing]
-            }
-            _ => products::<L, ROWS>(rows, x),
-        };
-        // Biases are added before the sums are written: what was written in pieces is long in coming back whole.
-        let mut sums = L::sums(lanes);
-        sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
-        y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum);
+            matrix = &matrix[count * x.len()..];
+            b = &b[b.len().min(count)..];
+            y = rest;
+        }
     }
 }
 
 widest! {
     /// Writes y = M x + b, M row by row; no b is one of 0.
     fn affine<L>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) {
-        let (mut matrix, mut b, mut y) = (matrix, b, y);
-        while !y.is_empty() {
-            let count = y.len().min(ROWS);
-            let (rows, others) = matrix.split_at(count * x.len());
-            let (biases, more) = b.split_at(b.len().min(count));
-            let (sums, rest) = y.split_at_mut(count);
-            affine_rows::<L>(rows, x, biases, sums);
-            (matrix, b, y) = (others, more, rest);
-        }
+        affine_all::<L>(matrix, x, b, y);
     }
 }
 
@@ -154,7 +184,8 @@ widest! {
 widest! {
     /// Gives Σ a_i b_i.
     fn find_dot<L>(a: &[f32], b: &[f32], sum: &mut f32) {
-        let [lanes] = products::<L, 1>(a, b);
+        assert!(a.len() >= b.len(), "slices are of one length");
+        let [lanes] = products::<L, 1>([a.as_ptr()], b);
         *sum = lanes.sum();
     }
 }
@@ -215,19 +246,6 @@ unsafe fn exp<L: Lanes>(x: L) -> L {
         }
         let value = series.multiply(r.multiply(r)).add(r).add(L::splat(1.0));
         x.where_below(LOWEST, L::splat(0.0), value.multiply(rounded.power_of_two()))
-    }
-}
-
-/// Logits z · scale + l from a place on; no offsets l are offsets of 0.
-///
-/// # Safety
-/// The machine has the instructions of `L`.
-#[inline(always)]
-unsafe fn shifted<L: Lanes>(z: &[f32], scale: f32, offsets: &[f32], at: usize, missing: f32) -> L {
-    // SAFETY: as the caller says. No closure: one that is not inlined would call every instruction.
-    unsafe {
-        let scaled = L::load_part(&z[at..], missing).multiply(L::splat(scale));
-        scaled.add(offset(offsets, at))
     }
 }
 
@@ -306,58 +324,196 @@ pub(crate) fn top(z: &[f32], scale: f32, shift: Option<Shift<'_>>, p: &mut [f32]
 widest! {
     /// Gives what [`top`] says; no offsets are offsets of 0.
     fn find_top<L>(z: &[f32], scale: f32, offsets: &[f32], doubt: f32, p: &mut [f32], top: &mut Top) {
-        let nothing = L::splat(f32::NEG_INFINITY);
-        let (mut evident, mut most) = (nothing, nothing);
-        for at in (0..z.len()).step_by(LANES) {
-            let scaled = L::load_part(&z[at..], f32::NEG_INFINITY).multiply(L::splat(scale));
-            evident = evident.or_larger(scaled);
-            most = most.or_larger(scaled.add(offset(offsets, at)));
+        let last = L::load_part(&z[last_lanes(z.len())..], 0.0);
+        *top = top_of::<L>(z, last, scale, offsets, doubt, p);
+    }
+}
+
+/// Where the last lanes of so many numbers begin.
+fn last_lanes(numbers: usize) -> usize {
+    numbers.saturating_sub(1) / LANES * LANES
+}
+
+/// Sums over e^(x − max x) of shifted logits x.
+#[derive(Clone, Copy)]
+struct Tally<L> {
+    /// max x.
+    most: L,
+    /// Of e^(x − max x), and of it times x − max x.
+    sum: L,
+    weighted: L,
+    /// Largest of the other classes.
+    others: L,
+}
+
+impl<L: Lanes> Tally<L> {
+    /// Adds shifted logits, among which that of the largest may be in a lane; gives e^(x − max x).
+    ///
+    /// # Safety
+    /// The machine has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn add(&mut self, shifted: L, largest: usize) -> L {
+        // SAFETY: as the caller says.
+        unsafe {
+            let below = shifted.subtract(self.most);
+            let e = exp(below);
+            self.sum = self.sum.add(e);
+            // What adds nothing may be infinitely far below.
+            let finite = below.where_below(LOWEST, L::splat(LOWEST), below);
+            self.weighted = self.weighted.add(e.multiply(finite));
+            self.others = self.others.or_larger(e.replace(largest, f32::NEG_INFINITY));
+            e
         }
-        let (evident, most) = (evident.largest(), most.largest());
-        let mut class = 0;
-        for at in (0..z.len()).step_by(LANES) {
-            let found = shifted::<L>(z, scale, offsets, at, f32::NAN).equal(L::splat(most));
+    }
+}
+
+/// What [`find_top`] gives, of logits whose last lanes are at hand: read back at once they would be waited for. Lanes
+/// beyond the logits may be anything.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn top_of<L: Lanes>(z: &[f32], last: L, scale: f32, offsets: &[f32], doubt: f32, p: &mut [f32]) -> Top {
+    let last_at = last_lanes(z.len());
+    let (whole, _) = z[..last_at].as_chunks::<LANES>();
+    // SAFETY: the caller has the instructions. No closures: those that are not inlined would call every instruction.
+    unsafe {
+        let factor = L::splat(scale);
+        // What is missing is e^−∞ = 0.
+        let last = last.multiply(factor).keep(z.len() - last_at, f32::NEG_INFINITY);
+        let last_shifted = last.add(offset(offsets, last_at));
+        // Begun so that what is no number never counts as the largest.
+        let nothing = L::splat(f32::NEG_INFINITY);
+        let (mut evident, mut most) = (nothing.or_larger(last), nothing.or_larger(last_shifted));
+        for (i, z) in whole.iter().enumerate() {
+            let scaled = L::load(z).multiply(factor);
+            evident = evident.or_larger(scaled);
+            most = most.or_larger(scaled.add(offset(offsets, i * LANES)));
+        }
+        let (evident, most) = (evident.largest(), L::splat(most.largest()));
+        let mut class = last_at + last_shifted.equal(most).trailing_zeros() as usize;
+        for (i, z) in whole.iter().enumerate() {
+            let shifted = L::load(z).multiply(factor).add(offset(offsets, i * LANES));
+            let found = shifted.equal(most);
             if found != 0 {
-                class = at + found.trailing_zeros() as usize;
+                class = i * LANES + found.trailing_zeros() as usize;
                 break;
             }
         }
-        // The last vector is not written before it is a probability: reading it back at once would be waited for.
-        let (mut last, mut sum, mut weighted, mut others) = (L::splat(0.0), L::splat(0.0), L::splat(0.0), nothing);
-        for at in (0..z.len()).step_by(LANES) {
-            // What is missing is e^−∞ = 0.
-            let below = shifted::<L>(z, scale, offsets, at, f32::NEG_INFINITY).subtract(L::splat(most));
-            let e = exp(below);
-            if at + LANES < z.len() {
-                e.store_part(&mut p[at..]);
-            }
-            last = e;
-            sum = sum.add(e);
-            // What adds nothing may be infinitely far below.
-            weighted = weighted.add(e.multiply(below.where_below(LOWEST, L::splat(LOWEST), below)));
-            others = others.or_larger(e.replace(class.wrapping_sub(at), f32::NEG_INFINITY));
-        }
+        // Where no logit is a number, the first class is as good as any.
+        let class = if class < z.len() { class } else { 0 };
         let zeros = L::splat(0.0);
-        let [sum, weighted, ..] = L::sums([sum, weighted, zeros, zeros]);
-        let inverse = 1.0 / sum;
-        for at in (0..z.len()).step_by(LANES) {
-            let e = if at + LANES < z.len() { L::load_part(&p[at..], 0.0) } else { last };
-            e.multiply(L::splat(inverse)).store_part(&mut p[at..]);
+        let mut tally = Tally {
+            most,
+            sum: zeros,
+            weighted: zeros,
+            others: nothing,
+        };
+        let (p_whole, p_last) = p.split_at_mut(last_at);
+        let (p_whole, _) = p_whole.as_chunks_mut::<LANES>();
+        for (i, (z, p)) in whole.iter().zip(&mut *p_whole).enumerate() {
+            let shifted = L::load(z).multiply(factor).add(offset(offsets, i * LANES));
+            tally.add(shifted, class.wrapping_sub(i * LANES)).store(p);
         }
+        let e = tally.add(last_shifted, class.wrapping_sub(last_at));
+        let [sum, weighted, ..] = L::numbers(L::sums([tally.sum, tally.weighted, zeros, zeros]));
+        let inverse = 1.0 / sum;
+        for p in p_whole {
+            L::load(p).multiply(L::splat(inverse)).store(p);
+        }
+        e.multiply(L::splat(inverse)).store_part(p_last);
         let own = z[class] * scale;
         let discount = if own == evident {
             1.0
         } else {
             libm::expf(doubt * (own - evident))
         };
-        *top = Top {
+        Top {
             class,
             // e^0 / S.
             confidence: inverse * discount,
-            second: others.largest() * inverse,
+            second: tally.others.largest() * inverse,
             // −Σ p ln p with p = e^x / S is ln S − Σ e^x x / S. Rounding may leave a little less than nothing.
             entropy: (libm::logf(sum) - weighted * inverse).max(0.0),
-        };
+        }
+    }
+}
+
+/// What an exit's head is, and what its logits are read with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exit<'a> {
+    /// W ∈ R^{K×C}, row by row.
+    pub(crate) weights: &'a [f32],
+    /// b.
+    pub(crate) bias: &'a [f32],
+    /// As for [`top`].
+    pub(crate) scale: f32,
+    /// As for [`top`].
+    pub(crate) shift: Option<Shift<'a>>,
+}
+
+/// What is kept of a frame at an exit.
+#[derive(Debug)]
+pub(crate) struct Kept<'a> {
+    /// C numbers each.
+    pub(crate) features: &'a mut [f32],
+    /// Those of the frame before.
+    pub(crate) previous: &'a [f32],
+    /// K numbers each.
+    pub(crate) logits: &'a mut [f32],
+    pub(crate) probabilities: &'a mut [f32],
+}
+
+/// What an exit sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    /// ‖u‖².
+    pub(crate) energy: f32,
+    /// ‖u − u′‖².
+    pub(crate) change: f32,
+    /// Of W u + b.
+    pub(crate) top: Top,
+}
+
+/// Keeps features u, W u + b and what [`top`] makes of them, all in one go. `None` where ‖u‖² is beyond a bound, or no
+/// number; then only features have been kept.
+pub(crate) fn look(exit: &Exit<'_>, u: &[f32], most_energy: f32, kept: &mut Kept<'_>) -> Option<Seen> {
+    debug_assert_eq!((u.len(), u.len()), (kept.features.len(), kept.previous.len()));
+    debug_assert_eq!(kept.logits.len(), kept.probabilities.len());
+    let mut seen = None;
+    find_seen(exit, u, most_energy, kept, &mut seen);
+    seen
+}
+
+widest! {
+    /// Gives what [`look`] says.
+    fn find_seen<L>(exit: &Exit<'_>, u: &[f32], most_energy: f32, kept: &mut Kept<'_>, seen: &mut Option<Seen>) {
+        let zeros = L::splat(0.0);
+        let (mut energy, mut change) = (zeros, zeros);
+        let (whole, rest) = u.as_chunks::<LANES>();
+        let (before, before_rest) = kept.previous.as_chunks::<LANES>();
+        let (copies, copy_rest) = kept.features.as_chunks_mut::<LANES>();
+        for ((u, before), copy) in whole.iter().zip(before).zip(copies) {
+            let u = L::load(u);
+            let difference = u.subtract(L::load(before));
+            u.store(copy);
+            energy = energy.add(u.multiply(u));
+            change = change.add(difference.multiply(difference));
+        }
+        if !rest.is_empty() {
+            let u = L::load_part(rest, 0.0);
+            let difference = u.subtract(L::load_part(before_rest, 0.0));
+            u.store_part(copy_rest);
+            energy = energy.add(u.multiply(u));
+            change = change.add(difference.multiply(difference));
+        }
+        let [energy, change, ..] = L::numbers(L::sums([energy, change, zeros, zeros]));
+        if energy <= most_energy {
+            let (offsets, doubt) = exit.shift.map_or((&[][..], 0.0), |shift| (shift.offsets, shift.doubt));
+            let last = affine_all::<L>(exit.weights, u, exit.bias, kept.logits);
+            let top = top_of(kept.logits, last, exit.scale, offsets, doubt, kept.probabilities);
+            *seen = Some(Seen { energy, change, top });
+        }
     }
 }
 
@@ -403,6 +559,65 @@ mod tests {
             affine(&matrix, &x, &[], &mut y);
             let expected: Vec<f32> = matrix.chunks_exact(n).map(|row| dot(row, &x)).collect();
             assert_eq!(y, expected, "{rows}x{n}");
+        }
+    }
+
+    #[test]
+    fn one_look_sees_what_its_parts_do() {
+        let mut random = crate::SplitMix64(9);
+        for (classes, n) in [(2, 1), (5, 24), (10, 33), (16, 16), (17, 70), (100, 64)] {
+            let mut numbers = |count: usize| -> Vec<f32> {
+                let number = |_| (random.next() >> 40) as f32 / 8_388_608.0 - 1.0;
+                (0..count).map(number).collect()
+            };
+            let (weights, bias, offsets) = (numbers(classes * n), numbers(classes), numbers(classes));
+            let (u, previous) = (numbers(n), numbers(n));
+            for shift in [
+                None,
+                Some(Shift {
+                    offsets: &offsets,
+                    doubt: 2.0,
+                }),
+            ] {
+                let exit = Exit {
+                    weights: &weights,
+                    bias: &bias,
+                    scale: 1.5,
+                    shift,
+                };
+                let (mut features, mut z) = (alloc::vec![0.0; n], alloc::vec![0.0; classes]);
+                let mut p = z.clone();
+                let mut kept = Kept {
+                    features: &mut features,
+                    previous: &previous,
+                    logits: &mut z,
+                    probabilities: &mut p,
+                };
+                let seen = look(&exit, &u, f32::MAX, &mut kept).unwrap();
+                assert!(look(&exit, &u, seen.energy * 0.99, &mut kept).is_none());
+                let (mut expected_z, mut expected_p) = (z.clone(), p.clone());
+                affine(&weights, &u, &bias, &mut expected_z);
+                let expected = top(&expected_z, 1.5, shift, &mut expected_p);
+                assert_eq!((&features, &z, &p), (&u, &expected_z, &expected_p), "{classes}x{n}");
+                assert_eq!(seen.top, expected);
+                assert_eq!(
+                    (seen.energy, seen.change),
+                    (dot(&u, &u), squared_distance(&u, &previous))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_never_hide_others() {
+        for classes in [3, 10, 16, 17, 40] {
+            for best in [0, classes / 2, classes - 2] {
+                let mut z: Vec<f32> = (0..classes).map(|i| if i == best { 3.0 } else { -1.0 }).collect();
+                z[classes - 1] = f32::NAN;
+                let mut p = z.clone();
+                assert_eq!(top(&z, 1.0, None, &mut p).class, best, "{classes}");
+                assert_eq!(top(&alloc::vec![f32::NAN; classes], 1.0, None, &mut p).class, 0);
+            }
         }
     }
 

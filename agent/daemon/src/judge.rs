@@ -237,6 +237,9 @@ pub struct PolicyJudge {
     budget: Option<Duration>,
     /// Verdicts until one is timed.
     untimed: u32,
+    /// What the ladder told during a call; there is room for a proof or a step down, a swap and its state, and two
+    /// of a failed restart.
+    events: Vec<LadderEvent>,
     steps: VecDeque<Step>,
 }
 
@@ -266,6 +269,7 @@ impl PolicyJudge {
             rung: Rung::Desired,
             budget: rules.budget,
             untimed: 0,
+            events: Vec::with_capacity(6),
             steps: VecDeque::new(),
         }
     }
@@ -312,6 +316,16 @@ impl PolicyJudge {
         self.current
             .as_ref()
             .map_or_else(|| "built-in".into(), Named::to_string)
+    }
+
+    /// Takes what the ladder has told during a call.
+    fn take_all(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        events.drain(..).for_each(|event| self.take(event));
+        self.events = events;
     }
 
     fn take(&mut self, event: LadderEvent) {
@@ -402,15 +416,13 @@ impl PolicyJudge {
 
 impl Judge for PolicyJudge {
     fn start_frame(&mut self) {
-        let mut events = Events::default();
-        self.ladder.start_frame(&mut |event| events.push(event));
-        events.drain(|event| self.take(event));
+        self.ladder.start_frame(&mut |event| self.events.push(event));
+        self.take_all();
     }
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
-        let mut events = Events::default();
         let start = (self.untimed == 0).then(Instant::now);
-        let verdict = self.ladder.decide(view, &mut |event| events.push(event));
+        let verdict = self.ladder.decide(view, &mut |event| self.events.push(event));
         match start.map(|start| start.elapsed()) {
             None => self.untimed -= 1,
             Some(took) => {
@@ -421,7 +433,7 @@ impl Judge for PolicyJudge {
                 }
             }
         }
-        events.drain(|event| self.take(event));
+        self.take_all();
         match verdict {
             Some(verdict) => (verdict, false),
             None => (view.rule(), self.current.is_some()),
@@ -433,26 +445,8 @@ impl Judge for PolicyJudge {
     }
 
     fn observe(&mut self, outcome: &Outcome) -> bool {
-        let mut events = Events::default();
-        let failed = self.ladder.observe(outcome, &mut |event| events.push(event));
-        events.drain(|event| self.take(event));
+        let failed = self.ladder.observe(outcome, &mut |event| self.events.push(event));
+        self.take_all();
         failed
-    }
-}
-
-/// The events of one call of the ladder, without allocating: at most a proof or a step down, a swap and its state,
-/// and two of a failed restart.
-#[derive(Default)]
-struct Events([Option<LadderEvent>; 6]);
-
-impl Events {
-    fn push(&mut self, event: LadderEvent) {
-        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(event);
-        }
-    }
-
-    fn drain(self, take: impl FnMut(LadderEvent)) {
-        self.0.into_iter().flatten().for_each(take);
     }
 }

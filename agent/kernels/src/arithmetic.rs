@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::slice;
 
 use super::simd::Simd;
 
@@ -435,7 +436,7 @@ impl Window {
 /// Lays out what a kernel sees at each place as a row: kernel height × width × channels. Does these lines of the
 /// result, those of all images counted.
 #[inline(always)]
-pub(crate) fn gather(window: &Window, lines: Range<usize>, x: &[f32], y: &mut [f32]) {
+pub(crate) unsafe fn gather<S: Simd>(window: &Window, lines: Range<usize>, x: &[f32], y: &mut [f32]) {
     let c = window.from.channels;
     let line = window.kernel.1 * c;
     let mut rows = y.chunks_exact_mut(window.taps() * c);
@@ -450,9 +451,33 @@ pub(crate) fn gather(window: &Window, lines: Range<usize>, x: &[f32], y: &mut [f
             }
             for tap in 0..height {
                 let from = &x[((top + tap) * window.from.width + left) * c..][..width * c];
-                patch[(above + tap) * line + before * c..][..width * c].copy_from_slice(from);
+                // SAFETY: the caller has the instructions.
+                unsafe { copy::<S>(from, &mut patch[(above + tap) * line + before * c..][..width * c]) };
             }
         }
+    }
+}
+
+/// Copies a few numbers: the C library's function would take longer to call than to run.
+///
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+unsafe fn copy<S: Simd>(from: &[f32], to: &mut [f32]) {
+    let len = to.len();
+    assert_eq!(from.len(), len);
+    if len < S::LANES {
+        return to.copy_from_slice(from);
+    }
+    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+    // SAFETY: the caller has the instructions; vectors are inside of the slices.
+    unsafe {
+        for at in (0..len - S::LANES).step_by(S::LANES) {
+            S::store(to.add(at), S::load(from.add(at)));
+        }
+        // The last one may overlap the one before.
+        let at = len - S::LANES;
+        S::store(to.add(at), S::load(from.add(at)));
     }
 }
 
@@ -471,6 +496,13 @@ pub struct Depthwise {
 
 /// Places of a line that a depthwise convolution does at a time, for which it loads each weight once.
 const PLACES: usize = 4;
+/// The widest kernel, and the longest stride to the right, that are done several places at a time.
+const WIDEST: usize = 7;
+const LONGEST: usize = 2;
+/// Places of the map that a kernel of these sees at so many places.
+const SEEN: usize = (PLACES - 1) * LONGEST + WIDEST;
+/// What lies beside a map.
+static NOTHING: [f32; 4096] = [0.0; 4096];
 
 /// These lines of the result, those of all images counted.
 ///
@@ -483,43 +515,69 @@ pub(crate) unsafe fn depthwise<S: Simd>(layer: &Depthwise, lines: Range<usize>, 
     assert_eq!((layer.weights.len(), layer.bias.len()), (window.taps() * c, c));
     for (at, line) in lines.zip(y.chunks_exact_mut(window.to.1 * c)) {
         let x = &x[at / window.to.0 * window.from.values()..][..window.from.values()];
-        let (top, above, height) = window.vertical(at % window.to.0);
-        let mut column = 0;
-        while column < window.to.1 {
-            let (left, before, width) = window.horizontal(column);
-            // The kernel lies on the map at all of these places, or they are done one by one.
-            let last = window.horizontal((column + PLACES - 1).min(window.to.1));
-            let inside = column + PLACES <= window.to.1 && before == 0 && (last.1, last.2) == (0, window.kernel.1);
-            let count = if inside { PLACES } else { 1 };
-            let (x, weights) = if height * width > 0 {
-                let weights = &layer.weights[(above * window.kernel.1 + before) * c..];
-                (&x[(top * window.from.width + left) * c..], weights)
-            } else {
-                (x, &layer.weights[..])
-            };
-            let y = &mut line[column * c..][..count * c];
-            // SAFETY: the caller has the instructions; `span` keeps places on the map and on the kernel.
-            unsafe {
-                // For the usual kernels the compiler knows which places share what they read.
-                match (inside, window.kernel.1, window.stride.1) {
-                    (false, ..) => places::<S, 1, 0, 0>(layer, (height, width), x, weights, y),
-                    (true, 3, 1) => places::<S, PLACES, 3, 1>(layer, (height, width), x, weights, y),
-                    (true, 3, 2) => places::<S, PLACES, 3, 2>(layer, (height, width), x, weights, y),
-                    (true, 5, 1) => places::<S, PLACES, 5, 1>(layer, (height, width), x, weights, y),
-                    (true, 5, 2) => places::<S, PLACES, 5, 2>(layer, (height, width), x, weights, y),
-                    (true, ..) => places::<S, PLACES, 0, 0>(layer, (height, width), x, weights, y),
-                }
+        let rows = window.vertical(at % window.to.0);
+        // SAFETY: the caller has the instructions. For the usual kernels the compiler knows which places share what
+        // they read.
+        unsafe {
+            match (window.kernel.1, window.stride.1) {
+                _ if c > NOTHING.len() => line_of_any::<S>(layer, rows, x, line),
+                (3, 1) => line_by_width::<S, 3, 1>(layer, rows, x, line),
+                (3, 2) => line_by_width::<S, 3, 2>(layer, rows, x, line),
+                (5, 1) => line_by_width::<S, 5, 1>(layer, rows, x, line),
+                (5, 2) => line_by_width::<S, 5, 2>(layer, rows, x, line),
+                (7, 1) => line_by_width::<S, 7, 1>(layer, rows, x, line),
+                _ => line_of_any::<S>(layer, rows, x, line),
             }
-            column += count;
         }
     }
 }
 
-/// Some places side by side, at each of which this part of the kernel lies on the map. Its width and its stride to
-/// the right may be given as constants; 0: they are the layer's.
+/// A line, for any kernel: `rows` of it are on the map, from where on and how many, after how many that are not.
+///
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+unsafe fn line_of_any<S: Simd>(
+    layer: &Depthwise,
+    (top, above, height): (usize, usize, usize),
+    x: &[f32],
+    line: &mut [f32],
+) {
+    let window = &layer.window;
+    let c = window.from.channels;
+    let mut column = 0;
+    while column < window.to.1 {
+        let (left, before, width) = window.horizontal(column);
+        // The kernel lies on the map at all of these places, or they are done one by one.
+        let last = window.horizontal((column + PLACES - 1).min(window.to.1));
+        let inside = column + PLACES <= window.to.1 && before == 0 && (last.1, last.2) == (0, window.kernel.1);
+        let count = if inside { PLACES } else { 1 };
+        let (x, weights) = if height * width > 0 {
+            let weights = &layer.weights[(above * window.kernel.1 + before) * c..];
+            (&x[(top * window.from.width + left) * c..], weights)
+        } else {
+            (x, &layer.weights[..])
+        };
+        let y = &mut line[column * c..][..count * c];
+        // SAFETY: the caller has the instructions; `span` keeps places on the map and on the kernel.
+        unsafe {
+            if inside {
+                places_of_any::<S, PLACES>(layer, (height, width), x, weights, y);
+            } else {
+                places_of_any::<S, 1>(layer, (height, width), x, weights, y);
+            }
+        }
+        column += count;
+    }
+}
+
+/// Some places side by side, at each of which this part of the kernel lies on the map.
+///
+/// # Safety
+/// The instructions are enabled.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
-unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usize>(
+unsafe fn places_of_any<S: Simd, const N: usize>(
     layer: &Depthwise,
     (height, width): (usize, usize),
     x: &[f32],
@@ -528,9 +586,7 @@ unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usiz
 ) {
     let window = &layer.window;
     let c = window.from.channels;
-    let width = if WIDTH > 0 { WIDTH } else { width };
-    let stride = if STRIDE > 0 { STRIDE } else { window.stride.1 };
-    let (x_line, w_line, step) = (window.from.width * c, window.kernel.1 * c, stride * c);
+    let (x_line, w_line, step) = (window.from.width * c, window.kernel.1 * c, window.stride.1 * c);
     let whole = c / S::LANES * S::LANES;
     // SAFETY: the caller's.
     unsafe {
@@ -542,8 +598,7 @@ unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usiz
                 for j in 0..width {
                     let weight = S::load(w.wrapping_add(j.wrapping_mul(c)));
                     for n in 0..N {
-                        let place = n.wrapping_mul(stride).wrapping_add(j);
-                        let value = S::load(x.wrapping_add(place.wrapping_mul(c)));
+                        let value = S::load(x.wrapping_add(n.wrapping_mul(step).wrapping_add(j.wrapping_mul(c))));
                         sums[n] = S::fma(value, weight, sums[n]);
                     }
                 }
@@ -555,10 +610,7 @@ unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usiz
             }
         }
     }
-    if whole == c {
-        return;
-    }
-    for (n, y) in y.chunks_exact_mut(c).enumerate() {
+    for (n, y) in y.chunks_exact_mut(c).enumerate().filter(|_| whole < c) {
         for channel in whole..c {
             let mut sum = layer.bias[channel];
             for i in 0..height {
@@ -571,6 +623,109 @@ unsafe fn places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usiz
         // SAFETY: the caller has the instructions.
         unsafe { activate_all::<S>(layer.activation, &mut y[whole..]) };
     }
+}
+
+/// A line, several places at a time, for a kernel of this width and stride.
+///
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+unsafe fn line_by_width<S: Simd, const WIDTH: usize, const STRIDE: usize>(
+    layer: &Depthwise,
+    rows: (usize, usize, usize),
+    x: &[f32],
+    line: &mut [f32],
+) {
+    let places = layer.window.to.1;
+    let mut column = 0;
+    while column < places {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            column += match places - column {
+                PLACES.. => some_places::<S, PLACES, WIDTH, STRIDE>(layer, rows, column, x, line),
+                // The last ones together with some that are done once more: they come out the same.
+                _ if places > PLACES => {
+                    some_places::<S, PLACES, WIDTH, STRIDE>(layer, rows, places - PLACES, x, line);
+                    PLACES
+                }
+                2 | 3 => some_places::<S, 2, WIDTH, STRIDE>(layer, rows, column, x, line),
+                _ => some_places::<S, 1, WIDTH, STRIDE>(layer, rows, column, x, line),
+            };
+        }
+    }
+}
+
+/// So many places side by side; gives how many. What a kernel sees beside the map is zeros.
+///
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
+unsafe fn some_places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usize>(
+    layer: &Depthwise,
+    (top, above, height): (usize, usize, usize),
+    column: usize,
+    x: &[f32],
+    line: &mut [f32],
+) -> usize {
+    let window = &layer.window;
+    let c = window.from.channels;
+    let seen = (N - 1) * STRIDE + WIDTH;
+    let first = column * STRIDE;
+    let weights = &layer.weights[above * WIDTH * c..][..height * WIDTH * c];
+    let x = &x[top * window.from.width * c..][..height * window.from.width * c];
+    let y = &mut line[column * c..][..N * c];
+    // Where each place of the map begins, and where it is a line further down.
+    let (mut starts, mut steps) = ([NOTHING.as_ptr(); SEEN], [0; SEEN]);
+    for q in 0..seen {
+        let at = (first + q).wrapping_sub(window.padding.1);
+        if at < window.from.width && height > 0 {
+            starts[q] = x[at * c..].as_ptr();
+            steps[q] = window.from.width * c;
+        }
+    }
+    // SAFETY: the caller has the instructions; places are on the map, or of zeros, which are as many as channels.
+    unsafe {
+        let mut channel = 0;
+        while channel + S::LANES <= c {
+            let mut sums = [S::load(layer.bias.as_ptr().add(channel)); N];
+            let mut weights = weights.as_ptr().add(channel);
+            for i in 0..height {
+                let mut values = [sums[0]; SEEN];
+                for q in 0..seen {
+                    values[q] = S::load(starts[q].wrapping_add(i.wrapping_mul(steps[q])).wrapping_add(channel));
+                }
+                for j in 0..WIDTH {
+                    let weight = S::load(weights);
+                    weights = weights.wrapping_add(c);
+                    for n in 0..N {
+                        sums[n] = S::fma(values[n * STRIDE + j], weight, sums[n]);
+                    }
+                }
+            }
+            for n in 0..N {
+                let y = y.as_mut_ptr().add(n * c + channel);
+                S::store(y, activate::<S>(layer.activation, sums[n]));
+            }
+            channel += S::LANES;
+        }
+        if channel < c {
+            for n in 0..N {
+                for channel in channel..c {
+                    let mut sum = layer.bias[channel];
+                    for i in 0..height {
+                        for j in 0..WIDTH {
+                            let q = n * STRIDE + j;
+                            sum += *starts[q].add(i * steps[q] + channel) * weights[(i * WIDTH + j) * c + channel];
+                        }
+                    }
+                    y[n * c + channel] = sum;
+                }
+                activate_all::<S>(layer.activation, &mut y[n * c + channel..(n + 1) * c]);
+            }
+        }
+    }
+    N
 }
 
 /// A layer norm over the channels.
@@ -586,60 +741,86 @@ pub struct Norm {
     pub epsilon: f32,
 }
 
+/// Rows that a norm does at a time, so that none waits for its own sums.
+const NORM_ROWS: usize = 4;
+
 /// In place.
 #[inline(always)]
 pub(crate) unsafe fn norm<S: Simd>(layer: &Norm, y: &mut [f32]) {
-    let c = layer.channels;
-    let whole = c / S::LANES * S::LANES;
-    for row in y.chunks_exact_mut(c) {
-        // SAFETY: the caller has the instructions; vectors are inside of the row.
-        let (mean, scale) = unsafe {
-            let rest = &row[whole..];
-            let mut sums = S::splat(0.0);
-            for at in (0..whole).step_by(S::LANES) {
-                sums = S::add(sums, S::load(row.as_ptr().add(at)));
-            }
-            let mean = (total::<S>(sums) + rest.iter().sum::<f32>()) / c as f32;
-            let minus = S::splat(-mean);
-            let mut squares = S::splat(0.0);
-            for at in (0..whole).step_by(S::LANES) {
-                let x = S::add(S::load(row.as_ptr().add(at)), minus);
-                squares = S::fma(x, x, squares);
-            }
-            let square = total::<S>(squares) + rest.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>();
-            (mean, 1.0 / (square / c as f32 + layer.epsilon).sqrt())
-        };
-        match (&layer.scale, &layer.shift) {
-            (None, None) => row.iter_mut().for_each(|x| *x = (*x - mean) * scale),
-            (Some(factors), None) => {
-                for (x, factor) in row.iter_mut().zip(factors) {
-                    *x = (*x - mean) * (scale * factor);
-                }
-            }
-            (factors, Some(shifts)) => {
-                for (i, (x, shift)) in row.iter_mut().zip(shifts).enumerate() {
-                    let factor = factors.as_ref().map_or(1.0, |factors| factors[i]);
-                    *x = (*x - mean) * (scale * factor) + shift;
-                }
-            }
+    let mut blocks = y.chunks_exact_mut(NORM_ROWS * layer.channels);
+    // SAFETY: the caller has the instructions; rows are as many as said.
+    unsafe {
+        for block in blocks.by_ref() {
+            norm_rows::<S, NORM_ROWS>(layer, block);
+        }
+        for row in blocks.into_remainder().chunks_exact_mut(layer.channels) {
+            norm_rows::<S, 1>(layer, row);
         }
     }
 }
 
-/// The sum of a vector's elements.
+/// # Safety
+/// The instructions are enabled, and there are so many rows.
 #[inline(always)]
-unsafe fn total<S: Simd>(v: S::V) -> f32 {
-    let mut values = [0.0; 16];
-    // SAFETY: the caller has the instructions; no vector is longer.
-    unsafe { S::store(values.as_mut_ptr(), v) };
-    let mut width = 8;
-    while width > 0 {
-        for i in 0..width {
-            values[i] += values[i + width];
+#[allow(clippy::needless_range_loop)] // counted loops of constant length are unrolled, and sums stay in registers
+unsafe fn norm_rows<S: Simd, const ROWS: usize>(layer: &Norm, rows: &mut [f32]) {
+    let c = layer.channels;
+    let whole = c / S::LANES * S::LANES;
+    assert_eq!(rows.len(), ROWS * c);
+    let y = rows.as_mut_ptr();
+    // SAFETY: the caller has the instructions; vectors are inside of the rows.
+    unsafe {
+        let mut sums = [S::splat(0.0); ROWS];
+        for at in (0..whole).step_by(S::LANES) {
+            for r in 0..ROWS {
+                sums[r] = S::add(sums[r], S::load(y.add(r * c + at)));
+            }
         }
-        width /= 2;
+        let (mut means, mut minus) = ([0.0; ROWS], sums);
+        for r in 0..ROWS {
+            let rest = slice::from_raw_parts(y.add(r * c + whole), c - whole);
+            means[r] = (S::sum(sums[r]) + rest.iter().sum::<f32>()) / c as f32;
+            minus[r] = S::splat(-means[r]);
+        }
+        let mut squares = [S::splat(0.0); ROWS];
+        for at in (0..whole).step_by(S::LANES) {
+            for r in 0..ROWS {
+                let x = S::add(S::load(y.add(r * c + at)), minus[r]);
+                squares[r] = S::fma(x, x, squares[r]);
+            }
+        }
+        let (mut factors, mut scales) = ([0.0; ROWS], squares);
+        for r in 0..ROWS {
+            let rest = slice::from_raw_parts(y.add(r * c + whole), c - whole).iter();
+            let square = S::sum(squares[r]) + rest.map(|x| (x - means[r]) * (x - means[r])).sum::<f32>();
+            factors[r] = 1.0 / (square / c as f32 + layer.epsilon).sqrt();
+            scales[r] = S::splat(factors[r]);
+        }
+        let (scale, shift) = (layer.scale.as_deref(), layer.shift.as_deref());
+        for at in (0..whole).step_by(S::LANES) {
+            for r in 0..ROWS {
+                let y = y.add(r * c + at);
+                let by = match scale {
+                    Some(scale) => S::mul(scales[r], S::load(scale[at..whole].as_ptr())),
+                    None => scales[r],
+                };
+                let x = S::mul(S::add(S::load(y), minus[r]), by);
+                let x = match shift {
+                    Some(shift) => S::add(x, S::load(shift[at..whole].as_ptr())),
+                    None => x,
+                };
+                S::store(y, x);
+            }
+        }
+        for r in 0..ROWS {
+            for at in whole..c {
+                let by = scale.map_or(factors[r], |scale| factors[r] * scale[at]);
+                let y = y.add(r * c + at);
+                let x = (*y - means[r]) * by;
+                *y = shift.map_or(x, |shift| x + shift[at]);
+            }
+        }
     }
-    values[0]
 }
 
 /// y += s x, s per channel where it is not 1.

@@ -76,6 +76,18 @@ impl Layout {
         }
     }
 
+    /// Per tensor whether it is in the memory of an output.
+    fn given(&self) -> Vec<bool> {
+        let mut given = vec![false; self.draft.sizes.len()];
+        self.outputs.iter().for_each(|id| given[id.0] = true);
+        for op in self.draft.ops.iter().rev() {
+            if let Some(onto) = op.onto {
+                given[onto.0] |= given[op.y.0];
+            }
+        }
+        given
+    }
+
     /// Whether an op is done for all images at once.
     fn is_together(&self, op: &Op) -> bool {
         op.tensors().all(|id| self.joint[id.0])
@@ -89,6 +101,7 @@ impl Layout {
             // Of its own: it changes hands with the caller's.
             slot_of[id.0] = Some(slots.add(self.draft.sizes[id.0], self.joint[id.0]));
         }
+        let given = self.given();
         let together: Vec<bool> = self.draft.ops.iter().map(|op| self.is_together(op)).collect();
         let mut steps: Vec<Step> = Vec::with_capacity(together.len());
         let mut held = Vec::new();
@@ -102,6 +115,8 @@ impl Layout {
             };
             slot_of[op.y.0] = match op.onto {
                 Some(onto) => slot_of[onto.0],
+                // As long as it is: it changes hands with the caller's, which would have to be made longer each time.
+                None if given[op.y.0] => Some(slots.add(self.draft.sizes[op.y.0], self.joint[op.y.0])),
                 None => Some(slots.take(self.draft.sizes[op.y.0], self.joint[op.y.0])),
             };
             steps.push(Step {

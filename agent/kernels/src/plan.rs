@@ -178,7 +178,7 @@ pub struct Plan {
     /// In buffers that nothing else is in. One that is not joint is swapped with the image's own, and so is an
     /// output's.
     pub(crate) inputs: Vec<Part>,
-    /// In buffers that nothing else is in from then on.
+    /// In buffers as long as they are, which only what they are made of shares.
     pub(crate) outputs: Vec<Part>,
 }
 
@@ -389,7 +389,7 @@ unsafe fn run<S: Simd>(kernel: &Kernel, units: Range<usize>, images: usize, x: &
             Kernel::Shift(bias) => arithmetic::shift(bias, y.part(of(bias.len(), y.len()))),
             Kernel::Gather(window) => {
                 let line = window.to.1 * window.taps() * window.from.channels;
-                arithmetic::gather(window, units.clone(), x, y.part(of(line, y.len())));
+                arithmetic::gather::<S>(window, units.clone(), x, y.part(of(line, y.len())));
             }
             Kernel::Depthwise(layer) => {
                 let line = layer.window.to.1 * layer.window.from.channels;

@@ -42,6 +42,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// The sum of the elements: the second half is added to the first until one is left.
+    unsafe fn sum(v: Self::V) -> f32;
 }
 
 /// What any machine has; the compiler makes of it what it can.
@@ -106,13 +108,18 @@ impl Simd for Portable {
     unsafe fn div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] / b[i])
     }
+
+    #[inline(always)]
+    unsafe fn sum([a, b, c, d]: [f32; 4]) -> f32 {
+        (a + c) + (b + d)
+    }
 }
 
-/// A set whose every operation is one intrinsic.
+/// A set whose every operation is an intrinsic, or a few.
 macro_rules! simd {
     (
         $(#[$meta:meta])* $name:ident, $arch:ident, $v:ident, $lanes:literal lanes, $rows:literal rows,
-        load_half |$half:ident| $load_half:expr, fma |$a:ident, $b:ident, $c:ident| $fma:expr,
+        load_half |$half:ident| $load_half:expr, fma |$a:ident, $b:ident, $c:ident| $fma:expr, sum |$summed:ident| $sum:expr,
         splat = $splat:ident, load = $load:ident, store = $store:ident, $($operation:ident = $intrinsic:ident),*
     ) => {
         $(#[$meta])*
@@ -155,6 +162,12 @@ macro_rules! simd {
                 unsafe { $fma }
             }
 
+            #[inline(always)]
+            unsafe fn sum($summed: Self::V) -> f32 {
+                // SAFETY: as the trait says.
+                unsafe { $sum }
+            }
+
             $(
                 #[inline(always)]
                 unsafe fn $operation(a: Self::V, b: Self::V) -> Self::V {
@@ -172,6 +185,11 @@ simd! {
     Avx512, x86_64, __m512, 16 lanes, 8 rows,
     load_half |at| std::arch::x86_64::_mm512_cvtph_ps(std::arch::x86_64::_mm256_loadu_si256(at.cast())),
     fma |a, b, c| std::arch::x86_64::_mm512_fmadd_ps(a, b, c),
+    sum |v| {
+        use std::arch::x86_64::*;
+        let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+        sum_of_eight(_mm256_add_ps(_mm512_castps512_ps256(v), high))
+    },
     splat = _mm512_set1_ps, load = _mm512_loadu_ps, store = _mm512_storeu_ps, add = _mm512_add_ps, mul = _mm512_mul_ps,
     max = _mm512_max_ps, min = _mm512_min_ps, div = _mm512_div_ps
 }
@@ -182,6 +200,7 @@ simd! {
     Avx2, x86_64, __m256, 8 lanes, 6 rows,
     load_half |at| std::arch::x86_64::_mm256_cvtph_ps(std::arch::x86_64::_mm_loadu_si128(at.cast())),
     fma |a, b, c| std::arch::x86_64::_mm256_fmadd_ps(a, b, c),
+    sum |v| sum_of_eight(v),
     splat = _mm256_set1_ps, load = _mm256_loadu_ps, store = _mm256_storeu_ps, add = _mm256_add_ps, mul = _mm256_mul_ps,
     max = _mm256_max_ps, min = _mm256_min_ps, div = _mm256_div_ps
 }
@@ -201,8 +220,27 @@ simd! {
         wide
     },
     fma |a, b, c| std::arch::aarch64::vfmaq_f32(c, a, b),
+    sum |v| {
+        use std::arch::aarch64::*;
+        let two = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+        vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+    },
     splat = vdupq_n_f32, load = vld1q_f32, store = vst1q_f32, add = vaddq_f32, mul = vmulq_f32,
     max = vmaxq_f32, min = vminq_f32, div = vdivq_f32
+}
+
+/// # Safety
+/// The machine has AVX.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_of_eight(v: std::arch::x86_64::__m256) -> f32 {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
 }
 
 /// Which instructions kernels are run with. There are only those that this machine has.
