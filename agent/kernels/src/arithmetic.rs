@@ -218,9 +218,14 @@ impl<W: Weight> Tile<'_, W> {
     unsafe fn run_rows<S: Simd, const VECTORS: usize>(&self, rows: Range<usize>) {
         let mut row = rows.start;
         while row < rows.end {
+            // One row or two by themselves take as long as four: each sum waits for itself.
+            let height = match rows.end - row {
+                left if left > S::TILE_ROWS && left <= S::TILE_ROWS + 2 => S::TILE_ROWS - 2,
+                left => left.min(S::TILE_ROWS),
+            };
             // SAFETY: the caller's; no tile is higher than the rows that are left.
             unsafe {
-                row += match (rows.end - row).min(S::TILE_ROWS) {
+                row += match height {
                     12.. => self.run::<S, 12, VECTORS>(row),
                     8..12 => self.run::<S, 8, VECTORS>(row),
                     6 | 7 => self.run::<S, 6, VECTORS>(row),
