@@ -440,6 +440,9 @@ impl Window {
 
 /// Lays out what a kernel sees at each place as a row: kernel height × width × channels. Does these lines of the
 /// result, those of all images counted.
+///
+/// # Safety
+/// The instructions are enabled.
 #[inline(always)]
 pub(crate) unsafe fn gather<S: Simd>(window: &Window, lines: Range<usize>, x: &[f32], y: &mut [f32]) {
     let c = window.from.channels;
@@ -694,7 +697,8 @@ unsafe fn some_places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE:
         let mut channel = 0;
         while channel + S::LANES <= c {
             let mut sums = [S::load(layer.bias.as_ptr().add(channel)); N];
-            let mut weights = weights.as_ptr().add(channel);
+            // There are no weights where no line is on the map.
+            let mut weights = weights.as_ptr().wrapping_add(channel);
             for i in 0..height {
                 let mut values = [sums[0]; SEEN];
                 for q in 0..seen {
@@ -750,6 +754,9 @@ pub struct Norm {
 const NORM_ROWS: usize = 4;
 
 /// In place.
+///
+/// # Safety
+/// The instructions are enabled.
 #[inline(always)]
 pub(crate) unsafe fn norm<S: Simd>(layer: &Norm, y: &mut [f32]) {
     let mut blocks = y.chunks_exact_mut(NORM_ROWS * layer.channels);

@@ -281,9 +281,33 @@ fn narrow() -> impl Iterator<Item = Window> {
     })
 }
 
+/// More channels than there are zeros for what lies beside a map, and as many; kernels that are not square.
+fn rare() -> impl Iterator<Item = Window> {
+    let wide = [4096, 4097].map(|channels| (3, channels, (3, 3), (1, 1)));
+    let oblong = [((5, 3), (2, 1)), ((3, 5), (1, 2)), ((1, 7), (3, 1)), ((2, 4), (1, 3))];
+    let oblong = oblong.map(|(kernel, stride)| (9, 20, kernel, stride));
+    wide.into_iter()
+        .chain(oblong)
+        .map(|(side, channels, kernel, stride)| Window {
+            from: Map {
+                height: side,
+                width: side + 1,
+                channels,
+            },
+            to: ((side - 1) / stride.0 + 1, side / stride.1 + 1),
+            kernel,
+            stride,
+            padding: (kernel.0 / 2, kernel.1 / 2),
+        })
+}
+
 #[test]
 fn depthwise_convolutions() {
-    for (window, activation) in windows().chain(narrow()).zip(ACTIVATIONS.into_iter().cycle()) {
+    for (window, activation) in windows()
+        .chain(narrow())
+        .chain(rare())
+        .zip(ACTIVATIONS.into_iter().cycle())
+    {
         let (c, mut random) = (window.from.channels, Random(5));
         let layer = Depthwise {
             window,
