@@ -305,18 +305,7 @@ pub(crate) struct Station {
     pub(crate) logits: Vec<f32>,
     /// Of the logits, corrected by the prior.
     pub(crate) probabilities: Vec<f32>,
-    /// Class of the largest probability.
-    pub(crate) top: usize,
-    /// What that class is believed with; see [`math::top`].
-    pub(crate) confidence: f32,
-    /// The largest probability of another class.
-    second: f32,
-    /// Of the probabilities, in nats.
-    entropy: f32,
-    /// ‖u‖².
-    energy: f32,
-    /// ‖u − u′‖² / 2C; NaN without a previous frame.
-    change: f32,
+    pub(crate) seen: math::Seen,
     reached: bool,
     has_previous: bool,
     /// Whether the features were added to a measurement.
@@ -331,24 +320,6 @@ impl Station {
             logits: &mut self.logits,
             probabilities: &mut self.probabilities,
         }
-    }
-
-    /// Takes in what the exit saw of the features that were kept.
-    fn take_in(&mut self, seen: &math::Seen) {
-        let math::Top {
-            class,
-            confidence,
-            second,
-            entropy,
-        } = seen.top;
-        (self.top, self.confidence, self.second, self.entropy) = (class, confidence, second, entropy);
-        self.energy = seen.energy;
-        self.change = if self.has_previous {
-            seen.change / (2 * self.features.len()) as f32
-        } else {
-            f32::NAN
-        };
-        (self.reached, self.measured) = (true, false);
     }
 }
 
@@ -444,12 +415,7 @@ impl Core {
             previous: vec![0.0; head.features()],
             logits: vec![0.0; classes],
             probabilities: vec![0.0; classes],
-            top: 0,
-            confidence: 0.0,
-            second: 0.0,
-            entropy: 0.0,
-            energy: 0.0,
-            change: f32::NAN,
+            seen: math::Seen::default(),
             reached: false,
             has_previous: false,
             measured: false,
@@ -458,7 +424,7 @@ impl Core {
             stations: heads.iter().map(station).collect(),
             contexts: Contexts::new(&heads, settings.threshold),
             exit_costs: exit_costs(&heads, &stage_macs),
-            shares: shares(&stage_macs),
+            shares: shares(&stage_macs, total_macs),
             whiteners: whiteners
                 .into_iter()
                 .take(early)
@@ -599,7 +565,8 @@ impl Core {
             self.lose();
             return Err(Misuse::Features { stage });
         };
-        station.take_in(&seen);
+        station.seen = seen;
+        (station.reached, station.measured) = (true, false);
 
         let last = stage + 1 == self.base.len();
         match (self.way.left, last) {
@@ -624,7 +591,12 @@ impl Core {
 
     fn view(&self, exit: usize, facts: &Facts) -> ExitView {
         let station = &self.stations[exit];
-        let (class, confidence) = (station.top, station.confidence);
+        let math::Top {
+            class,
+            confidence,
+            second,
+            entropy,
+        } = station.seen.top;
         let first = station.probabilities[class];
         ExitView {
             exit: exit as u32,
@@ -633,13 +605,17 @@ impl Core {
             confidence,
             // Discounted as the confidence is.
             margin: if first > 0.0 {
-                (first - station.second) * (confidence / first)
+                (first - second) * (confidence / first)
             } else {
                 0.0
             },
-            entropy: station.entropy,
-            agreement: exit > 0 && self.stations[exit - 1].top == class,
-            change: station.change,
+            entropy,
+            agreement: exit > 0 && self.stations[exit - 1].seen.top.class == class,
+            change: if station.has_previous {
+                station.seen.change / (2 * station.features.len()) as f32
+            } else {
+                f32::NAN
+            },
             cost: self.shares[exit].spent,
             next_cost: self.shares[exit].next,
             time_left: facts.time_left,
@@ -655,7 +631,7 @@ impl Core {
         let way = &self.way;
         let exit = way.stage;
         let station = &self.stations[exit];
-        let class = station.top;
+        let class = station.seen.top.class;
         let confidence = station.probabilities[class];
         self.window.taken[exit] += 1;
         self.window.classes[class] += 1;
@@ -703,7 +679,7 @@ impl Core {
 
     fn finish_audit(&mut self, left: Left, now: Micros, out: &mut impl FnMut(Effect)) {
         let teacher = self.way.stage;
-        let class = self.stations[teacher].top;
+        let class = self.stations[teacher].seen.top.class;
         let drawn = self.way.is_drawn(self.settings.audit_rate);
         if drawn {
             self.count_audit(class != left.class);
@@ -815,7 +791,7 @@ impl Core {
             class,
             early,
             posterior,
-            last_class: last.top,
+            last_class: last.seen.top.class,
         };
         guard.audit(&audited, &self.settings.guard);
         let control = &mut guard.control;
@@ -915,7 +891,7 @@ impl Core {
                     Whitening::Measuring(_) | Whitening::Off => continue,
                 }
             } else {
-                (u, 1.0, station.energy)
+                (u, 1.0, station.seen.energy)
             };
             let step = Step {
                 gradient,
@@ -1116,8 +1092,8 @@ struct Share {
     next: f32,
 }
 
-fn shares(stage_macs: &[u64]) -> Vec<Share> {
-    let all = stage_macs.iter().sum::<u64>() as f32;
+fn shares(stage_macs: &[u64], total: u64) -> Vec<Share> {
+    let all = total as f32;
     let share = |stage: usize| Share {
         spent: stage_macs[..=stage].iter().sum::<u64>() as f32 / all,
         next: stage_macs.get(stage + 1).map_or(0.0, |macs| *macs as f32 / all),

@@ -68,8 +68,8 @@ impl Control {
         };
 
         let mut stations = audited.early.iter().enumerate();
-        let left = stations.find(|(_, station)| station.confidence >= self.learned);
-        let learned = arm(left.map(|(exit, station)| (exit, station.top)));
+        let left = stations.find(|(_, station)| station.seen.top.confidence >= self.learned);
+        let learned = arm(left.map(|(exit, station)| (exit, station.seen.top.class)));
 
         // The temperature of an exit follows all audits, wherever the arm leaves.
         let mut left = None;

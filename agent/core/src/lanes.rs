@@ -267,7 +267,11 @@ mod x86_64 {
             let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(quarters));
             add_quarters(_mm512_castps512_ps256(quarters), _mm256_castpd_ps(upper))
         }
-        fn numbers(four: __m128) -> [f32; ROWS] { numbers(four) }
+        fn numbers(four: __m128) -> [f32; ROWS] {
+            let mut numbers = [0.0; ROWS];
+            _mm_storeu_ps(numbers.as_mut_ptr(), four);
+            numbers
+        }
         fn of_fours(fours: [__m128; LANES / ROWS]) -> Self {
             let [a, b, c, d] = fours;
             let (low, high) = (_mm256_set_m128(b, a), _mm256_castps_pd(_mm256_set_m128(d, c)));
@@ -337,7 +341,11 @@ mod x86_64 {
                 |x, y| _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y));
             add_quarters(quarters(a, b), quarters(c, d))
         }
-        fn numbers(four: __m128) -> [f32; ROWS] { numbers(four) }
+        fn numbers(four: __m128) -> [f32; ROWS] {
+            let mut numbers = [0.0; ROWS];
+            _mm_storeu_ps(numbers.as_mut_ptr(), four);
+            numbers
+        }
         fn of_fours(fours: [__m128; LANES / ROWS]) -> Self {
             let [a, b, c, d] = fours;
             Self(_mm256_set_m128(b, a), _mm256_set_m128(d, c))
@@ -350,10 +358,9 @@ mod x86_64 {
         }
         // What a mask leaves out is not read.
         fn load_part(from: &[f32], missing: f32) -> Self {
-            let missing = _mm256_set1_ps(missing);
             let [low, high] = masks(from.len());
-            let load = |at, mask| _mm256_blendv_ps(missing, _mm256_maskload_ps(at, mask), _mm256_castsi256_ps(mask));
-            Self(load(from.as_ptr(), low), load(from.as_ptr().wrapping_add(8), high))
+            let high = _mm256_maskload_ps(from.as_ptr().wrapping_add(8), high);
+            Self(_mm256_maskload_ps(from.as_ptr(), low), high).keep(from.len(), missing)
         }
         // By pieces: stores with masks take long on some machines.
         fn store_part(self, to: &mut [f32]) {
@@ -453,16 +460,6 @@ mod x86_64 {
             let (ac, bd) = (_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
             _mm_unpacklo_ps(ac, bd)
         }
-    }
-
-    /// # Safety
-    /// None: every machine has the instruction.
-    #[inline(always)]
-    unsafe fn numbers(four: __m128) -> [f32; ROWS] {
-        let mut numbers = [0.0; ROWS];
-        // SAFETY: there is room for four.
-        unsafe { _mm_storeu_ps(numbers.as_mut_ptr(), four) };
-        numbers
     }
 }
 

@@ -135,21 +135,15 @@ unsafe fn affine_lanes<L: Lanes>(matrix: &[f32], count: usize, x: &[f32], b: &[f
 /// The machine has the instructions of `L`.
 #[inline(always)]
 unsafe fn affine_all<L: Lanes>(matrix: &[f32], x: &[f32], b: &[f32], y: &mut [f32]) -> L {
-    let (mut matrix, mut b, mut y) = (matrix, b, y);
     // SAFETY: the caller has the instructions.
     unsafe {
-        loop {
-            let count = y.len().min(LANES);
-            let lanes = affine_lanes::<L>(matrix, count, x, &b[..b.len().min(count)]);
-            let (now, rest) = y.split_at_mut(count);
-            lanes.store_part(now);
-            if rest.is_empty() {
-                return lanes;
-            }
-            matrix = &matrix[count * x.len()..];
-            b = &b[b.len().min(count)..];
-            y = rest;
+        let mut last = L::splat(0.0);
+        for (y, at) in y.chunks_mut(LANES).zip((0..).step_by(LANES)) {
+            let b = if b.is_empty() { b } else { &b[at..] };
+            last = affine_lanes(&matrix[at * x.len()..], y.len(), x, b);
+            last.store_part(y);
         }
+        last
     }
 }
 
@@ -465,7 +459,7 @@ pub(crate) struct Kept<'a> {
 }
 
 /// What an exit sees.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     /// ‖u‖².
     pub(crate) energy: f32,

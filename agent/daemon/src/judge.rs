@@ -239,7 +239,7 @@ pub struct PolicyJudge {
     untimed: u32,
     /// What the ladder told during a call; there is room for a proof or a step down, a swap and its state, and two
     /// of a failed restart.
-    events: Vec<LadderEvent>,
+    events: VecDeque<LadderEvent>,
     steps: VecDeque<Step>,
 }
 
@@ -269,7 +269,7 @@ impl PolicyJudge {
             rung: Rung::Desired,
             budget: rules.budget,
             untimed: 0,
-            events: Vec::with_capacity(6),
+            events: VecDeque::with_capacity(6),
             steps: VecDeque::new(),
         }
     }
@@ -320,12 +320,9 @@ impl PolicyJudge {
 
     /// Takes what the ladder has told during a call.
     fn take_all(&mut self) {
-        if self.events.is_empty() {
-            return;
+        while let Some(event) = self.events.pop_front() {
+            self.take(event);
         }
-        let mut events = std::mem::take(&mut self.events);
-        events.drain(..).for_each(|event| self.take(event));
-        self.events = events;
     }
 
     fn take(&mut self, event: LadderEvent) {
@@ -416,13 +413,13 @@ impl PolicyJudge {
 
 impl Judge for PolicyJudge {
     fn start_frame(&mut self) {
-        self.ladder.start_frame(&mut |event| self.events.push(event));
+        self.ladder.start_frame(&mut |event| self.events.push_back(event));
         self.take_all();
     }
 
     fn decide(&mut self, view: &ExitView) -> (Verdict, bool) {
         let start = (self.untimed == 0).then(Instant::now);
-        let verdict = self.ladder.decide(view, &mut |event| self.events.push(event));
+        let verdict = self.ladder.decide(view, &mut |event| self.events.push_back(event));
         match start.map(|start| start.elapsed()) {
             None => self.untimed -= 1,
             Some(took) => {
@@ -445,7 +442,7 @@ impl Judge for PolicyJudge {
     }
 
     fn observe(&mut self, outcome: &Outcome) -> bool {
-        let failed = self.ladder.observe(outcome, &mut |event| self.events.push(event));
+        let failed = self.ladder.observe(outcome, &mut |event| self.events.push_back(event));
         self.take_all();
         failed
     }

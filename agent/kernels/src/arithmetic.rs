@@ -618,7 +618,10 @@ unsafe fn places_of_any<S: Simd, const N: usize>(
             }
         }
     }
-    for (n, y) in y.chunks_exact_mut(c).enumerate().filter(|_| whole < c) {
+    if whole == c {
+        return;
+    }
+    for (n, y) in y.chunks_exact_mut(c).enumerate() {
         for channel in whole..c {
             let mut sum = layer.bias[channel];
             for i in 0..height {
@@ -644,26 +647,37 @@ unsafe fn line_by_width<S: Simd, const WIDTH: usize, const STRIDE: usize>(
     x: &[f32],
     line: &mut [f32],
 ) {
-    let places = layer.window.to.1;
-    let mut column = 0;
-    while column < places {
-        // SAFETY: the caller has the instructions.
-        unsafe {
-            column += match places - column {
-                PLACES.. => some_places::<S, PLACES, WIDTH, STRIDE>(layer, rows, column, x, line),
-                // The last ones together with some that are done once more: they come out the same.
-                _ if places > PLACES => {
-                    some_places::<S, PLACES, WIDTH, STRIDE>(layer, rows, places - PLACES, x, line);
-                    PLACES
-                }
-                2 | 3 => some_places::<S, 2, WIDTH, STRIDE>(layer, rows, column, x, line),
-                _ => some_places::<S, 1, WIDTH, STRIDE>(layer, rows, column, x, line),
-            };
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        match layer.window.to.1 {
+            PLACES.. => line_by_places::<S, PLACES, WIDTH, STRIDE>(layer, rows, x, line),
+            2.. => line_by_places::<S, 2, WIDTH, STRIDE>(layer, rows, x, line),
+            _ => line_by_places::<S, 1, WIDTH, STRIDE>(layer, rows, x, line),
         }
     }
 }
 
-/// So many places side by side; gives how many. What a kernel sees beside the map is zeros.
+/// A line that is at least so many places wide, which are done at a time.
+///
+/// # Safety
+/// The instructions are enabled.
+#[inline(always)]
+unsafe fn line_by_places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE: usize>(
+    layer: &Depthwise,
+    rows: (usize, usize, usize),
+    x: &[f32],
+    line: &mut [f32],
+) {
+    let places = layer.window.to.1;
+    for column in (0..places).step_by(N) {
+        // The last ones together with some that are done once more: they come out the same.
+        let column = column.min(places - N);
+        // SAFETY: the caller has the instructions.
+        unsafe { some_places::<S, N, WIDTH, STRIDE>(layer, rows, column, x, line) };
+    }
+}
+
+/// So many places side by side. What a kernel sees beside the map is zeros.
 ///
 /// # Safety
 /// The instructions are enabled.
@@ -675,7 +689,7 @@ unsafe fn some_places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE:
     column: usize,
     x: &[f32],
     line: &mut [f32],
-) -> usize {
+) {
     let window = &layer.window;
     let c = window.from.channels;
     let seen = (N - 1) * STRIDE + WIDTH;
@@ -734,7 +748,6 @@ unsafe fn some_places<S: Simd, const N: usize, const WIDTH: usize, const STRIDE:
             }
         }
     }
-    N
 }
 
 /// A layer norm over the channels.

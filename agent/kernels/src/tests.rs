@@ -145,6 +145,11 @@ fn linear_layers() {
         (25, 31, 130),
         (9, 48, 16),
         (11, 24, 40),
+        // Rows that would leave one or two for a tile of their own, by the highest tiles of 4, 6 and 8.
+        (5, 9, 40),
+        (7, 9, 40),
+        (8, 9, 40),
+        (10, 9, 40),
         // Cut by rows, and by columns.
         (160, 48, 72),
         (40, 64, 272),

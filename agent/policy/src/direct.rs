@@ -236,7 +236,7 @@ impl Direct {
             float(battery),
             float(threshold),
         ];
-        // The call with types looks at the type of every number, each time: a third of all instructions.
+        // The call with types looks at the type of every number, each time.
         // SAFETY: it was found to take these numbers and to give one when it started, and there is room for that.
         unsafe { self.decide.call_unchecked(store, &mut numbers)? };
         match numbers[0].get_u32() {
