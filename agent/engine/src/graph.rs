@@ -166,6 +166,12 @@ fn check_constructs(graph: &GraphProto) -> Result<(), StageProblem> {
             return refuse("data in another file", label(node), IN_ONE_FILE);
         }
         for attribute in &node.attribute {
+            let floats = attribute.floats.iter().chain([&attribute.f]);
+            if !attribute.t.as_ref().is_none_or(is_finite) || !floats.copied().all(f32::is_finite) {
+                return Err(StageProblem::NotFinite {
+                    tensor: label(node).to_owned(),
+                });
+            }
             let mut numbers = attribute.ints.iter().chain([&attribute.i]);
             if !numbers.all(|number| ATTRIBUTES.contains(number)) {
                 return refuse("an attribute out of range", label(node), EXPORT_AGAIN);

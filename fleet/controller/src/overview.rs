@@ -27,7 +27,7 @@ pub(crate) const RECENT: u32 = 10;
 pub(crate) const SILENT_AFTER: u64 = 5 * 60 * 1000;
 
 /// Audits before which nothing is said of what learning saves.
-const TELLING: u64 = 64;
+pub(crate) const TELLING: u64 = 64;
 /// A device that surely saves less than this share profits nothing from learning.
 const WORTHWHILE: f64 = 0.02;
 /// Drift from which on a device sees something else than usual.

@@ -164,6 +164,30 @@ fn weights_that_are_not_finite_are_refused_by_name() {
 }
 
 #[test]
+fn constants_that_are_not_finite_are_refused_as_weights_are() {
+    let files = Files::of(FASHION).graph(3, |graph| {
+        let value = AttributeProto {
+            name: "value_floats".into(),
+            r#type: 6,
+            floats: vec![1.0, f32::INFINITY],
+            ..Default::default()
+        };
+        let constant = NodeProto {
+            op_type: "Constant".into(),
+            output: vec!["unbounded".into()],
+            attribute: vec![value],
+            ..Default::default()
+        };
+        graph.node.insert(0, constant);
+    });
+    let (problem, message) = refused(files, 3);
+    assert!(
+        matches!(problem, StageProblem::NotFinite { tensor } if tensor == "unbounded"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_stage_that_cannot_be_run_is_refused_when_it_is_loaded() {
     // A logarithm of whole numbers: nobody misses the operator until it runs.
     let files = Files::of(FASHION).graph(3, |graph| {

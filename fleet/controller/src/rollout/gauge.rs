@@ -17,6 +17,8 @@ pub(crate) struct Sums {
     pub(crate) faults: u64,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
+    /// Multiply-adds that learning saved: heads as the model came with would have taken so many more.
+    pub(crate) saved: u64,
     /// Accuracy given up, as the latest window that told had it. Nothing is compared with what it was before.
     #[serde(skip)]
     pub(crate) loss: Option<Loss>,
@@ -37,11 +39,17 @@ impl Sums {
         self.rollbacks = self.rollbacks.saturating_add(other.rollbacks);
         self.faults = self.faults.saturating_add(other.faults);
         add_exits(&mut self.exits, &other.exits);
+        self.saved = self.saved.saturating_add(other.saved);
         self.loss = other.loss.or(self.loss);
     }
 
     fn cost(&self) -> Option<f64> {
         share(self.run.macs, self.run.full_macs)
+    }
+
+    /// Multiply-adds with heads as the model came with.
+    fn untaught(&self) -> u64 {
+        self.run.macs.saturating_add(self.saved)
     }
 
     /// A lower bound of the disagreement, one-sided 95 % (Wilson).
@@ -83,7 +91,7 @@ pub(crate) struct Gauge {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wave {
     /// Whether another model is rolled out: then costs are compared in multiply-adds a frame, and exits, which are those
-    /// of another network, not at all.
+    /// of another network, not at all. It has learned nothing yet, so that what learning saves counts on neither side.
     pub(crate) other_model: bool,
     /// Devices that it will have when all of it is out.
     pub(crate) planned: u64,
@@ -112,7 +120,7 @@ pub(crate) fn gauges(gates: &Gates, wave: &Wave, frames: u64) -> Vec<Gauge> {
     let per_device = |count: u64| share(count, wave.devices);
     let cost = |sums: &Sums| when(compared, sums.cost());
     let of_frame = |sums: &Sums| match wave.other_model {
-        true => when(compared, share(sums.run.macs, sums.run.frames)),
+        true => when(compared, share(sums.untaught(), sums.run.frames)),
         false => cost(sums),
     };
     let ratio = of_frame(after)
@@ -262,5 +270,34 @@ mod tests {
         };
         assert_eq!(verdicts(false), (Some(Verdict::Holds), Some(Verdict::Fails)));
         assert_eq!(verdicts(true), (Some(Verdict::Fails), None));
+    }
+
+    #[test]
+    fn what_the_old_model_had_learned_is_not_held_against_another() {
+        let cost = |saved, other_model| {
+            let sums = |macs, saved| Sums {
+                run: Run {
+                    frames: 1000,
+                    macs,
+                    full_macs: 1_000_000,
+                    ..Run::default()
+                },
+                saved,
+                ..Sums::default()
+            };
+            let wave = Wave {
+                other_model,
+                devices: 1,
+                before: sums(400_000, saved),
+                after: sums(600_000, 0),
+                ..Wave::default()
+            };
+            let gauges = gauges(&Gates::default(), &wave, 10);
+            gauges.into_iter().find(|gauge| gauge.gate == "cost").unwrap().verdict
+        };
+        assert_eq!(cost(200_000, true), Verdict::Holds);
+        assert_eq!(cost(0, true), Verdict::Fails);
+        // A policy goes on with what was learned.
+        assert_eq!(cost(200_000, false), Verdict::Fails);
     }
 }

@@ -80,6 +80,7 @@ fn windows(frames: u64, habit: &Habit) -> Sums {
         rollbacks: habit.rollbacks,
         faults: habit.faults * frames / 1000,
         exits: vec![first, frames - first - last, last],
+        saved: 0,
         loss: Some(Loss {
             estimate: habit.loss,
             doubt: 0.02,

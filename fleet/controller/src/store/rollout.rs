@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use offramp_proto::{BootId, DesiredPolicy, DeviceId, Digest, Parameter};
+use offramp_proto::{BootId, ControlReport, DesiredPolicy, DeviceId, Digest, Parameter};
 
 use super::artifact::desired_model_in_txn;
 use super::audit::{ITSELF, log_in_txn};
@@ -17,7 +17,7 @@ use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::forecast::Forecast;
 use crate::key::Keyring;
 use crate::named::{name, named};
-use crate::overview::RECENT;
+use crate::overview::{RECENT, TELLING};
 use crate::rollout::{Change, Gauge, Loss, Member, MemberState, Observed, Plan, Rollout, State, Sums, awaited};
 
 /// A rollout that somebody wants.
@@ -248,17 +248,20 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
             .map(|s| s.map(|s| s.clamp(-1.0, 1.0)))
     };
     let (loss, bound) = (share("guard_loss")?, share("guard_loss_bound")?);
-    let frames = number("frames")?;
+    let (frames, macs) = (number("frames")?, number("macs")?);
+    let control: Option<String> = row.try_get("control")?;
+    let control = control.and_then(|text| serde_json::from_str(&text).ok());
     Ok(Sums {
         run: Run {
             summaries: 1,
             frames,
             early: frames.saturating_sub(exits.last().copied().unwrap_or(0)),
-            macs: number("macs")?,
+            macs,
             full_macs: number("full_macs")?,
             audits: number("audits")?,
             disagreements: number("disagreements")?,
         },
+        saved: control.map_or(0, |control| saved(macs, &control)),
         rollbacks: number("rollbacks")?,
         faults: number("faults")?,
         exits,
@@ -269,10 +272,22 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
     })
 }
 
+/// Multiply-adds that learning saved in a window which took so many; none where few audits tell.
+fn saved(macs: u64, control: &ControlReport) -> u64 {
+    /// Times as many as were taken that frozen heads can have cost.
+    const MOST: f32 = 4.0;
+    if control.audits < TELLING {
+        return 0;
+    }
+    let times = (control.frozen.cost / control.learned.cost).clamp(1.0, MOST);
+    // What is no number is nothing.
+    (macs as f64 * f64::from(times - 1.0)) as u64
+}
+
 macro_rules! sum_columns {
     () => {
         "s.frames, s.exits, s.macs, s.full_macs, s.audits, s.disagreements, s.rollbacks, s.faults, s.guard_loss, \
-         s.guard_loss_bound, s.guard_audits"
+         s.guard_loss_bound, s.guard_audits, s.control"
     };
 }
 

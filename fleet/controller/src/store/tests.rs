@@ -1579,7 +1579,16 @@ async fn other_settings_and_keys_leave_a_device_in_its_rollout(fixture: Fixture)
     let (store, key) = (&fixture.store, fixture.key());
     store.peer_join("one", "").await.unwrap();
     store.peer_beat("one", 60_000).await.unwrap();
-    fixture.insert(vec![live(birth("a", 1, 1000))]).await;
+    let mut message = summary("a", 1, 1, 100);
+    message.control = Some(ControlReport {
+        audits: 64,
+        learned: Arm { cost: 0.25, loss: 0.0 },
+        frozen: Arm { cost: 0.5, loss: 0.0 },
+        error: 0.01,
+    });
+    let macs = message.cost.macs;
+    let records = vec![live(birth("a", 1, 1000)), live(Record::Summary(Box::new(message)))];
+    fixture.insert(records).await;
     let push = async |version, devices| {
         let drafted = store.desired_insert(Arc::clone(&key), draft(version, &[version as u8], devices));
         assert!(matches!(drafted.await.unwrap(), Drafted::Desired(_)));
@@ -1612,6 +1621,8 @@ async fn other_settings_and_keys_leave_a_device_in_its_rollout(fixture: Fixture)
         (member.generation, member.now.named_since)
     };
     assert_eq!(member().await, (2, 2));
+    let before = store.rollout_members(id).await.unwrap().remove(0).before;
+    assert_eq!((before.run.macs, before.saved), (macs, macs), "learning has halved it");
     let change = Change {
         log: Some(Some(LogLevel::Debug)),
         ..Change::default()
