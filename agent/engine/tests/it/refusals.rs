@@ -165,26 +165,46 @@ fn weights_that_are_not_finite_are_refused_by_name() {
 
 #[test]
 fn constants_that_are_not_finite_are_refused_as_weights_are() {
-    let files = Files::of(FASHION).graph(3, |graph| {
-        let value = AttributeProto {
-            name: "value_floats".into(),
-            r#type: 6,
-            floats: vec![1.0, f32::INFINITY],
+    let floats = AttributeProto {
+        name: "value_floats".into(),
+        r#type: 6,
+        floats: vec![1.0, f32::INFINITY],
+        ..Default::default()
+    };
+    let float = AttributeProto {
+        name: "value_float".into(),
+        r#type: 1,
+        f: f32::NAN,
+        ..Default::default()
+    };
+    let tensor = AttributeProto {
+        name: "value".into(),
+        r#type: 4,
+        t: Some(TensorProto {
+            data_type: DataType::Float as i32,
+            dims: vec![1],
+            raw_data: f32::NEG_INFINITY.to_le_bytes().to_vec(),
             ..Default::default()
-        };
-        let constant = NodeProto {
-            op_type: "Constant".into(),
-            output: vec!["unbounded".into()],
-            attribute: vec![value],
-            ..Default::default()
-        };
-        graph.node.insert(0, constant);
-    });
-    let (problem, message) = refused(files, 3);
-    assert!(
-        matches!(problem, StageProblem::NotFinite { tensor } if tensor == "unbounded"),
-        "{message}"
-    );
+        }),
+        ..Default::default()
+    };
+    for value in [floats, float, tensor] {
+        let files = Files::of(FASHION).graph(3, |graph| {
+            let constant = NodeProto {
+                op_type: "Constant".into(),
+                output: vec!["unbounded".into()],
+                attribute: vec![value.clone()],
+                ..Default::default()
+            };
+            graph.node.insert(0, constant);
+        });
+        let (problem, message) = refused(files, 3);
+        assert!(
+            matches!(problem, StageProblem::NotFinite { tensor } if tensor == "unbounded"),
+            "{}: {message}",
+            value.name
+        );
+    }
 }
 
 #[test]
