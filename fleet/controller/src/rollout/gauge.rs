@@ -17,7 +17,7 @@ pub(crate) struct Sums {
     pub(crate) faults: u64,
     /// Frames taken at each exit.
     pub(crate) exits: Vec<u64>,
-    /// Multiply-adds that learning saved: heads as the model came with would have taken so many more.
+    /// Multiply-adds that learning surely saved: heads as the model came with would have taken so many more.
     pub(crate) saved: u64,
     /// Accuracy given up, as the latest window that told had it. Nothing is compared with what it was before.
     #[serde(skip)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use offramp_proto::{BootId, ControlReport, DesiredPolicy, DeviceId, Digest, Parameter};
+use offramp_proto::{BootId, DesiredPolicy, DeviceId, Digest, Parameter};
 
 use super::artifact::desired_model_in_txn;
 use super::audit::{ITSELF, log_in_txn};
@@ -13,11 +13,12 @@ use super::keys::Signer;
 use super::many::parts;
 use super::peer::on_duty_in_txn;
 use super::sql::{Builder, FromRow, Row, Transaction, either, query, query_as, query_scalar};
+use super::summary::control;
 use super::{Run, Store, StoreError, Task as _, int, uint};
 use crate::forecast::Forecast;
 use crate::key::Keyring;
 use crate::named::{name, named};
-use crate::overview::{RECENT, TELLING};
+use crate::overview::{RECENT, Recent, Saving};
 use crate::rollout::{Change, Gauge, Loss, Member, MemberState, Observed, Plan, Rollout, State, Sums, awaited};
 
 /// A rollout that somebody wants.
@@ -249,8 +250,7 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
     };
     let (loss, bound) = (share("guard_loss")?, share("guard_loss_bound")?);
     let (frames, macs) = (number("frames")?, number("macs")?);
-    let control: Option<String> = row.try_get("control")?;
-    let control = control.and_then(|text| serde_json::from_str(&text).ok());
+    let saving = control(row)?.and_then(|control| Saving::of(&control, &Recent::default()));
     Ok(Sums {
         run: Run {
             summaries: 1,
@@ -261,7 +261,7 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
             audits: number("audits")?,
             disagreements: number("disagreements")?,
         },
-        saved: control.map_or(0, |control| saved(macs, &control)),
+        saved: saving.map_or(0, |saving| saving.of_macs(macs)),
         rollbacks: number("rollbacks")?,
         faults: number("faults")?,
         exits,
@@ -270,18 +270,6 @@ fn sums(row: &Row) -> Result<Sums, sqlx::Error> {
             doubt: bound.map_or(0.0, |bound| (bound - estimate).max(0.0)),
         }),
     })
-}
-
-/// Multiply-adds that learning saved in a window which took so many; none where few audits tell.
-fn saved(macs: u64, control: &ControlReport) -> u64 {
-    /// Times as many as were taken that frozen heads can have cost.
-    const MOST: f32 = 4.0;
-    if control.audits < TELLING {
-        return 0;
-    }
-    let times = (control.frozen.cost / control.learned.cost).clamp(1.0, MOST);
-    // What is no number is nothing.
-    (macs as f64 * f64::from(times - 1.0)) as u64
 }
 
 macro_rules! sum_columns {

@@ -122,9 +122,7 @@ impl FromRow for Window {
             bound: row.try_get("bound")?,
             rollbacks: uint(row.try_get("rollbacks")?),
             guard: guard(row)?,
-            control: row
-                .try_get::<Option<String>>("control")?
-                .and_then(|text| serde_json::from_str(&text).ok()),
+            control: control(row)?,
             drift: row.try_get("drift")?,
             watts: row.try_get("watts")?,
             classes: list(row.try_get("classes")?),
@@ -134,6 +132,12 @@ impl FromRow for Window {
             engines: list(row.try_get("engines")?),
         })
     }
+}
+
+/// What a window says that learning is worth, if that can be read.
+pub(super) fn control(row: &Row) -> Result<Option<ControlReport>, sqlx::Error> {
+    let text: Option<String> = row.try_get("control")?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 fn guard(row: &Row) -> Result<Option<Guard>, sqlx::Error> {

@@ -1584,7 +1584,7 @@ async fn other_settings_and_keys_leave_a_device_in_its_rollout(fixture: Fixture)
         audits: 64,
         learned: Arm { cost: 0.25, loss: 0.0 },
         frozen: Arm { cost: 0.5, loss: 0.0 },
-        error: 0.01,
+        error: 0.0,
     });
     let macs = message.cost.macs;
     let records = vec![live(birth("a", 1, 1000)), live(Record::Summary(Box::new(message)))];
