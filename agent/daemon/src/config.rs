@@ -763,4 +763,26 @@ mod tests {
         };
         assert_eq!(offload(all), Some(expected));
     }
+
+    #[test]
+    fn the_configuration_that_a_package_installs_is_accepted_with_and_without_what_it_proposes() {
+        let path = Path::new("/etc/offramp/offramp.toml");
+        let installed = include_str!("../debian/offramp.toml");
+        let config = Config::parse(path, installed).unwrap();
+        assert_eq!(config.state.path, Path::new("/var/lib/offramp/state.redb"));
+        assert!(config.fleet.is_none());
+        let proposed: Vec<&str> = installed
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.starts_with('[') || rest.contains(" = ") => rest,
+                _ => line,
+            })
+            .collect();
+        // The base point: some key.
+        let key = format!("58{}", "66".repeat(31));
+        let all = proposed.join("\n").replace('…', &key);
+        let config = Config::parse(path, &all).unwrap();
+        assert!(config.model.package.starts_with("/var/lib/offramp/"));
+        assert!(config.fleet.unwrap().key().is_some());
+    }
 }

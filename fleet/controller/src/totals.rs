@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+use crate::Statistics;
 use crate::overview::{DeviceOverview, Life, Progress, Recent, Saving, share};
 use crate::store::{Selection, Store, StoreError, now};
 
@@ -292,13 +293,20 @@ struct Held {
     figures: Arc<Figures>,
     read_at: Instant,
     took: Duration,
+    /// What was heard of devices when they were.
+    news: watch::Receiver<Statistics>,
     /// Whether they are being read anew.
     busy: bool,
 }
 
-/// Reads the figures for whoever asks. Of a large fleet that takes a while, and so they are those of a moment ago.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TotalsCache(Arc<Mutex<Vec<Kept>>>);
+/// Reads the figures for whoever asks. Of a large fleet that takes a while, and so they are those of a moment ago: whoever
+/// was given some that were behind hears when there are others.
+#[derive(Clone, Debug)]
+pub(crate) struct TotalsCache {
+    all: Arc<Mutex<Vec<Kept>>>,
+    news: watch::Receiver<Statistics>,
+    renewed: watch::Sender<()>,
+}
 
 /// The figures of some devices.
 #[derive(Clone, Debug)]
@@ -308,32 +316,44 @@ struct Kept {
 }
 
 impl TotalsCache {
+    /// Figures of devices that are heard of as these statistics tell.
+    pub(crate) fn new(news: watch::Receiver<Statistics>) -> Self {
+        Self {
+            all: Arc::default(),
+            news,
+            renewed: watch::Sender::new(()),
+        }
+    }
+
+    /// Hears when figures have changed since somebody was given them.
+    pub(crate) fn renewed(&self) -> watch::Receiver<()> {
+        self.renewed.subscribe()
+    }
+
     /// The figures of the devices that are meant.
     pub(crate) async fn fetch(&self, store: &Store, selection: &Selection) -> Result<Arc<Figures>, StoreError> {
         let kept = self.kept(selection).await;
         let mut held = kept.held.lock().await;
         if let Some(held) = held.as_mut().filter(|held| held.took > QUICK) {
-            if !held.busy && held.read_at.elapsed() > held.took * SHARE {
+            let rest = (held.took * SHARE).saturating_sub(held.read_at.elapsed());
+            if !held.busy && (rest.is_zero() || is_behind(&held.news)) {
                 held.busy = true;
-                let (kept, store) = (kept.clone(), store.clone());
-                tokio::spawn(async move { kept.refresh(&store).await });
+                let (cache, kept, store) = (self.clone(), kept.clone(), store.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(rest).await;
+                    cache.refresh(&kept, &store).await;
+                });
             }
             return Ok(Arc::clone(&held.figures));
         }
         // Whoever else asks meanwhile waits: it is quick, or the first time.
-        let (figures, took) = timed(store, selection).await?;
-        *held = Some(Held {
-            figures: Arc::clone(&figures),
-            read_at: Instant::now(),
-            took,
-            busy: false,
-        });
-        Ok(figures)
+        let read = self.read(store, selection).await?;
+        Ok(Arc::clone(&held.insert(read).figures))
     }
 
     /// The place of some devices' figures, the one that was asked for last at the end; the first makes room.
     async fn kept(&self, selection: &Selection) -> Kept {
-        let mut all = self.0.lock().await;
+        let mut all = self.all.lock().await;
         let place = all.iter().position(|kept| kept.selection == *selection);
         let kept = match place {
             Some(place) => all.remove(place),
@@ -348,21 +368,14 @@ impl TotalsCache {
         all.push(kept.clone());
         kept
     }
-}
 
-impl Kept {
-    async fn refresh(&self, store: &Store) {
-        let read = timed(store, &self.selection).await;
-        let mut held = self.held.lock().await;
+    /// Reads figures that somebody was given already, and tells of it if devices were heard of meanwhile.
+    async fn refresh(&self, kept: &Kept, store: &Store) {
+        let read = self.read(store, &kept.selection).await;
+        let mut held = kept.held.lock().await;
+        let behind = held.as_ref().is_some_and(|held| is_behind(&held.news));
         match read {
-            Ok((figures, took)) => {
-                *held = Some(Held {
-                    figures,
-                    read_at: Instant::now(),
-                    took,
-                    busy: false,
-                });
-            }
+            Ok(read) => *held = Some(read),
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -372,11 +385,81 @@ impl Kept {
                 *held = None;
             }
         }
+        drop(held);
+        if behind {
+            self.renewed.send_replace(());
+        }
+    }
+
+    async fn read(&self, store: &Store, selection: &Selection) -> Result<Held, StoreError> {
+        let mut news = self.news.clone();
+        // What is heard of from here on may be missing in them.
+        news.mark_unchanged();
+        let start = Instant::now();
+        let figures = Figures::read(store, selection).await?;
+        Ok(Held {
+            figures: Arc::new(figures),
+            read_at: Instant::now(),
+            took: start.elapsed(),
+            news,
+            busy: false,
+        })
     }
 }
 
-async fn timed(store: &Store, selection: &Selection) -> Result<(Arc<Figures>, Duration), StoreError> {
-    let start = Instant::now();
-    let figures = Figures::read(store, selection).await?;
-    Ok((Arc::new(figures), start.elapsed()))
+/// Whether devices were heard of since. A controller that ends hears of none.
+fn is_behind(news: &watch::Receiver<Statistics>) -> bool {
+    news.has_changed().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use offramp_proto::{BootId, Death, DeviceId, TenantId};
+
+    use super::*;
+    use crate::store::{Arrival, Database, Record};
+
+    #[tokio::test]
+    async fn whoever_was_given_figures_that_were_behind_hears_when_there_are_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::File(folder.path().join("fleet.db"));
+        let tenant = TenantId::new("t").unwrap();
+        let (store, _) = Store::open(&database, &tenant).await.unwrap();
+        let (statistics, news) = watch::channel(Statistics::default());
+        let cache = TotalsCache::new(news);
+        let selection = Selection::default();
+        assert_eq!(cache.fetch(&store, &selection).await.unwrap().all.devices, 0);
+        // As if the fleet were so large that it takes long.
+        let kept = cache.kept(&selection).await;
+        kept.held.lock().await.as_mut().unwrap().took = QUICK * 2;
+
+        let mut renewed = cache.renewed();
+        let death = Death {
+            device: DeviceId::new("cam").unwrap(),
+            boot: BootId([1; 16]),
+        };
+        let arrival = Arrival {
+            at: 1,
+            retained: false,
+            record: Record::Death(death),
+            raw: vec![0xa0],
+        };
+        store.arrival_insert(vec![arrival].into()).await.unwrap();
+        statistics.send_modify(|statistics| statistics.received += 1);
+        let behind = cache.fetch(&store, &selection).await.unwrap();
+        assert_eq!(behind.all.devices, 0, "nobody waits for them");
+        renewed.changed().await.unwrap();
+        assert_eq!(cache.fetch(&store, &selection).await.unwrap().all.devices, 1);
+
+        // Where nothing was heard of, there is nothing to tell.
+        let mut held = kept.held.lock().await;
+        let held_now = held.as_mut().unwrap();
+        (held_now.took, held_now.read_at) = (QUICK * 2, Instant::now() - QUICK * 2 * SHARE);
+        drop(held);
+        cache.fetch(&store, &selection).await.unwrap();
+        while kept.held.lock().await.as_ref().unwrap().busy {
+            tokio::task::yield_now().await;
+        }
+        assert!(!renewed.has_changed().unwrap());
+    }
 }

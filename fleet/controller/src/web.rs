@@ -95,34 +95,42 @@ async fn changes(State(shared): Fleet, headers: HeaderMap) -> Response {
         return error.into_response();
     };
     let (statistics, link, stop) = (shared.statistics.clone(), shared.link.clone(), shared.stop.clone());
-    let followed = (statistics, link, stop, permit, true);
+    let followed = (statistics, shared.totals.renewed(), link, stop, permit, true);
     let who = Arc::new((shared, headers));
-    let stream = futures_util::stream::unfold(followed, move |(mut statistics, mut link, mut stop, permit, first)| {
-        let who = Arc::clone(&who);
-        async move {
-            if !first {
-                let stopped = stop.wait_for(|stop| *stop);
-                let news = async {
+    let stream = futures_util::stream::unfold(
+        followed,
+        move |(mut statistics, mut totals, mut link, mut stop, permit, first)| {
+            let who = Arc::clone(&who);
+            async move {
+                if !first {
+                    let stopped = stop.wait_for(|stop| *stop);
+                    let news = async {
+                        tokio::select! {
+                            changed = statistics.changed() => changed.is_ok(),
+                            changed = totals.changed() => changed.is_ok(),
+                            changed = link.changed() => changed.is_ok(),
+                        }
+                    };
                     tokio::select! {
-                        changed = statistics.changed() => changed.is_ok(),
-                        changed = link.changed() => changed.is_ok(),
+                        _ = stopped => return None,
+                        more = news => if !more {
+                            return None;
+                        },
                     }
-                };
-                tokio::select! {
-                    _ = stopped => return None,
-                    more = news => if !more {
-                        return None;
-                    },
+                    tokio::time::sleep(PACE).await;
+                    access::identify(&who.0.store, &who.1).await.ok()?;
                 }
-                tokio::time::sleep(PACE).await;
-                access::identify(&who.0.store, &who.1).await.ok()?;
+                let received = statistics.borrow_and_update().received;
+                totals.mark_unchanged();
+                link.mark_unchanged();
+                let event = Event::default().data(received.to_string());
+                Some((
+                    Ok::<_, Infallible>(event),
+                    (statistics, totals, link, stop, permit, false),
+                ))
             }
-            let received = statistics.borrow_and_update().received;
-            link.mark_unchanged();
-            let event = Event::default().data(received.to_string());
-            Some((Ok::<_, Infallible>(event), (statistics, link, stop, permit, false)))
-        }
-    });
+        },
+    );
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 

@@ -140,11 +140,12 @@ impl Chromium {
         }
     }
 
-    /// Clicks in the middle of an element, as a mouse does.
+    /// Clicks in the middle of an element, as a mouse does. Of a page that comes it waits for it.
     ///
     /// # Panics
     /// If there is none.
     pub fn click(&mut self, selector: &str) {
+        self.until(&format!("document.querySelector({selector:?})"));
         let script = format!(
             "(() => {{ const e = document.querySelector({selector:?}); e.scrollIntoView({{block: 'center'}}); \
              const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()"

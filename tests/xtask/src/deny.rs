@@ -1,10 +1,9 @@
 //! cargo-deny: advisories, licences, bans and sources, as `deny.toml` says.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::process;
 
@@ -19,7 +18,7 @@ pub const SCRIPT: &str = "OFFRAMP_ADVISORIES";
 /// # Errors
 /// One has, or cargo-deny could not be installed, or the database not fetched.
 pub fn advisories(target: &Path) -> Result<()> {
-    let path = path_with_deny(target)?;
+    let path = process::path_with_tool(target, "cargo-deny", VERSION)?;
     // The script may be offline, and cargo-deny reads the manifests of all packages, for whatever target.
     process::run(process::cargo().args(["fetch", "--locked"]))?;
     match std::env::var_os(SCRIPT) {
@@ -33,36 +32,10 @@ pub fn advisories(target: &Path) -> Result<()> {
 /// # Errors
 /// A dependency breaks a rule, or cargo-deny could not be installed.
 pub fn bans_licenses_sources(target: &Path) -> Result<()> {
-    let path = path_with_deny(target)?;
+    let path = process::path_with_tool(target, "cargo-deny", VERSION)?;
     process::run(
         process::cargo()
             .args(["deny", "check", "bans", "licenses", "sources"])
             .env("PATH", path),
     )
-}
-
-/// A search path on which `cargo deny` is found; installs it below `target` where it is not.
-fn path_with_deny(target: &Path) -> Result<OsString> {
-    let root = target.join("tools");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // The folder comes last: a cargo-deny of the user's own goes first.
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain([root.join("bin")]).collect();
-    let path = std::env::join_paths(folders).context("PATH has an entry that cannot be passed on")?;
-    if !process::succeeds(process::cargo().args(["deny", "--version"]).env("PATH", &path)) {
-        let mut install = process::cargo();
-        install
-            .args([
-                "install",
-                "cargo-deny",
-                "--version",
-                VERSION,
-                "--locked",
-                "--debug",
-                "--root",
-            ])
-            .arg(&root);
-        process::run(install.env("CARGO_TARGET_DIR", root.join("build")))
-            .context("cargo-deny is missing; install it with `cargo install cargo-deny --locked`")?;
-    }
-    Ok(path)
 }

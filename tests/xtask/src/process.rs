@@ -1,5 +1,8 @@
 //! Running other programs.
 
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -7,7 +10,7 @@ use anyhow::{Context, Result, bail};
 /// The Cargo that started this program, or the one on the path.
 #[must_use]
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Cargo's switch for giving a crate the features that the whole workspace asks for.
@@ -61,6 +64,24 @@ pub fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
+}
+
+/// A search path on which a tool of Cargo's is found; installs it below `target` where it is not.
+pub(crate) fn path_with_tool(target: &Path, name: &str, version: &str) -> Result<OsString> {
+    let root = target.join("tools");
+    let path = env::var_os("PATH").unwrap_or_default();
+    // The folder comes last: one of the user's own goes first.
+    let folders: Vec<PathBuf> = env::split_paths(&path).chain([root.join("bin")]).collect();
+    let path = env::join_paths(folders).context("PATH has an entry that cannot be passed on")?;
+    if !succeeds(Command::new(name).arg("--version").env("PATH", &path)) {
+        let mut install = cargo();
+        install
+            .args(["install", name, "--version", version, "--locked", "--debug", "--root"])
+            .arg(&root);
+        run(install.env("CARGO_TARGET_DIR", root.join("build")))
+            .with_context(|| format!("{name} is missing; install it with `cargo install {name} --locked`"))?;
+    }
+    Ok(path)
 }
 
 /// The command as one would type it, the program without its folder.

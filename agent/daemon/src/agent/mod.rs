@@ -18,6 +18,7 @@ mod film;
 mod fit;
 mod keeper;
 mod pool;
+mod pulse;
 mod queue;
 mod renewal;
 pub(crate) mod sample;
@@ -55,6 +56,7 @@ use windows::Whole;
 pub use board::BoardSource;
 pub use context::ContextSource;
 pub use keeper::{Counters, Swap};
+pub use pulse::Pulse;
 pub use trace::TraceOptions;
 
 /// What an agent is started with.
@@ -328,6 +330,7 @@ pub struct Agent {
     /// The run of this agent.
     pub boot: BootId,
     stop: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     counters: watch::Receiver<Counters>,
     lanes: JoinHandle<Outcome>,
     /// Gives who writes the traces of the model that ran last.
@@ -446,12 +449,14 @@ impl Agent {
         for (number, (camera, name, every)) in films.into_iter().enumerate() {
             film::start(camera, number, &name, every, Arc::clone(&pool.shared)).map_err(StartError::Thread)?;
         }
+        let pulse = Arc::clone(&pool.shared.pulse);
         let lanes = spawn("offramp-worker")
             .spawn(move || pool.run())
             .map_err(StartError::Thread)?;
         Ok(Self {
             boot,
             stop,
+            pulse,
             counters,
             lanes,
             keeper,
@@ -466,6 +471,11 @@ impl Agent {
     /// A switch that ends the agent after the frames that are on their way.
     pub fn stop_switch(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
+    }
+
+    /// Whether its workers go on.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Waits until the cameras have ended or the agent was stopped, its state is stored, and the outbox was given a

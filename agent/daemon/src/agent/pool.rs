@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::agent::film::Delivered;
+use crate::agent::pulse::Pulse;
 use crate::agent::queue::Queue;
 use crate::agent::seat::{Seat, Service};
 use crate::agent::windows::{Part, Sums, Whole};
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     exchange: Arc<Exchange>,
     /// Models that took the place of another.
     replaced: AtomicU64,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// Between the keeper, who has a model ready, and the pool, which takes it up between two frames.
@@ -241,6 +243,7 @@ impl Pool {
             batch,
             exchange,
             replaced: AtomicU64::new(0),
+            pulse: Arc::new(Pulse::new(threads, now)),
         };
         Self {
             shared: Arc::new(shared),
@@ -251,16 +254,18 @@ impl Pool {
     /// Works until all cameras have ended, then tells the keeper the last of each.
     pub(crate) fn run(self) -> Outcome {
         std::thread::scope(|scope| {
-            for _ in 1..self.threads {
+            for number in 1..self.threads {
                 let engine = self.shared.lock().engine.clone();
                 let worker = std::thread::Builder::new().name("offramp-worker".into());
-                let work = || Worker::new(&self.shared, engine).run();
+                let shared = &*self.shared;
+                let work = move || Worker::new(shared, number, engine).run();
                 if let Err(error) = worker.spawn_scoped(scope, work) {
+                    self.shared.pulse.end(number);
                     warn!(%error, "the system refuses a thread: stages run on fewer");
                 }
             }
             let engine = self.shared.lock().engine.clone();
-            Worker::new(&self.shared, engine).run();
+            Worker::new(&self.shared, 0, engine).run();
         });
         let mut state = self.shared.lock();
         let mut seats = mem::take(&mut state.ended);
@@ -353,9 +358,11 @@ impl Shared {
     }
 
     /// What to do next; waits for it.
-    fn next(&self, batch: &mut Vec<Box<Seat>>, replaced: &mut u64) -> Job {
+    fn next(&self, worker: usize, batch: &mut Vec<Box<Seat>>, replaced: &mut u64) -> Job {
         let mut state = self.lock();
         loop {
+            let now = Instant::now();
+            self.pulse.beat(worker, now);
             // Also of who rests: the engine before is to go.
             if *replaced != self.replaced.load(Ordering::Relaxed) {
                 *replaced = self.replaced.load(Ordering::Relaxed);
@@ -371,7 +378,6 @@ impl Shared {
             if self.exchange.is_wanted() && self.make_way(&mut state) {
                 continue;
             }
-            let now = Instant::now();
             state.open_round(now, &self.windows);
             if let Some(seat) = state.untended(now, self.windows.load(Ordering::Relaxed)) {
                 return Job::Tend(seat);
@@ -394,6 +400,7 @@ impl Shared {
             }
             if state.ended.len() == state.mail.len() || self.broken.load(Ordering::Relaxed) {
                 self.work.notify_all();
+                self.pulse.end(worker);
                 return Job::End;
             }
             state.resting += 1;
@@ -571,6 +578,7 @@ impl Drop for Alarm<'_> {
 /// A thread that runs stages.
 struct Worker<'a> {
     shared: &'a Shared,
+    number: usize,
     engine: Engine,
     /// What each stage is expected to take, in milliseconds.
     expected_ms: Vec<f32>,
@@ -579,9 +587,10 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, engine: Engine) -> Self {
+    fn new(shared: &'a Shared, number: usize, engine: Engine) -> Self {
         Self {
             shared,
+            number,
             expected_ms: vec![0.0; engine.stages() + 1],
             engine,
             replaced: 0,
@@ -592,7 +601,7 @@ impl<'a> Worker<'a> {
         let _alarm = Alarm(self.shared);
         let (mut batch, mut over, mut further) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            match self.shared.next(&mut batch, &mut self.replaced) {
+            match self.shared.next(self.number, &mut batch, &mut self.replaced) {
                 Job::Take(engine) => {
                     self.expected_ms = vec![0.0; engine.stages() + 1];
                     self.engine = *engine;

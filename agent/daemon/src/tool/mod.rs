@@ -6,6 +6,8 @@ pub mod enrol;
 pub mod model;
 pub mod policy;
 pub mod run;
+#[cfg(unix)]
+mod service;
 
 use offramp_camera::cifar::{self, Split};
 use offramp_camera::{FrameShape, ImageSet};

@@ -20,6 +20,8 @@ use crate::config::{self, Config, Trace};
 use crate::judge::{PolicySource, chain};
 use crate::package;
 use crate::tool::policy::{public_key, verify};
+#[cfg(unix)]
+use crate::tool::service;
 
 /// Largest policy component in bytes that is read from a file.
 const MAX_POLICY: u64 = 4 * 1024 * 1024;
@@ -68,6 +70,8 @@ pub fn run(path: &Path, forget: bool, set_log: SetLog) -> anyhow::Result<()> {
     drop(package);
     #[cfg(unix)]
     signals.turn(agent.stop_switch())?;
+    #[cfg(unix)]
+    service::ready(agent.pulse())?;
     for camera in agent.join().cameras {
         tracing::info!(
             camera = camera.name,
@@ -129,6 +133,7 @@ impl Signals {
             };
             next();
             tracing::info!("a signal asks for the end");
+            service::stopping();
             stop.store(true, Ordering::Relaxed);
             let first = Instant::now();
             loop {

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use offramp_camera::{ImageSet, sample};
 use offramp_proto::PublicKey;
@@ -61,10 +63,19 @@ impl Device {
 
     /// Starts the agent with more arguments.
     pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
-        let mut child = offramp()
+        self.spawn(offramp().args(arguments))
+    }
+
+    /// Starts the agent as a service manager that listens at this socket does.
+    pub(crate) fn start_as_service(&self, socket: &Path, watchdog: Duration) -> Running {
+        let watchdog = watchdog.as_micros().to_string();
+        self.spawn(offramp().env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Running {
+        let mut child = command
             .args(["run", "--log-json", "--config"])
             .arg(self.folder.join("offramp.toml"))
-            .args(arguments)
             .env("RUST_LOG", "offramp=info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -75,7 +86,7 @@ impl Device {
         let output = BufReader::new(child.stdout.take().unwrap());
         // Read to the end on a thread of its own, or a full pipe would stop the agent.
         let mut errors = BufReader::new(child.stderr.take().unwrap());
-        let log = std::thread::spawn(move || {
+        let log = thread::spawn(move || {
             let mut text = String::new();
             std::io::Read::read_to_string(&mut errors, &mut text).unwrap();
             text
@@ -106,7 +117,7 @@ pub(crate) struct Running {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    log: Option<std::thread::JoinHandle<String>>,
+    log: Option<JoinHandle<String>>,
 }
 
 impl Running {
@@ -116,11 +127,25 @@ impl Running {
         for frame in frames {
             let input = self.input.as_mut().unwrap();
             input.write_all(frame).and_then(|()| input.flush()).unwrap();
-            let mut line = String::new();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the agent ended early");
-            predictions.push(serde_json::from_str(&line).unwrap());
+            predictions.push(self.prediction());
         }
         predictions
+    }
+
+    /// Gives it frames, whether it takes them or not, and reads nothing. The frames go on once this is handed back.
+    pub(crate) fn flood(&mut self, frames: Vec<u8>) -> JoinHandle<ChildStdin> {
+        let mut input = self.input.take().unwrap();
+        thread::spawn(move || {
+            input.write_all(&frames).and_then(|()| input.flush()).unwrap();
+            input
+        })
+    }
+
+    /// The next prediction.
+    pub(crate) fn prediction(&mut self) -> Value {
+        let mut line = String::new();
+        assert!(self.output.read_line(&mut line).unwrap() > 0, "the agent ended early");
+        serde_json::from_str(&line).unwrap()
     }
 
     /// SIGKILL, between two frames. Gives back the log.

@@ -12,6 +12,7 @@ mod model;
 mod offload;
 mod pages;
 mod renewal;
+mod service;
 mod swap;
 mod tools;
 mod trace;

@@ -17,12 +17,28 @@
     return selection && !selection.isCollapsed && part.contains(selection.anchorNode);
   };
 
-  // And while a button of the mouse is down: what is pressed must be there when it is let go.
-  let pressed = false;
-  document.addEventListener("pointerdown", () => (pressed = true), true);
-  for (const end of ["pointerup", "pointercancel"]) {
-    document.addEventListener(end, () => (pressed = false), true);
-  }
+  // Nothing is replaced while a button of the mouse or a key is down, or a character is composed: what it was begun on
+  // must be there when it ends.
+  const held = new Set();
+  const hold = (begin, ...ends) => {
+    document.addEventListener(begin, () => held.add(begin), true);
+    for (const end of ends) document.addEventListener(end, () => held.delete(begin), true);
+  };
+  hold("pointerdown", "pointerup", "pointercancel");
+  hold("keydown", "keyup");
+  hold("compositionstart", "compositionend");
+  // Their end is told to another window.
+  addEventListener("blur", () => held.clear());
+
+  // What an element is in any state of its part.
+  const selector = (element) => {
+    const name = (attribute, value) => `[${attribute}="${CSS.escape(value)}"]`;
+    if (element.id) return `#${CSS.escape(element.id)}`;
+    if (element.matches("summary")) return `#${CSS.escape(element.parentElement.id)} > summary`;
+    if (element.matches("[href]")) return name("href", element.getAttribute("href"));
+    const action = element.form?.getAttribute("action");
+    return action && `form${name("action", action)} ${element.name ? name("name", element.name) : "button"}`;
+  };
 
   const replace = (part, fresh) => {
     for (const open of part.querySelectorAll("details[open][id]")) {
@@ -31,16 +47,17 @@
     }
     if (part.innerHTML === fresh.innerHTML) return;
     const focused = part.contains(document.activeElement) && document.activeElement;
-    const href = focused && focused.getAttribute("href");
-    const action = focused && focused.form?.getAttribute("action");
-    const details = focused && focused.matches("summary") && focused.parentElement.id;
+    const again = focused && selector(focused);
+    const { selectionStart: from, selectionEnd: to, selectionDirection: way } = focused || {};
+    // A field goes over as it is, with what somebody wrote into it.
+    for (const field of part.querySelectorAll("input, select, textarea")) {
+      const same = selector(field);
+      if (same) fresh.querySelector(same)?.replaceWith(field);
+    }
     part.replaceChildren(...fresh.childNodes);
-    const same = href
-      ? `[href="${CSS.escape(href)}"]`
-      : details
-        ? `#${CSS.escape(details)} > summary`
-        : action && `form[action="${CSS.escape(action)}"] button`;
-    if (same) part.querySelector(same)?.focus({ preventScroll: true });
+    const same = again && part.querySelector(again);
+    same?.focus({ preventScroll: true });
+    if (same === focused && from != null) same.setSelectionRange(from, to, way);
   };
 
   const refresh = async () => {
@@ -59,7 +76,7 @@
         for (const part of document.querySelectorAll("[data-live]")) {
           const fresh = page.getElementById(part.id);
           if (!fresh || selecting(part)) continue;
-          if (pressed) stale = true;
+          if (held.size) stale = true;
           else replace(part, fresh);
         }
       }

@@ -194,7 +194,15 @@ async fn the_first_screen_answers_and_a_rollout_is_told_what_to_do() {
         browser.press("Enter");
         browser.until(&hidden);
         browser.click("#careful-roll-back input");
-        browser.type_text("cameras went dark");
+        browser.type_text("cameras dark");
+        // News come meanwhile: what is being written stays, and so does the place where it goes on.
+        let field = "document.querySelector('#careful-roll-back input')";
+        browser.run(&format!("{field}.setSelectionRange(8, 8)"));
+        browser.run("document.querySelector('#rollout h1').dataset.old = true");
+        browser.until("!document.querySelector('#rollout [data-old]')");
+        assert_eq!(browser.run(&format!("document.activeElement === {field}")), true);
+        browser.type_text("went ");
+        assert_eq!(browser.run(&format!("{field}.value")), "cameras went dark");
         picture(&mut browser, "rollout-careful");
         browser.click(&format!("form[action='/rollouts/{id}/roll-back'] button"));
         browser.until("document.querySelector('#rollout .chip')?.textContent === 'rolled-back'");
