@@ -106,6 +106,7 @@ macro_rules! lanes {
                 unsafe fn $name($($arguments)*) $(-> $result)? {
                     // SAFETY: the caller has the instructions; references are to as many numbers as are read or
                     // written.
+                    #[allow(unused_unsafe, reason = "what needs no pointer is safe where every machine has it")]
                     unsafe { $body }
                 }
             )*
