@@ -63,20 +63,27 @@ impl Device {
 
     /// Starts the agent with more arguments.
     pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
-        self.spawn(offramp().args(arguments))
+        Self::spawn(self.command().args(arguments))
     }
 
     /// Starts the agent as a service manager that listens at this socket does.
     pub(crate) fn start_as_service(&self, socket: &Path, watchdog: Duration) -> Running {
         let watchdog = watchdog.as_micros().to_string();
-        self.spawn(offramp().env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog))
+        let mut command = self.command();
+        Self::spawn(command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog))
     }
 
-    fn spawn(&self, command: &mut Command) -> Running {
-        let mut child = command
+    fn command(&self) -> Command {
+        let mut command = offramp();
+        command
             .args(["run", "--log-json", "--config"])
             .arg(self.folder.join("offramp.toml"))
-            .env("RUST_LOG", "offramp=info")
+            .env("RUST_LOG", "offramp=info");
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Running {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
