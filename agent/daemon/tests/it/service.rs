@@ -1,4 +1,4 @@
-//! The agent under a service manager: what it tells systemd, and the files that it is installed with.
+//! The agent under a service manager: what it tells systemd.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
