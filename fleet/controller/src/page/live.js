@@ -34,7 +34,10 @@
   const selector = (element) => {
     const name = (attribute, value) => `[${attribute}="${CSS.escape(value)}"]`;
     if (element.id) return `#${CSS.escape(element.id)}`;
-    if (element.matches("summary")) return `#${CSS.escape(element.parentElement.id)} > summary`;
+    if (element.matches("summary")) {
+      const details = element.parentElement.id;
+      return details && `#${CSS.escape(details)} > summary`;
+    }
     if (element.matches("[href]")) return name("href", element.getAttribute("href"));
     const action = element.form?.getAttribute("action");
     return action && `form${name("action", action)} ${element.name ? name("name", element.name) : "button"}`;
